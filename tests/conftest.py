@@ -1,0 +1,101 @@
+"""What every test shares: how much Hypothesis draws, and which programs of this machine the tests may use.
+
+A test that needs a browser or a server calls `require`. On a developer's machine a missing program skips the test, with the reason in
+the summary; where `CI` is set it fails, so that nothing is left out in silence.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+import pytest
+from hypothesis import settings
+
+from tests.faces import FACES, STORES, Face
+from typed_sessions.testing import isolated_keys
+
+IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
+
+# What a program may be called, the likeliest first. A pattern is for what systems install outside PATH.
+TOOLS = {
+    "git": ("git",),
+    "chromium": ("chromium", "chromium-browser", "google-chrome"),
+    "chromedriver": ("chromedriver",),
+    "redis-server": ("redis-server", "valkey-server"),
+    "postgres": ("postgres", "/usr/lib/postgresql/*/bin/postgres"),
+}
+
+settings.register_profile("dev", print_blob=True)
+settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
+settings.register_profile("long", max_examples=20_000, deadline=None, print_blob=True)
+settings.load_profile("ci" if IN_CI else "dev")
+
+
+def find(tool: str) -> str | None:
+    """The path of a program named in `TOOLS`, or None."""
+    for name in TOOLS[tool]:
+        for candidate in sorted(glob.glob(name), reverse=True) if "*" in name else [name]:
+            if path := shutil.which(candidate):
+                return path
+    return None
+
+
+def unavailable(what: str) -> NoReturn:
+    """Skip the test for want of `what`; fail it in CI."""
+    if IN_CI:
+        pytest.fail(f"needs {what}, which is not here, and in CI nothing may be skipped", pytrace=False)
+    pytest.skip(f"needs {what}, which is not here")
+
+
+def require(tool: str) -> str:
+    """The path of a program named in `TOOLS`; without it the test is skipped, or fails in CI."""
+    return find(tool) or unavailable(tool)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the seed here, before Hypothesis looks for one, so that the header can print it."""
+    profile = config.getoption("--hypothesis-profile") or ("ci" if IN_CI else "dev")
+    if profile != "ci" and config.getoption("--hypothesis-seed") is None:
+        config.option.hypothesis_seed = str(random.getrandbits(64))
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Say which programs were found and how to draw the same examples again."""
+    seed = config.getoption("--hypothesis-seed")
+    found = ", ".join(f"{tool} {find(tool) or 'not found'}" for tool in TOOLS)
+    return [f"programs: {found}", f"examples: {'the same every time' if seed is None else f'--hypothesis-seed={seed}'}"]
+
+
+@pytest.fixture(autouse=True)
+def forget_keys() -> Iterator[None]:
+    """Keys that a test declares are forgotten after it, so that another test can use their names."""
+    with isolated_keys():
+        yield
+
+
+@pytest.fixture(params=[f"{store}-{kind}" for store in STORES for kind in FACES])
+def make_face(request: pytest.FixtureRequest) -> Iterator[Callable[..., Face]]:
+    """Make faces (see `tests.faces`) for every store and both managers; they are closed after the test."""
+    store, _, kind = request.param.rpartition("-")
+    made: list[Face] = []
+
+    def make(*, store_options: dict[str, Any] | None = None, **options: Any) -> Face:
+        face = Face(kind, STORES[store](**(store_options or {})), **options)
+        made.append(face)
+        return face
+
+    yield make
+    for face in made:
+        face.close()
+
+
+@pytest.fixture
+def face(make_face: Callable[..., Face]) -> Face:
+    """A face with the default options."""
+    return make_face()

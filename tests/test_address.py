@@ -1,0 +1,578 @@
+"""Where a request comes from (design rule 21; the Address section of the checks, A1 to A7).
+
+The addresses are those set aside for documentation (RFC 5737, RFC 3849): `CLIENT` is the true client, `PROXY` the trusted proxy that is
+the peer, `OUTER` another proxy, before it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import FrozenInstanceError, replace
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any, Literal, TypeAlias
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from typed_sessions.address import LONGEST_ADDRESS, MOST_HOPS, AddressPolicy, Origin, canonical, network
+from typed_sessions.errors import NoPeerAddress, PolicyError
+
+Headers: TypeAlias = Callable[[str], Sequence[str]]
+FindOrigin: TypeAlias = Callable[[str | None, Headers], Origin]
+
+CLIENT = "203.0.113.7"
+PROXY = "192.0.2.1"
+OUTER = "198.51.100.9"
+BEHIND_PROXY = AddressPolicy(trusted_proxies=(PROXY,))
+BEHIND_TWO = AddressPolicy(trusted_proxies=(PROXY, "198.51.100.0/24"))
+
+
+def sent(forwarded: Sequence[str] = (), xff: Sequence[str] = (), proto: Sequence[str] = ()) -> Headers:
+    """The headers of a request; asking for any other, or not by its lower-case name, fails."""
+    by_name = {"forwarded": forwarded, "x-forwarded-for": xff, "x-forwarded-proto": proto}
+    return by_name.__getitem__
+
+
+def not_asked(name: str) -> Sequence[str]:
+    raise AssertionError(f"{name} was looked at")
+
+
+# ------------------------------------------------------------------ one text per address
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1.2.3.4", "1.2.3.4"),
+        (" \t1.2.3.4 ", "1.2.3.4"),
+        ("1.2.3.4:80", "1.2.3.4"),
+        ("1.2.3.4:_hidden", "1.2.3.4"),
+        ("::ffff:1.2.3.4", "1.2.3.4"),
+        ("::FFFF:102:304", "1.2.3.4"),
+        ("[::ffff:1.2.3.4]:443", "1.2.3.4"),
+        ("::ffff:1.2.3.4%eth0", "1.2.3.4"),
+        ("2001:DB8:0:0::1", "2001:db8::1"),
+        ("2001:0db8:0000:0000:0000:0000:0000:0001", "2001:db8::1"),
+        ("fe80::1%eth0", "fe80::1"),
+        ("[fe80::1%25eth0]:80", "fe80::1"),
+        ("[::1]", "::1"),
+        ("[::1]:80", "::1"),
+        ("::", "::"),
+    ],
+)
+def test_the_ways_to_write_an_address_have_one_canonical_text(text: str, expected: str) -> None:
+    """A3: a mapped IPv4 address is the IPv4 address; zones, brackets, ports, blanks and case make no difference."""
+    assert canonical(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", " ", "unknown", "_hidden", "testclient", "localhost", "unix:", "example.com", "1.2.3.4, 5.6.7.8"),
+        *(
+            "1.2.3",
+            "1.2.3.4.5",
+            "256.1.1.1",
+            "01.2.3.4",
+            "1.2.3.4/24",
+            "1.2.3.4%eth0",
+            "1.2.3.4:",
+            "1.2.3.4:65536",
+            "1.2.3.4:\u0663",
+            "\u0661.2.3.4",
+            "16909060",
+        ),
+        *(
+            "[1.2.3.4]",
+            "[::1",
+            "::1]",
+            "[::1]80",
+            "[::1]:",
+            "[::1]:x",
+            "[[::1]]",
+            ":::",
+            "1::2::3",
+            "fe80::1%",
+            "12345::",
+            "::g",
+            "1.2.3.4\n",
+            "\ud800",
+        ),
+    ],
+)
+def test_what_is_not_an_address_has_no_canonical_text(text: str) -> None:
+    """A4: names, obfuscated hops (RFC 7239 section 6.3), bad ports, leading zeros and non-ASCII digits are None, never an error."""
+    assert canonical(text) is None
+
+
+def test_a_long_text_is_refused() -> None:
+    """A4: beyond 100 characters a text is None, even if an address is in it."""
+    assert canonical("1.2.3.4".rjust(LONGEST_ADDRESS)) == "1.2.3.4"
+    assert canonical("1.2.3.4".rjust(LONGEST_ADDRESS + 1)) is None
+
+
+addresses = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)).map(str)
+before = st.sampled_from(["", " ", "[", "::ffff:", "[::ffff:"])
+after = st.sampled_from(["", " ", "]", "]:80", ":80", "%eth0", "%1]:_p", ":99999"])
+decorated = st.tuples(before, addresses, after).map("".join)
+almost_addresses = st.one_of(decorated, st.text(alphabet='0123456789abcdefF.:[]%_ ,"\\', max_size=50), st.text(max_size=120))
+
+
+@given(almost_addresses)
+def test_canonical_never_raises_and_is_idempotent(text: str) -> None:
+    """A3, A4: a canonical text is an address, and its own canonical text."""
+    found = canonical(text)
+    if found is not None:
+        assert canonical(found) == found
+
+
+@given(st.ip_addresses())
+def test_every_address_is_known_and_keeps_its_number(address: IPv4Address | IPv6Address) -> None:
+    """A3: no address is lost or mistaken for another one."""
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    assert canonical(str(address)) == str(mapped or address)
+    assert canonical(address.exploded.upper()) == str(mapped or address)
+
+
+# ------------------------------------------------------------------ the peer
+
+
+@pytest.mark.parametrize("policy", [AddressPolicy(), AddressPolicy(match="exact"), AddressPolicy(match="off"), BEHIND_PROXY])
+def test_without_a_trusted_peer_headers_are_not_looked_at(policy: AddressPolicy) -> None:
+    """A1: the address is the socket's peer, and what the client claims is not even read."""
+    assert policy.origin(CLIENT, not_asked) == Origin(CLIENT, None)
+    assert policy.origin("::ffff:203.0.113.7", not_asked) == Origin(CLIENT, None)
+    assert policy.origin("[2001:DB8::1]:4711", not_asked) == Origin("2001:db8::1", None)
+
+
+@pytest.mark.parametrize("policy", [AddressPolicy(), BEHIND_PROXY, AddressPolicy(trusted_proxies=("unix",))])
+def test_a_peer_that_is_no_address_is_no_address(policy: AddressPolicy) -> None:
+    """A4: a test client's "testclient" neither raises, nor equals anything, nor is trusted."""
+    address, https = policy.origin("testclient", not_asked)
+    assert (address, https) == (None, None)
+    assert not policy.same(address, address)
+
+
+@pytest.mark.parametrize("peer", [None, ""])
+@pytest.mark.parametrize("policy", [AddressPolicy(), AddressPolicy(match="exact"), BEHIND_PROXY])
+def test_no_peer_raises_with_the_remedy(policy: AddressPolicy, peer: str | None) -> None:
+    """Rule 21: no peer and no trusted Unix socket is a mistake of the set-up, and the text says what to write."""
+    with pytest.raises(NoPeerAddress) as caught:
+        policy.origin(peer, sent(xff=[CLIENT]))
+    for remedy in ('trusted_proxies=("unix",)', 'match="off"', "X-Forwarded-For"):
+        assert remedy in str(caught.value)
+
+
+def test_no_peer_is_fine_when_addresses_do_not_matter() -> None:
+    """Rule 21: with `match="off"` nothing is bound, so nothing is missing."""
+    assert AddressPolicy(match="off").origin(None, not_asked) == Origin(None, None)
+
+
+@pytest.mark.parametrize("peer", [None, ""])
+def test_on_a_unix_socket_the_proxy_tells(peer: str | None) -> None:
+    """Rule 21: "unix" trusts whoever connects without a peer; the client's own hops stay unbelieved."""
+    policy = AddressPolicy(trusted_proxies=("unix",))
+    assert policy.origin(peer, sent(xff=["8.8.8.8, " + CLIENT], proto=["https"])) == Origin(CLIENT, True)
+    assert policy.origin(peer, sent()) == Origin(None, None)
+    assert policy.origin(PROXY, not_asked) == Origin(PROXY, None)
+
+
+# ------------------------------------------------------------------ X-Forwarded-For
+
+
+@pytest.mark.parametrize(
+    ("xff", "address"),
+    [
+        ([CLIENT], CLIENT),
+        (["8.8.8.8, " + CLIENT], CLIENT),
+        (["8.8.8.8", CLIENT], CLIENT),
+        ([f"8.8.8.8,{CLIENT}:4711,{OUTER}"], CLIENT),
+        (["8.8.8.8", CLIENT, OUTER, PROXY], CLIENT),
+        (["2001:db8::5"], "2001:db8::5"),
+        (['"' + CLIENT + '", ' + CLIENT], CLIENT),
+    ],
+)
+def test_the_first_hop_from_the_right_that_is_no_proxy_is_the_address(xff: Sequence[str], address: str) -> None:
+    """A2: hops are counted from the right, over several headers as over commas."""
+    assert BEHIND_TWO.origin(PROXY, sent(xff=xff)).address == address
+
+
+@pytest.mark.parametrize("xff", [[], [""], [" "], [","], ["", ""]])
+def test_a_proxy_that_says_nothing_is_the_client(xff: Sequence[str]) -> None:
+    """Rule 21: a request that a trusted proxy makes on its own account has the proxy's address."""
+    assert BEHIND_PROXY.origin(PROXY, sent(xff=xff)) == Origin(PROXY, None)
+
+
+@pytest.mark.parametrize("xff", [f"198.51.100.20, {OUTER}", f", 198.51.100.20, {OUTER}"])
+def test_if_all_hops_are_trusted_the_leftmost_is_the_address(xff: str) -> None:
+    """Rule 21: proxies may be clients, too; emptiness at the far left comes from appending to a header that was not there."""
+    assert BEHIND_TWO.origin(PROXY, sent(xff=[xff])).address == "198.51.100.20"
+
+
+@pytest.mark.parametrize("junk", ["unknown", "_hidden", "", "127.1", "evil.example", "1.2.3.4.5", "\x00", "x" * 10_000])
+def test_what_is_left_of_junk_is_never_believed(junk: str) -> None:
+    """A2, A4: a proxy that did not know its client leaves no address, whatever the client put before it."""
+    assert BEHIND_TWO.origin(PROXY, sent(xff=[f"{CLIENT}, {junk}"])).address is None
+    assert BEHIND_TWO.origin(PROXY, sent(xff=[f"{CLIENT}, {junk}, {OUTER}"])).address is None
+    assert BEHIND_TWO.origin(PROXY, sent(xff=[f"8.8.8.8, {junk}, {CLIENT}"])).address == CLIENT
+
+
+@pytest.mark.parametrize("form", ["{}", "for={}"])
+def test_hops_are_capped(form: str) -> None:
+    """Rule 21: up to 64 trusted hops are followed; beyond, there is no address."""
+
+    def origin(hops: int) -> str | None:
+        text = ",".join(form.format(OUTER) for _ in range(hops))
+        return BEHIND_TWO.origin(PROXY, sent(xff=[text]) if form == "{}" else sent(forwarded=[text])).address
+
+    assert origin(MOST_HOPS) == OUTER
+    assert origin(MOST_HOPS + 1) is None
+    assert origin(100_000) is None
+
+
+# ------------------------------------------------------------------ Forwarded
+
+
+@pytest.mark.parametrize(
+    "forwarded",
+    [
+        [f"for={CLIENT}"],
+        [f"For={CLIENT};proto=http;by={PROXY}"],
+        [f'by=_secret; host="a, b;for=6.6.6.6" ; FOR="{CLIENT}:4711"'],
+        [f'for="\\{CLIENT}"'],
+        [f"for=8.8.8.8, for={CLIENT}"],
+        ["for=8.8.8.8", f"for={CLIENT}"],
+        [f"for=8.8.8.8;proto=https,for={CLIENT},for={OUTER};proto=http"],
+        [f'for=unknown, for="{CLIENT}"'],
+        [f'for="8.8.8.8, for={CLIENT}'],
+        ['for="8.8.8.8', f'for="{CLIENT}"'],
+        [f'x"\\, for="{CLIENT}";host="\\",\\\\"'],
+    ],
+)
+def test_forwarded_is_read_from_the_right(forwarded: Sequence[str]) -> None:
+    """A2, RFC 7239 sections 4 and 7.1: quoted strings, commas inside them, several headers, a client's lone quote at the left."""
+    assert BEHIND_TWO.origin(PROXY, sent(forwarded=forwarded)).address == CLIENT
+
+
+def test_forwarded_carries_ipv6_in_brackets() -> None:
+    """A3, RFC 7239 section 6: an IPv6 node is quoted and in brackets, perhaps with a port; it may lack the quotes."""
+    for text in ('for="[2001:db8:cafe::17]:4711"', 'for="[2001:DB8:CAFE::17]"', "for=[2001:db8:cafe::17]:_p"):
+        assert BEHIND_PROXY.origin(PROXY, sent(forwarded=[text])).address == "2001:db8:cafe::17"
+
+
+@pytest.mark.parametrize(
+    "element",
+    [
+        *(f"for={CLIENT}\n", f'for="{CLIENT}"\n', f"for={CLIENT};\n", f"for={CLIENT};host={'x' * 3000}"),
+        *("for=unknown", "for=_hidden", 'for="_hidden:80"', "proto=https", "", ";", "for", "for=", "=1.2.3.4", "for = 1.2.3.4"),
+        *(
+            f"for={CLIENT};for={CLIENT}",
+            f'for="{CLIENT}',
+            f'for={CLIENT}"',
+            f'for="{CLIENT}\\"',
+            f'for="{CLIENT}"x',
+            "for=203.0.113.7 proto=https",
+        ),
+    ],
+)
+def test_an_element_that_names_no_address_ends_the_walk(element: str) -> None:
+    """A2, A4, RFC 7239 sections 4 and 6: unknown, obfuscated, malformed, a parameter given twice, or a huge one."""
+    assert BEHIND_TWO.origin(PROXY, sent(forwarded=[f"for=8.8.8.8, {element}"])).address is None
+    assert BEHIND_TWO.origin(PROXY, sent(forwarded=["for=8.8.8.8", element, f"for={OUTER}"])).address is None
+
+
+@pytest.mark.parametrize(
+    "huge",
+    [
+        '"' * 500_000,
+        '""' * 250_000,
+        '\\"' * 250_000,
+        '"\\' * 250_000,
+        "," * 500_000,
+        'for="' + "\\\\" * 250_000,
+        ";" * 500_000,
+        "a=b;" * 125_000,
+        "," + '""' * 250_000,
+    ],
+)
+def test_a_huge_header_costs_linear_time(huge: str) -> None:
+    """C9, for forwarded headers: half a megabyte of quotes, backslashes or commas is read in well under a second, and gives no address."""
+    started = time.perf_counter()
+    for text in (f"x{huge}", f"x{huge},for={OUTER}", f"x{huge},{OUTER}"):
+        assert BEHIND_TWO.origin(PROXY, sent(forwarded=[text])).address is None
+        assert BEHIND_TWO.origin(PROXY, sent(xff=[text], proto=[text])).address is None
+    assert time.perf_counter() - started < 3
+
+
+# ------------------------------------------------------------------ both headers
+
+
+def test_two_headers_that_agree_are_believed() -> None:
+    """Rule 21: a proxy may write both."""
+    assert BEHIND_PROXY.origin(PROXY, sent([f'for="{CLIENT}:80"'], [CLIENT])) == Origin(CLIENT, None)
+
+
+def test_two_headers_that_differ_are_not_believed() -> None:
+    """Rule 21: one of them is the client's own text, and nothing tells which; no address is better than one that the client chose."""
+    assert BEHIND_PROXY.origin(PROXY, sent(["for=8.8.8.8"], [CLIENT])).address is None
+    assert BEHIND_PROXY.origin(PROXY, sent(["proto=https"], [CLIENT])).address is None
+    assert BEHIND_PROXY.origin(PROXY, sent([f"for={CLIENT}"], ["unknown"])).address is None
+
+
+def test_of_two_headers_that_differ_a_scheme_counts_only_if_both_tell_it() -> None:
+    """Rule 21: what only one of them says may be the client's word."""
+    assert BEHIND_PROXY.origin(PROXY, sent(["for=8.8.8.8;proto=https"], [CLIENT])) == Origin(None, None)
+    assert BEHIND_PROXY.origin(PROXY, sent(["for=8.8.8.8"], [CLIENT], ["https"])) == Origin(None, None)
+    assert BEHIND_PROXY.origin(PROXY, sent(["for=8.8.8.8;proto=https"], [CLIENT], ["https"])) == Origin(None, True)
+    assert BEHIND_PROXY.origin(PROXY, sent([f"for={CLIENT};proto=https"], [CLIENT], ["http"])) == Origin(CLIENT, None)
+    assert BEHIND_PROXY.origin(PROXY, sent([f"for={CLIENT};proto=https"], [CLIENT])) == Origin(CLIENT, True)
+
+
+# ------------------------------------------------------------------ the scheme
+
+
+@pytest.mark.parametrize(
+    ("word", "https"), [("https", True), ("HTTPS", True), ("wss", True), ("http", False), ("ws", False), ("gopher", None), ("", None)]
+)
+def test_a_trusted_proxy_tells_the_scheme(word: str, https: bool | None) -> None:
+    """Rule 21: https, http, or not told."""
+    assert BEHIND_PROXY.origin(PROXY, sent(xff=[CLIENT], proto=[word])).https is https
+    assert BEHIND_PROXY.origin(PROXY, sent(forwarded=[f'for={CLIENT};Proto="{word}"'])).https is https
+
+
+@pytest.mark.parametrize(
+    ("xff", "proto", "https"),
+    [
+        ([CLIENT], ["https, http"], False),
+        (["8.8.8.8", CLIENT], ["https", "http"], False),
+        ([f"{CLIENT}, {OUTER}"], ["https, http"], True),
+        ([f"{CLIENT}, {OUTER}"], ["http, https, http"], True),
+        ([f"{CLIENT}, {OUTER}"], ["https"], True),
+        ([f"{CLIENT}, {OUTER}, {OUTER}"], ["https, https"], None),
+        (["unknown"], ["http, https"], True),
+        ([], ["https"], True),
+        ([], ["https, http"], False),
+        ([], [], None),
+    ],
+)
+def test_schemes_are_counted_from_the_right_with_the_hops(xff: Sequence[str], proto: Sequence[str], https: bool | None) -> None:
+    """Rule 21: the scheme is the one of the hop that is the address; one value stands for all hops."""
+    assert BEHIND_TWO.origin(PROXY, sent(xff=xff, proto=proto)).https is https
+
+
+def test_the_scheme_is_that_of_the_element_that_names_the_client() -> None:
+    """Rule 21, RFC 7239 section 5.4: what the inner proxy says of its connection to the outer one says nothing about the client's."""
+    assert BEHIND_TWO.origin(PROXY, sent([f"for={CLIENT};proto=https, for={OUTER};proto=http"])).https is True
+    assert BEHIND_TWO.origin(PROXY, sent([f"for=8.8.8.8;proto=https, for={CLIENT};proto=http, for={OUTER}"])).https is False
+    assert BEHIND_TWO.origin(PROXY, sent([f"for={CLIENT}, for={OUTER};proto=https"])).https is None
+    assert BEHIND_TWO.origin(PROXY, sent(["for=8.8.8.8;proto=http, for=unknown;proto=https"])).https is True
+
+
+# ------------------------------------------------------------------ a client cannot choose its address
+
+header_text = st.one_of(
+    st.lists(st.one_of(addresses, almost_addresses, st.just(OUTER), st.just("unknown")), max_size=6).map(", ".join),
+    st.lists(st.builds('for="{}";proto={}'.format, addresses, st.sampled_from(["http", "https"])), max_size=6).map(",".join),
+    st.text(alphabet='for=",;\\ 1.[]:\n', max_size=40),
+    st.text(max_size=60),
+)
+header_values = st.lists(header_text, max_size=3)
+
+
+def client_cannot_choose(origin: FindOrigin, claimed: Sequence[str], *, joined: bool) -> None:
+    """The check: what a client claims in X-Forwarded-For does not matter once the trusted proxy has appended the true address."""
+    values = [", ".join([*claimed, CLIENT])] if joined else [*claimed, CLIENT]
+    assert origin(PROXY, sent(xff=values)).address == CLIENT
+
+
+@given(header_values, st.booleans())
+def test_no_x_forwarded_for_that_a_client_sends_changes_its_address(claimed: list[str], joined: bool) -> None:
+    """A1, A2: for any text, whether the proxy appends to the line or adds one."""
+    client_cannot_choose(BEHIND_TWO.origin, claimed, joined=joined)
+
+
+def test_the_check_catches_a_reader_that_believes_the_leftmost_hop() -> None:
+    """A2: the deliberately broken variant, which is what many servers do, fails the check above."""
+
+    def leftmost(peer: str | None, headers: Headers) -> Origin:
+        hops = ",".join(headers("x-forwarded-for")).split(",")
+        return Origin(canonical(hops[0]), None) if peer == PROXY else Origin(canonical(peer or ""), None)
+
+    client_cannot_choose(leftmost, [], joined=False)
+    for joined in (True, False):
+        with pytest.raises(AssertionError):
+            client_cannot_choose(leftmost, ["8.8.8.8"], joined=joined)
+
+
+@given(
+    header_values, st.booleans(), st.sampled_from([f"for={CLIENT}", f'proto=https;for="{CLIENT}:80"', f'host="\\"a,b\\\\";FOR={CLIENT}'])
+)
+def test_no_forwarded_that_a_client_sends_changes_its_address(claimed: list[str], joined: bool, element: str) -> None:
+    """A1, A2, RFC 7239 section 8.1: not even with lone quotes and backslashes, which could swallow what the proxy appends."""
+    values = [", ".join([*claimed, element])] if joined else [*claimed, element]
+    assert BEHIND_TWO.origin(PROXY, sent(forwarded=values)).address == CLIENT
+
+
+@given(header_values, header_values, header_values)
+def test_a_header_that_the_proxy_does_not_write_gives_no_other_address(claimed: list[str], other: list[str], schemes: list[str]) -> None:
+    """A1: with the header that the proxy passes on unread, a client can lose its address but not choose one."""
+    assert BEHIND_TWO.origin(PROXY, sent(other, [*claimed, CLIENT], schemes)).address in (None, CLIENT)
+    assert BEHIND_TWO.origin(PROXY, sent([*claimed, f"for={CLIENT}"], other, schemes)).address in (None, CLIENT)
+
+
+@given(header_values, header_values, header_values, st.sampled_from([None, "", PROXY, CLIENT, "testclient"]))
+def test_headers_never_make_origin_raise(forwarded: list[str], xff: list[str], schemes: list[str], peer: str | None) -> None:
+    """A2, rule 21: any header gives an origin, whose address is canonical or None; joined headers (WSGI) give the same one."""
+    policy = AddressPolicy(trusted_proxies=("unix", PROXY, "198.51.100.0/24", "::ffff:0:0:0/96"))
+    found = policy.origin(peer, sent(forwarded, xff, schemes))
+    assert found.address is None or canonical(found.address) == found.address
+    assert found == policy.origin(peer, sent([",".join(forwarded)], [",".join(xff)], [",".join(schemes)]))
+
+
+# ------------------------------------------------------------------ the same address?
+
+Match: TypeAlias = Literal["exact", "network", "off"]
+
+
+@pytest.mark.parametrize(
+    ("match", "bound", "address", "same"),
+    [
+        ("network", "203.0.113.7", "203.0.113.200", True),
+        ("network", "203.0.113.7", "203.0.114.7", False),
+        ("network", "2001:db8:1:2::1", "2001:db8:1:2:ffff::9", True),
+        ("network", "2001:db8:1:2::1", "2001:db8:1:3::1", False),
+        ("network", "203.0.113.7", "2001:db8::1", False),
+        ("network", "0.0.0.1", "::1", False),
+        ("exact", "203.0.113.7", "203.0.113.7", True),
+        ("exact", "203.0.113.7", "203.0.113.8", False),
+        ("exact", "203.0.113.7", "::ffff:203.0.113.7", True),
+        ("exact", "nonsense", "unknown", False),
+        ("network", "nonsense", "unknown", False),
+        ("off", "203.0.113.7", "2001:db8::1", True),
+        ("off", None, "203.0.113.7", True),
+        ("off", None, None, True),
+    ],
+)
+def test_a_policy_says_which_addresses_are_the_same(match: Match, bound: str | None, address: str | None, same: bool) -> None:
+    """A3, A5: by address, by /24 and /64, or not at all."""
+    assert AddressPolicy(match=match).same(bound, address) is same
+
+
+@pytest.mark.parametrize("match", ["exact", "network"])
+def test_no_address_equals_nothing(match: Match) -> None:
+    """A4: not even another address that is not known."""
+    policy = AddressPolicy(match=match)
+    assert not policy.same(None, None)
+    assert not policy.same(None, CLIENT)
+    assert not policy.same(CLIENT, None)
+
+
+def test_prefixes_are_the_policys_own() -> None:
+    """A5: how much of an address may change is an option."""
+    wide = AddressPolicy(v4=16, v6=48)
+    assert wide.same("203.0.113.7", "203.0.1.1")
+    assert not wide.same("203.0.113.7", "203.1.113.7")
+    assert wide.same("2001:db8:1:2::", "2001:db8:1:3::")
+    assert not wide.same("2001:db8:1::", "2001:db8:2::")
+    assert AddressPolicy(v4=32).same(CLIENT, CLIENT)
+    assert not AddressPolicy(v4=32).same("203.0.113.7", "203.0.113.6")
+
+
+@given(addresses, addresses, st.integers(0, 32), st.integers(0, 128))
+def test_same_means_the_same_network(one: str, other: str, v4: int, v6: int) -> None:
+    """A5: `same` is reflexive, symmetric, and agrees with `network`."""
+    policy = AddressPolicy(v4=v4, v6=v6)
+    assert policy.same(one, one)
+    assert policy.same(one, other) is policy.same(other, one) is (policy.network(one) == policy.network(other))
+
+
+def test_network_is_what_a_session_is_bound_to() -> None:
+    """Rule 21: the network as text, the address itself for "exact", nothing for "off" and for no address."""
+    policy = AddressPolicy()
+    assert policy.network("10.1.2.3") == policy.network("::ffff:10.1.2.3") == "10.1.2.0/24"
+    assert policy.network("2001:db8:1:2:3::4") == "2001:db8:1:2::/64"
+    assert policy.network(None) is None
+    assert policy.network("testclient") is None
+    assert AddressPolicy(match="exact").network("10.1.2.3") == "10.1.2.3"
+    assert AddressPolicy(match="off").network("10.1.2.3") is None
+    assert network("10.1.2.3", 8, 64) == "10.0.0.0/8"
+
+
+# ------------------------------------------------------------------ construction
+
+
+def test_the_default_is_safe() -> None:
+    """A1, A5, A7: by network, /24 and /64, nobody trusted, and a stolen cookie does not sign its owner out."""
+    policy = AddressPolicy()
+    assert (policy.match, policy.v4, policy.v6, policy.mismatch, policy.trusted_proxies) == ("network", 24, 64, "refuse", ())
+    assert repr(policy) == "AddressPolicy(match='network', v4=24, v6=64, mismatch='refuse', trusted_proxies=())"
+
+
+@pytest.mark.parametrize(
+    ("options", "texts"),
+    [
+        ({"match": "subnet"}, ("match='subnet'", "'exact', 'network', 'off'")),
+        ({"match": None}, ("match=None", "'exact', 'network', 'off'")),
+        ({"mismatch": "delete"}, ("mismatch='delete'", "'refuse', 'end', 'report'")),
+        ({"v4": 33}, ("v4=33", "0 to 32")),
+        ({"v4": -1}, ("v4=-1", "0 to 32")),
+        ({"v4": True}, ("v4=True",)),
+        ({"v6": 129}, ("v6=129", "0 to 128")),
+        ({"v6": "64"}, ("v6='64'", "0 to 128")),
+        ({"trusted_proxies": "10.0.0.1"}, ("write ('10.0.0.1',)",)),
+        ({"trusted_proxies": None}, ("trusted_proxies=None", "tuple or list")),
+        ({"trusted_proxies": b"unix"}, ("tuple or list",)),
+        ({"trusted_proxies": (10,)}, ("10 is not a text",)),
+        ({"trusted_proxies": ("localhost",)}, ("'localhost'", "not resolved", "'127.0.0.1' and '::1'")),
+        ({"trusted_proxies": ("",)}, ("''", "is not an address")),
+        ({"trusted_proxies": ("*",)}, ("'*'", "is not an address")),
+        ({"trusted_proxies": ("10.0.0.1:80",)}, ("'10.0.0.1:80'", "without a port")),
+        ({"trusted_proxies": ("fe80::1%eth0",)}, ("'fe80::1%eth0'", "zone")),
+        ({"trusted_proxies": ("10.0.0.1", "10.0.0.7/8")}, ("'10.0.0.7/8'", "the network give '10.0.0.0/8'", "the one address '10.0.0.7'")),
+        ({"trusted_proxies": ("2001:db8::1/32",)}, ("'2001:db8::/32'", "'2001:db8::1'")),
+        ({"trusted_proxies": ("0.0.0.0/0",)}, ("'0.0.0.0/0'", "everybody")),
+        ({"trusted_proxies": ("::/0",)}, ("everybody",)),
+        ({"trusted_proxies": ("::ffff:0:0/96",)}, ("everybody",)),
+    ],
+)
+def test_an_illegal_policy_cannot_be_built(options: dict[str, Any], texts: Sequence[str]) -> None:
+    """Rule 21: a mistake is found at the start, and the text says what to write instead."""
+    with pytest.raises(PolicyError) as caught:
+        AddressPolicy(**options)
+    for text in texts:
+        assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("proxy", "peer"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("192.0.2.0/24", "192.0.2.1"),
+        ("192.0.2.0/255.255.255.0", "192.0.2.1"),
+        ("192.0.2.1", "::ffff:192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.0/120", "192.0.2.1"),
+        ("2001:DB8::/32", "2001:db8:5::1"),
+        ("::1", "::1"),
+    ],
+)
+def test_proxies_are_addresses_or_networks(proxy: str, peer: str) -> None:
+    """A2, A3: in any writing, of the peer or in the policy."""
+    policy = AddressPolicy(trusted_proxies=[proxy])
+    assert policy.origin(peer, sent(xff=[CLIENT])).address == CLIENT
+    assert policy.origin("8.8.8.8", not_asked).address == "8.8.8.8"
+
+
+def test_a_policy_does_not_change() -> None:
+    """Rule 21: it is frozen, and keeps a copy of the proxies; a changed one is a new one."""
+    proxies = [PROXY]
+    policy = AddressPolicy(trusted_proxies=proxies)
+    proxies.append("8.8.8.8")
+    assert policy.trusted_proxies == (PROXY,)
+    assert policy == BEHIND_PROXY
+    assert hash(policy) == hash(BEHIND_PROXY)
+    with pytest.raises(FrozenInstanceError):
+        policy.v4 = 8  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+    assert replace(policy, trusted_proxies=()).origin(PROXY, not_asked) == Origin(PROXY, None)

@@ -1,0 +1,523 @@
+"""`AsyncSessionManager`: sessions for asyncio servers. The same names as `manager`, with `await` on what reaches the store.
+
+A store without I/O is called directly, a synchronous one with I/O in a thread, an asynchronous one is awaited.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
+from typing import Any, TypeVar, cast, final
+
+from typing_extensions import Never, Self
+
+from . import plans
+from .address import AddressPolicy
+from .changes import Outcome
+from .clients import Client, Close
+from .cookies import SetCookie
+from .core import Core
+from .events import Event
+from .exchange import BAD_REQUEST, Exchange, Guard, Request, RequestReader
+from .keeper import keeper_of
+from .lifecycle import judge
+from .manager import SCAN_PAGE, check_every, close_exchange, discard_exchange, exchange_of, hold_for_edit, still_open, warn_if_dropped
+from .options import SessionOptions
+from .policy import CookiePolicy
+from .record import Record
+from .sealing import SealingKeys
+from .session import Create, Error, Session, SessionView, tracking_of
+from .settings import UNCHANGED, build_core, change_options, locator_of
+from .stores.base import AsyncStore, Store
+from .stores.memory import MemoryStore
+
+E = TypeVar("E", bound=Event)
+R = TypeVar("R")
+
+logger = logging.getLogger("typed_sessions")
+
+_READER = RequestReader()
+
+
+@final
+class AsyncFinish:
+    """Ends one request: await it once, before the response's headers leave, and send the header pairs that it returns."""
+
+    __slots__ = ("_exchange", "_manager")
+
+    def __init__(self, manager: AsyncSessionManager, exchange: Exchange) -> None:
+        self._manager = manager
+        self._exchange = exchange
+
+    async def __call__(self) -> list[tuple[str, str]]:
+        """As `Finish` does."""
+        exchange = self._exchange
+        if not exchange.done:
+            try:
+                await self._manager.commit_exchange(exchange)
+            finally:
+                close_exchange(exchange)
+        return exchange.headers()
+
+    def discard(self) -> list[tuple[str, str]]:
+        """Drop what changed, for an answer that reports a failure; the headers still belong into the response."""
+        discard_exchange(self._exchange)
+        return self._exchange.headers()
+
+    @property
+    def cookies(self) -> Sequence[SetCookie]:
+        """The cookies that the headers set or expire, for servers with cookie objects of their own. Complete once finished."""
+        return self._exchange.set_cookies()
+
+    def __del__(self) -> None:
+        warn_if_dropped(self._exchange)
+
+
+@final
+class AsyncSessionManager:
+    """Sessions for asyncio servers; options, methods and errors are those of `SessionManager`."""
+
+    def __init__(
+        self,
+        store: Store | AsyncStore | None = None,
+        /,
+        *,
+        cookie_policy: CookiePolicy | None = None,
+        address_policy: AddressPolicy | None = None,
+        timeout: float | None = 600,
+        lifetime: float | None = None,
+        granularity: float = 60,
+        overlap: float = 0,
+        linger: float = 300,
+        create: Create = "on_write",
+        gc: str = "passive",
+        enabled: bool = True,
+        route: str | None = None,
+        old_id: str = "report",
+        deadline: float = 5,
+        reap_grace: float = 604_800,
+        max_clients: int = 1_000,
+        seal: SealingKeys | None = None,
+        clock: Callable[[], float] | None = None,
+        **unknown: Never,
+    ) -> None:
+        store = MemoryStore() if store is None else store
+        options = {
+            "timeout": timeout,
+            "lifetime": lifetime,
+            "granularity": granularity,
+            "overlap": overlap,
+            "linger": linger,
+            "create": create,
+            "gc": gc,
+            "enabled": enabled,
+            "route": route,
+            "old_id": old_id,
+            "deadline": deadline,
+            "reap_grace": reap_grace,
+            "max_clients": max_clients,
+        }
+        self._core = build_core(store, cookie_policy, address_policy, seal, clock, options, unknown, asynchronous=True)
+        asynchronous = inspect.iscoroutinefunction(getattr(store, "open", None))
+        self._direct = None if asynchronous or cast("Store", store).blocking else cast("Store", store)
+        """The store, if its verbs neither wait nor have to be awaited."""
+        self._threaded = not asynchronous and self._direct is None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loops: dict[str, tuple[float, Callable[[], Coroutine[Any, Any, object]]]] = {}
+        self._looping: dict[str, asyncio.Task[None]] = {}
+        self._path: str | os.PathLike[str] | None = None
+        self._tend()
+
+    # -------------------------------------------------------------- options and events
+
+    @property
+    def options(self) -> SessionOptions:
+        """The options in force."""
+        return self._core.options
+
+    @property
+    def cookie_policy(self) -> CookiePolicy:
+        return self._core.cookie_policy
+
+    @property
+    def core(self) -> Core:
+        """For the filters of this package."""
+        return self._core
+
+    def set_options(
+        self,
+        *,
+        timeout: float | None = UNCHANGED,
+        lifetime: float | None = UNCHANGED,
+        granularity: float = UNCHANGED,
+        overlap: float = UNCHANGED,
+        linger: float = UNCHANGED,
+        create: Create = UNCHANGED,
+        gc: str = UNCHANGED,
+        enabled: bool = UNCHANGED,
+        route: str | None = UNCHANGED,
+        old_id: str = UNCHANGED,
+        deadline: float = UNCHANGED,
+        reap_grace: float = UNCHANGED,
+        **unknown: Never,
+    ) -> None:
+        """As `SessionManager.set_options`."""
+        given = {
+            "timeout": timeout,
+            "lifetime": lifetime,
+            "granularity": granularity,
+            "overlap": overlap,
+            "linger": linger,
+            "create": create,
+            "gc": gc,
+            "enabled": enabled,
+            "route": route,
+            "old_id": old_id,
+            "deadline": deadline,
+            "reap_grace": reap_grace,
+        }
+        change_options(self._core, given, unknown)
+        self._tend()
+
+    def on(self, event: type[E], listener: Callable[[E], Awaitable[None] | None], /) -> Callable[[], None]:
+        """As `SessionManager.on`; a listener may be a coroutine function, which is awaited."""
+        return self._core.on(event, listener)
+
+    # -------------------------------------------------------------- requests
+
+    async def start_check(
+        self,
+        request: Request,
+        /,
+        *,
+        create: Create | None = None,
+        check: Callable[[Session], bool] | None = None,
+        cookie_policy: CookiePolicy | None = None,
+        nosession: BaseException | None = None,
+        error: Error = BAD_REQUEST,
+    ) -> tuple[Session, AsyncFinish]:
+        """As `SessionManager.start_check`."""
+        return await self.filter(create=create, check=check, cookie_policy=cookie_policy, nosession=nosession, error=error)(request)
+
+    def filter(
+        self,
+        *,
+        create: Create | None = None,
+        check: Callable[[Session], bool] | None = None,
+        cookie_policy: CookiePolicy | None = None,
+        nosession: BaseException | None = None,
+        error: Error = BAD_REQUEST,
+    ) -> Callable[[Request], Awaitable[tuple[Session, AsyncFinish]]]:
+        """As `SessionManager.filter`."""
+        guard = self._guard(cookie_policy, create=create, check=check, nosession=nosession, error=error)
+
+        async def start(request: Request) -> tuple[Session, AsyncFinish]:
+            exchange = Exchange(guard, request)
+            return await self.open_exchange(exchange), AsyncFinish(self, exchange)
+
+        return start
+
+    def _guard(self, cookie_policy: CookiePolicy | None, **settings: Any) -> Guard:  # Any: typed on the callers, checked by Guard
+        return Guard(_READER, self._core.cookie_policy if cookie_policy is None else cookie_policy, **settings)
+
+    async def open_exchange(self, exchange: Exchange) -> Session:
+        """For filters: open the request's session."""
+        core = self._core
+        if self._loops:
+            self._start_loops()
+        now = core.clock()
+        if now >= core.next_sweep:
+            await self.run(plans.in_passing(core, now))
+        presented = core.ask(exchange)
+        record: Record | None = None
+        if presented is not None:
+            use = core.use(exchange, presented)
+            if self._direct is not None:
+                record = self._direct.open(presented.locator, use, core.idle, now)
+            else:
+                record = await self._ask(core.store.open, presented.locator, use, core.idle, now)
+            session = core.admit(exchange, presented, record, now)
+            if session is not None:
+                return session
+        return await self.run(plans.open_session(core, exchange, presented, record, now))
+
+    async def commit_exchange(self, exchange: Exchange, *, strict: bool = False) -> None:
+        """For filters: commit what the request has done so far."""
+        tracking = exchange.tracking
+        if tracking is None:
+            return
+        core = self._core
+        outcome: Outcome | None = None
+        if core.is_plain(tracking):
+            changes = tracking.changes()
+            if changes is None:
+                return
+            if core.is_simple(changes):
+                assert tracking.record is not None
+                locator = tracking.record.locator
+                if self._direct is not None:
+                    outcome = self._direct.commit(locator, changes, core.idle, core.clock())
+                else:
+                    outcome = await self._ask(core.store.commit, locator, changes, core.idle, core.clock())
+                assert outcome is not None
+                if core.settled(exchange, tracking, outcome):
+                    return
+        await self.run(plans.commit(core, exchange, core.clock(), strict=strict, outcome=outcome))
+
+    async def abandon_exchange(self, exchange: Exchange) -> None:
+        """For filters: the handler has failed; as in `SessionManager`."""
+        tracking = exchange.tracking
+        if tracking is None or exchange.done:
+            return
+        await self.run(plans.abandon(self._core, exchange))
+        close_exchange(exchange)
+
+    async def use_exchange(self, exchange: Exchange) -> bool:
+        """For filters: a message came on a long connection, which is a use. False if the session is over."""
+        tracking = exchange.tracking
+        if tracking is None or tracking.record is None:
+            return True
+        if tracking.over:
+            return False
+        record, core = tracking.record, self._core
+        now = core.clock()
+        if 0 <= now - record.used < record.granularity:
+            return True
+        if not await self._ask(core.store.touch, record.locator, record.digest, core.idle, now):
+            return False
+        record.used = now
+        return True
+
+    async def check_session_cookie(self, request: Request, /, *, cookie_policy: CookiePolicy | None = None) -> bool:
+        """As `SessionManager.check_session_cookie`."""
+        return await self.get_session(request, cookie_policy=cookie_policy) is not None
+
+    async def get_session(self, request: Request, /, *, cookie_policy: CookiePolicy | None = None) -> SessionView | None:
+        """As `SessionManager.get_session`."""
+        record = await self._look(Exchange(self._guard(cookie_policy), request))
+        return None if record is None else self._core.view(record, self._core.clock())
+
+    async def delete_session(self, request: Request, /, *, cookie_policy: CookiePolicy | None = None) -> list[tuple[str, str]]:
+        """As `SessionManager.delete_session`."""
+        exchange = Exchange(self._guard(cookie_policy), request)
+        record = await self._look(exchange)
+        if record is not None:
+            await self.run(plans.end(self._core, record.locator, "ended"))
+        exchange.expire = exchange.key_value is not None and exchange.verdict not in ("cookie", "address", "old")
+        return exchange.headers()
+
+    async def _look(self, exchange: Exchange) -> Record | None:
+        core = self._core
+        presented = core.ask(exchange)
+        if presented is None:
+            return None
+        now = core.clock()
+        record: Record | None = await self._ask(core.store.open, presented.locator, None, core.idle, now)
+        exchange.verdict = judge(presented, record, exchange.address, core.address_policy, now)
+        return record if exchange.verdict in ("live", "previous") else None
+
+    async def commit(self, session: Session, /) -> None:
+        """As `SessionManager.commit`."""
+        await self.commit_exchange(exchange_of(session), strict=True)
+
+    async def refresh(self, session: Session, /) -> None:
+        """As `SessionManager.refresh`."""
+        tracking = tracking_of(session)
+        if tracking.closed:
+            tracking.refuse_closed()
+        record = tracking.record
+        if record is None:
+            return
+        now = self._core.clock()
+        current: Record | None = await self._ask(self._core.store.open, record.locator, None, self._core.idle, now)
+        tracking.refreshed(still_open(record, current, now, old_secret=tracking.old_secret))
+
+    def edit(self, handle: str, /) -> AbstractAsyncContextManager[Session]:
+        """As `SessionManager.edit`."""
+        return self._edit(handle)
+
+    @asynccontextmanager
+    async def _edit(self, handle: str) -> AsyncIterator[Session]:
+        exchange = Exchange(self._guard(None), None)
+        locator = locator_of(handle)
+        now = self._core.clock()
+        record: Record | None = None
+        if locator is not None:
+            record = await self._ask(self._core.store.open, locator, None, self._core.idle, now)
+        session = hold_for_edit(self._core, exchange, record, handle, now)
+        try:
+            yield session
+            await self.commit_exchange(exchange, strict=True)
+        finally:
+            close_exchange(exchange)
+
+    # -------------------------------------------------------------- clients
+
+    def connect(self, address: str | None, close: Close, /) -> AbstractContextManager[Client]:
+        """As `SessionManager.connect`; `close` may be a coroutine function, and runs in the event loop.
+
+        The clean-up of sessions that nobody is connected to any more runs in a task of its own.
+        """
+        return self._connect(address, close)
+
+    @contextmanager
+    def _connect(self, address: str | None, close: Close) -> Iterator[Client]:
+        client = Client(address, close)
+        try:
+            yield client
+        finally:
+            self.disconnected(client)
+
+    def disconnected(self, client: Client) -> None:
+        """For filters: the connection is gone."""
+        for locator in self._core.clients.detach(client):
+            self._spawn(self.run(plans.last_client_left(self._core, locator)))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)  # the loop itself keeps no reference
+        task.add_done_callback(self._tasks.discard)
+
+    # -------------------------------------------------------------- all sessions
+
+    async def all(self) -> AsyncIterator[SessionView]:
+        """As `SessionManager.all`."""
+        now = self._core.clock()
+        after: bytes | None = None
+        while True:
+            records: Sequence[Record]
+            records, after = await self._ask(self._core.store.scan, after, SCAN_PAGE)
+            for record in records:
+                if record.due > now:
+                    yield self._core.view(record, now)
+            if after is None:
+                return
+
+    async def end(self, handle: str, /) -> bool:
+        """As `SessionManager.end`."""
+        locator = locator_of(handle)
+        return locator is not None and await self.run(plans.end(self._core, locator, "ended"))
+
+    async def end_all(self, where: Callable[[SessionView], bool] | None = None, /, *, keep: Session | None = None) -> int:
+        """As `SessionManager.end_all`."""
+        kept = None if keep is None else keep.handle
+        ended = 0
+        async for view in self.all():
+            if view.handle != kept and (where is None or where(view)):
+                ended += await self.end(view.handle)
+        return ended
+
+    async def sweep(self) -> int:
+        """As `SessionManager.sweep`."""
+        return await self.run(plans.sweep(self._core))
+
+    # -------------------------------------------------------------- restarts
+
+    async def save_sessions(self, path: str | os.PathLike[str], /) -> int:
+        """As `SessionManager.save_sessions`; the file is written in a thread."""
+        core = self._core
+        if core.keeper is None:
+            core.keeper = keeper_of(core.store, core.options.timeout)
+        return await asyncio.to_thread(core.keeper.save, path, core.clock())
+
+    async def load_sessions(self, path: str | os.PathLike[str], /, *, strict: bool = False) -> int:
+        """As `SessionManager.load_sessions`."""
+        core = self._core
+        if core.keeper is None:
+            core.keeper = keeper_of(core.store, core.options.timeout)
+        count, problems = await asyncio.to_thread(core.keeper.load, path, core.clock())
+        if strict and problems:
+            raise problems[0]
+        return count
+
+    def autosave(self, path: str | os.PathLike[str], /, *, every: float = 60) -> None:
+        """As `SessionManager.autosave`; begins with the first request, or with `async with`."""
+        check_every(every)
+        keeper_of(self._core.store, None)
+        self._path = path
+        self._loops["autosave"] = (every, lambda: self.save_sessions(path))
+
+    def _tend(self) -> None:
+        options = self._core.options
+        running = self._looping.pop("sweep", None)
+        if running is not None:
+            running.cancel()
+        if options.gc == "active":
+            self._loops["sweep"] = (max(options.granularity, 0.01), self.sweep)
+        else:
+            self._loops.pop("sweep", None)
+
+    def _start_loops(self) -> None:
+        for name, (every, work) in self._loops.items():
+            task = self._looping.get(name)
+            if task is None or task.done():
+                self._looping[name] = asyncio.get_running_loop().create_task(_repeat(name, every, work))
+
+    async def aclose(self) -> None:
+        """As `SessionManager.close`."""
+        for task in self._looping.values():
+            task.cancel()
+        await asyncio.gather(*self._looping.values(), return_exceptions=True)
+        self._looping.clear()
+        self._loops.clear()
+        await self.run(plans.close(self._core))
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        path, self._path = self._path, None
+        if path is not None:
+            await self.save_sessions(path)
+        if self._core.keeper is not None:
+            self._core.keeper.close()
+        await self._ask(self._core.store.close)
+
+    async def __aenter__(self) -> Self:
+        self._start_loops()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
+
+    # -------------------------------------------------------------- carrying out
+
+    async def _ask(self, verb: Callable[..., Any], *args: Any) -> Any:  # Any: each verb has types of its own
+        if self._direct is not None:
+            return verb(*args)
+        if self._threaded:
+            return await asyncio.to_thread(verb, *args)
+        return await verb(*args)
+
+    async def run(self, plan: plans.Plan[R]) -> R:
+        """Carry out a plan: `manager.run`, with `await` where there is something to wait for."""
+        result: Any = None  # Any: what a step gives is the plan's business
+        problem: BaseException | None = None
+        while True:
+            try:
+                step = plan.send(result) if problem is None else plan.throw(problem)
+            except StopIteration as stop:
+                done: R = stop.value
+                return done
+            result, problem = None, None
+            try:
+                if type(step) is plans.Ask:
+                    result = await self._ask(step.verb, *step.args)
+                elif type(step) is plans.Work:
+                    result = await asyncio.to_thread(step.function, *step.args)
+                else:
+                    result = step[0](*step[1])
+                    if inspect.isawaitable(result):
+                        result = await result
+            except BaseException as raised:
+                problem = raised
+
+
+async def _repeat(name: str, every: float, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    while True:
+        await asyncio.sleep(every)
+        try:
+            await work()
+        except Exception:
+            logger.exception("the %s of sessions failed; it is tried again in %g s", name, every)

@@ -1,0 +1,220 @@
+"""What a request did to a record, and what comes of it: plain data and one pure function.
+
+A store that can hold a record while it looks (a lock, a transaction) calls `apply`; a store whose server decides (a
+script) does the same by the same rules. No user code runs in here: values arrive encoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeAlias
+
+from .record import (
+    FIELD_HOOKED,
+    HOOKED,
+    OWN_TIMEOUT,
+    PERSISTENT,
+    REUSED,
+    TRANSIENT,
+    Element,
+    Previous,
+    Record,
+    field_revision,
+    pack_elements,
+    pack_field,
+    unpack_elements,
+)
+
+_FLAGS_AT = 6
+_SEQUENCE_SHIFT = 20
+"""A commit may add 2**20 elements to a list; sequences stay within 53 bits for 2**32 commits."""
+
+
+@dataclass(slots=True)
+class Write:
+    """One key's new value, or its removal (`payload` None). With `base`, only if the stored field is of that revision (0: not there)."""
+
+    payload: bytes | None
+    version: int = 1
+    flags: int = 0
+    base: int | None = None
+
+
+@dataclass(slots=True)
+class ListChange:
+    """What happened to one `ListKey`: elements are named by sequence, so that two requests never collide."""
+
+    appended: Sequence[tuple[int, int, bytes]] = ()
+    """(version, flags, payload) of each, in order."""
+    prepended: Sequence[tuple[int, int, bytes]] = ()
+    """In the order of the calls: the last one comes first in the list."""
+    removed: Sequence[int] = ()
+    """Sequences; one that is no longer there is no conflict."""
+
+
+@dataclass(slots=True)
+class Renewal:
+    """A new secret. Applies only while `expected` is the current digest: of two renews one wins (rule 9)."""
+
+    expected: bytes
+    digest: bytes
+    tag_digest: bytes
+    address: str | None
+    overlap: float
+    """Seconds for which the previous secret still opens the session. With 0, a lost renew refuses the whole commit."""
+
+
+class Changes:
+    """What a commit does, all or nothing. A use is written with it when the last written one is the record's granularity away."""
+
+    # Defaults on the class, since most commits have nothing but writes and there is one per writing request.
+    lists: Mapping[str, ListChange] = {}
+    clear = False
+    """Drop every field first (`renew(clear=True)`)."""
+    timeout: float | None = None
+    set_timeout = False
+    granularity: float | None = None
+    persistent: bool | None = None
+    set_persistent = False
+    renewal: Renewal | None = None
+    residents = False
+    """Resident values go with it: none of the store's business, but the session has to be there."""
+    counts_as_use = True
+    """False for what is not the user's doing: a clean-up when the last client has left."""
+
+    def __init__(self, writes: dict[str, Write] | None = None) -> None:
+        self.writes: dict[str, Write] = {} if writes is None else writes
+
+    def remove(self, name: str, base: int) -> None:
+        """Remove a field if it is still of that revision."""
+        self.writes[name] = Write(None, base=base)
+
+
+Status: TypeAlias = Literal["committed", "conflict", "gone", "superseded"]
+
+
+class Outcome(NamedTuple):
+    """A store's answer to a commit.
+
+    committed    applied; `record` is what is stored now
+    conflict     nothing applied; `record` is what is stored now, so that a retry is one trip
+    gone         no such session, or it has ended, or its absolute lifetime is over; nothing applied
+    superseded   another request has renewed it first; nothing applied
+    """
+
+    status: Status
+    record: Record | None = None
+
+
+class Use(NamedTuple):
+    """What an `open` presents. A store writes the use only if all of it fits the record, and where the address is
+    merely in the same network the manager decides and touches in a trip of its own (rules 9, 12)."""
+
+    digest: bytes
+    tag_digest: bytes
+    address: str | None
+    any_address: bool
+
+
+class Idle(NamedTuple):
+    """The idle timeout that sessions without one of their own take over when a use is written, in seconds."""
+
+    timeout: float | None
+    granularity: float
+
+
+GONE = Outcome("gone")
+
+
+def apply(record: Record, changes: Changes, idle: Idle, now: float) -> Outcome:
+    """All of `changes` upon `record` at `now` (seconds since 1970), or nothing; see `Outcome`. The record given stays as it is."""
+    if record.ending is not None or (record.deadline is not None and now >= record.deadline):
+        return GONE
+    renewal = changes.renewal
+    if renewal is not None and renewal.expected != record.digest:
+        if not renewal.overlap:
+            return Outcome("superseded", record)
+        renewal = None
+    stored = record.fields
+    for name, write in changes.writes.items():
+        if write.base is not None and field_revision(stored.get(name)) != write.base:
+            return Outcome("conflict", record)
+
+    revision = record.revision + 1
+    fields = {} if changes.clear else dict(stored)
+    hooked = record.flags & HOOKED
+    for name, write in changes.writes.items():
+        if write.payload is None:
+            fields.pop(name, None)
+        else:
+            fields[name] = pack_field(revision, write.version, write.flags, write.payload)
+            hooked |= write.flags & FIELD_HOOKED
+    for name, change in changes.lists.items():
+        _change_list(fields, name, change, revision)
+    after = record.copy(fields)
+    after.revision = revision
+    if hooked:
+        hooked = any(packed[_FLAGS_AT] & FIELD_HOOKED for packed in fields.values())
+        after.flags = after.flags | HOOKED if hooked else after.flags & ~HOOKED
+    if changes.set_persistent:
+        after.flags &= ~(PERSISTENT | TRANSIENT)
+        if changes.persistent is not None:
+            after.flags |= PERSISTENT if changes.persistent else TRANSIENT
+    if renewal is not None:
+        after.previous = Previous(record.digest, record.tag_digest, now + renewal.overlap)
+        after.digest, after.tag_digest, after.address = renewal.digest, renewal.tag_digest, renewal.address
+    if changes.counts_as_use:
+        _use(after, idle, now)
+    if changes.set_timeout:
+        after.timeout, after.used = changes.timeout, now
+        after.granularity = idle.granularity if changes.granularity is None else changes.granularity
+        after.flags |= OWN_TIMEOUT
+    return Outcome("committed", after)
+
+
+def _change_list(fields: dict[str, bytes], name: str, change: ListChange, revision: int) -> None:
+    removed = set(change.removed)
+    kept = [element for element in unpack_elements(fields.get(name)) if element.sequence not in removed]
+    first = revision << _SEQUENCE_SHIFT
+    before = [Element(-(first + n), *element) for n, element in enumerate(change.prepended)]
+    after = [Element(first + n, *element) for n, element in enumerate(change.appended)]
+    elements = [*reversed(before), *kept, *after]
+    if elements:
+        fields[name] = pack_elements(revision, elements)
+    else:
+        fields.pop(name, None)
+
+
+def _use(record: Record, idle: Idle, now: float) -> bool:
+    # Also when the clock went back: a use "in the future" would keep the session for longer than its timeout (L10).
+    if 0 <= now - record.used < record.granularity:
+        return False
+    record.used = now
+    record.use_written = True
+    if not record.flags & OWN_TIMEOUT:
+        record.timeout, record.granularity = idle
+    return True
+
+
+def apply_use(record: Record, use: Use, idle: Idle, now: float) -> Record | None:
+    """The record with this use written, or None if there is nothing to write: it does not fit, or was written lately."""
+    if record.flags & REUSED and 0 <= now - record.used < record.granularity:
+        return None
+    previous = record.previous
+    if use.digest == record.digest:
+        fits = use.tag_digest == record.tag_digest
+    else:
+        fits = previous is not None and (use.digest, use.tag_digest) == previous[:2] and now < previous.until
+    if not fits or not (use.any_address or (use.address is not None and use.address == record.address)):
+        return None
+    return apply_touch(record, idle, now)
+
+
+def apply_touch(record: Record, idle: Idle, now: float) -> Record | None:
+    """The record with a use at `now` that the caller has judged, or None if there is nothing to write or the session is over."""
+    if record.ending is not None or now >= record.due:
+        return None
+    after = record.copy()
+    after.flags |= REUSED
+    return after if _use(after, idle, now) or after.flags != record.flags else None

@@ -1,0 +1,107 @@
+"""The errors of the package: one small tree, the facts on the error as attributes.
+
+A docstring says when the error is raised. Errors that a server answers with carry `status` and `headers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+Headers: TypeAlias = Sequence[tuple[str, str]]
+RejectedReason: TypeAlias = Literal["no_session", "bad_cookie", "other_address", "check", "require", "renewed", "clients", "origin"]
+
+_NO_STORE: Headers = (("Cache-Control", "no-store"),)
+
+
+class SessionError(Exception):
+    """The root: everything that this package raises on purpose."""
+
+
+class KeyTypeError(SessionError, TypeError):
+    """A key's declaration cannot work (a type that cannot be carried, a hook that does not fit), or a value of another type was assigned."""
+
+
+class DuplicateKeyError(SessionError, ValueError):
+    """A second, different key was declared under a name that is taken."""
+
+
+class PolicyError(SessionError, ValueError):
+    """An option, a cookie policy, an address policy or a sealing key is illegal; the text names the option and what is expected."""
+
+
+class NoSession(SessionError, LookupError):
+    """`current_session()` was called outside a request or listener that has a session."""
+
+
+class NotOpened(SessionError):
+    """An asynchronous request's session was looked at before `await open_session(...)`."""
+
+
+class SessionClosed(SessionError):
+    """The session was used after its request had been finished, in whatever thread or task."""
+
+
+class SessionEnded(SessionError):
+    """`commit` or `refresh` found that the session has ended (or that its secret has been replaced)."""
+
+
+class HeadersSent(SessionError):
+    """The session was to be created or renewed, or its cookie changed, after the response's headers had left."""
+
+
+class NoPeerAddress(SessionError):
+    """A request came without a peer address, and no trusted proxy that could tell one is configured."""
+
+
+class Conflict(SessionError):
+    """A commit lost against other requests as often as it may be repeated; nothing of it was applied. A server answers it like the next."""
+
+    status: int = 503
+    headers: Headers = (*_NO_STORE, ("Retry-After", "1"))
+
+    def __init__(self, message: str, *, names: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.names = tuple(names)
+
+
+class StoreUnavailable(SessionError):
+    """The store did not answer in time, or could not do what was asked. A server answers it with `status` and `headers`."""
+
+    status: int = 503
+    headers: Headers = (*_NO_STORE, ("Retry-After", "1"))
+
+
+class StoreFull(StoreUnavailable):
+    """No session can be created: the store holds as many as it may, and every one of them has been used more than once."""
+
+
+class TooLarge(SessionError, ValueError):
+    """A commit would make the session larger than the store allows (keys, or bytes); nothing of it was applied."""
+
+    status: int = 500
+    headers: Headers = _NO_STORE
+
+
+class SnapshotDamaged(SessionError):
+    """A snapshot file is not whole, not of this format, or not safe to read (owner, mode, link)."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(f"snapshot {path}: {why}")
+        self.path = path
+        self.why = why
+
+
+class Rejected(SessionError):
+    """A check refused the request: answer with `status` and `headers`; `reason` says which check it was."""
+
+    def __init__(self, reason: RejectedReason, status: int = 400, headers: Headers = (), message: str = "") -> None:
+        super().__init__(message or f"the request was refused ({reason}): answer it with status {status}")
+        self.reason: RejectedReason = reason
+        self.status = status
+        self.headers: Headers = headers
+
+
+CommitFailure: TypeAlias = StoreUnavailable | Conflict | TooLarge
+COMMIT_FAILURES = (StoreUnavailable, Conflict, TooLarge)
+"""What `finish()` raises when the commit failed: a filter answers with the error's `status` and `headers` in the handler's place."""

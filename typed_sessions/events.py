@@ -1,0 +1,77 @@
+"""What a manager tells its listeners: plain data. `manager.on(End, listener)` subscribes, to subclasses too.
+
+`Begin` and `End` come once per session. The others report what would otherwise go unseen; each is logged as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, final
+
+from .record import EndReason
+from .session import SessionView
+
+
+@dataclass(frozen=True)
+class Event:
+    """What all events have: the session, as it is when the event is sent."""
+
+    session: SessionView
+
+
+@final
+@dataclass(frozen=True)
+class Begin(Event):
+    """A session was created; it is stored, and `current_session()` is it."""
+
+
+@final
+@dataclass(frozen=True)
+class End(Event):
+    """A session is over; its data can be read until the listeners return."""
+
+    reason: EndReason
+
+
+@final
+@dataclass(frozen=True)
+class CommitRefused(Event):
+    """A request's changes were dropped: the session had ended meanwhile, or another request had renewed it."""
+
+    reason: Literal["ended", "renewed"]
+    names: tuple[str, ...]
+
+
+@final
+@dataclass(frozen=True)
+class LostUpdate(Event):
+    """A value changed in place met another request's change of it, and had no `merge`: the other change was overwritten."""
+
+    name: str
+
+
+@final
+@dataclass(frozen=True)
+class ValueRefused(Event):
+    """A stored value is not of its key's type (or is sealed under a key that is not there): treated as absent, bytes kept."""
+
+    name: str
+    why: str
+
+
+@final
+@dataclass(frozen=True)
+class ReusedOldId(Event):
+    """A secret that a renew had replaced was presented after its time: a slow tab, or a thief."""
+
+    address: str | None
+
+
+@final
+@dataclass(frozen=True)
+class AddressMismatch(Event):
+    """Both cookies or one of them came with the right secret, but from another address or with the wrong address cookie."""
+
+    address: str | None
+    bound: str | None
+    what: Literal["address", "cookie"]

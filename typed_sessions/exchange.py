@@ -1,0 +1,250 @@
+"""One request and its answer, as far as the session is concerned: what came, what it was judged to be, and the headers that go out.
+
+An `Exchange` does no I/O and decides nothing by itself: the plans fill it in, and `headers` turns the result into header pairs.
+A `Guard` is what is the same for every request of one filter; a `Reader` gets what is needed out of a server's own request object.
+"""
+
+from __future__ import annotations
+
+import http
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, final
+
+from .clients import Client
+from .cookies import SetCookie, parse_cookies
+from .errors import PolicyError, Rejected, RejectedReason
+from .lifecycle import Verdict
+from .policy import CookiePolicy, SessionCookies, filtered, leave_alone
+from .session import Create, Error, Session
+from .tracking import Tracking
+
+BAD_REQUEST: Error = (400, ())
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A request as `start_check` and `filter` want it, from whatever server.
+
+    headers  all header pairs in order, as text or as bytes (Latin-1); names in any case
+    peer     the address of the socket's other end; None for a Unix socket (see `AddressPolicy.trusted_proxies`)
+    path     the path of the target, for cookie policies that have one
+    https    whether this connection is encrypted; behind a trusted proxy, what the proxy says goes before it
+    client   the connection (`manager.connect`), if the server tells when it closes
+    """
+
+    headers: Iterable[tuple[str, str]] | Iterable[tuple[bytes, bytes]]
+    peer: str | None
+    path: str = "/"
+    https: bool = False
+    client: Client | None = None
+
+
+class Reader(Protocol):
+    """How to get what is needed out of a server's request object. Any: each server has its own."""
+
+    def cookie(self, source: Any, /) -> str: ...
+    def peer(self, source: Any, /) -> str | None: ...
+    def https(self, source: Any, /) -> bool: ...
+    def path(self, source: Any, /) -> str: ...
+    def headers(self, source: Any, name: str, /) -> Sequence[str]: ...
+    def client(self, source: Any, /) -> Client | None: ...
+
+
+@final
+class RequestReader:
+    """The reader of `Request`."""
+
+    def cookie(self, source: Request, /) -> str:
+        return "; ".join(self.headers(source, "cookie"))
+
+    def peer(self, source: Request, /) -> str | None:
+        return source.peer
+
+    def https(self, source: Request, /) -> bool:
+        return source.https
+
+    def path(self, source: Request, /) -> str:
+        return source.path
+
+    def headers(self, source: Request, name: str, /) -> Sequence[str]:
+        values: list[str] = []
+        for key, value in source.headers:
+            if isinstance(key, bytes):
+                key = key.decode("latin-1")
+            if key.lower() == name:
+                values.append(value.decode("latin-1") if isinstance(value, bytes) else value)
+        return values
+
+    def client(self, source: Request, /) -> Client | None:
+        return source.client
+
+
+@final
+class Guard:
+    """The settings of one filter. Raises `PolicyError` for an illegal one."""
+
+    __slots__ = ("check", "create", "error", "nosession", "policy", "reader")
+
+    def __init__(
+        self,
+        reader: Reader,
+        policy: CookiePolicy,
+        *,
+        create: Create | None = None,
+        check: Callable[[Session], bool] | None = None,
+        nosession: BaseException | None = None,
+        error: Error = BAD_REQUEST,
+    ) -> None:
+        if create not in (None, True, False, "on_write"):
+            raise PolicyError(f'create = {create!r}: expected True, False or "on_write", or None for the manager\'s option')
+        if check is not None and not callable(check):
+            raise PolicyError(f"check = {check!r}: expected a function of a session that returns a bool")
+        if nosession is not None and not isinstance(nosession, BaseException):
+            raise PolicyError(f"nosession = {nosession!r}: expected an exception to raise, such as MyError('sign in first')")
+        check_error(error)
+        if not isinstance(policy, CookiePolicy):
+            raise PolicyError(f"cookie_policy = {policy!r}: expected a CookiePolicy")
+        self.reader = reader
+        self.policy = policy
+        self.create = create
+        self.check = check
+        self.nosession = nosession
+        self.error = error
+
+
+def check_error(error: Error) -> None:
+    """Raise `PolicyError` unless it is a status with header pairs, like what `redirect` returns."""
+    fits = isinstance(error, tuple) and len(error) == 2 and type(error[0]) is int and 300 <= error[0] <= 599
+    if not fits or isinstance(error[1], str) or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in error[1]):
+        raise PolicyError(f'error = {error!r}: expected a status of 300 to 599 with header pairs, such as (403, []) or redirect("/login")')
+
+
+def redirect(location: str, /, status: int = 303) -> Error:
+    """An `error` that sends the browser elsewhere: `Location`, and a status that makes it GET (RFC 9110 15.4.4)."""
+    if not 300 <= status <= 399:
+        raise PolicyError(f"redirect(status={status!r}): expected a status of 300 to 399")
+    if not location or any(character in location for character in "\r\n\0"):
+        raise PolicyError(f"redirect({location!r}): expected an address without control characters")
+    return status, (("Location", location),)
+
+
+def plain_answer(status: int, headers: Sequence[tuple[str, str]]) -> tuple[str, list[tuple[str, str]], bytes]:
+    """Status line, headers and body for a refusal: the status in words, unless the error's headers describe a body."""
+    try:
+        phrase = http.HTTPStatus(status).phrase
+    except ValueError:
+        phrase = "Refused"
+    body = b"" if status in (204, 304) else f"{status} {phrase}\n".encode()
+    mine = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))]
+    names = {name.lower() for name, _ in headers}
+    return f"{status} {phrase}", [*headers, *(pair for pair in mine if pair[0].lower() not in names)], body
+
+
+@final
+class Exchange:
+    """One request and its answer."""
+
+    __slots__ = (
+        "address",
+        "addr_value",
+        "client",
+        "cookie_header",
+        "cookies",
+        "created",
+        "done",
+        "expire",
+        "failed",
+        "guard",
+        "headers_sent",
+        "issued",
+        "key_value",
+        "looked",
+        "resend",
+        "session",
+        "source",
+        "tracking",
+        "verdict",
+    )
+
+    def __init__(self, guard: Guard, source: object) -> None:
+        self.guard = guard
+        self.source: Any = source  # Any: the server's own; only the guard's reader looks into it
+        self.session: Session | None = None
+        self.tracking: Tracking | None = None
+        self.looked = False
+        self.done = False
+        self.created = False
+        self.headers_sent = False
+        self.failed = False
+        self.expire = False
+        self.resend = False
+        self.issued: tuple[str, str] | None = None
+        self.client: Client | None = None
+
+    # Filled in when the session is opened.
+    cookie_header: str
+    cookies: SessionCookies
+    address: str | None
+    key_value: str | None
+    addr_value: str | None
+    verdict: Verdict
+
+    def set_cookies(self) -> list[SetCookie]:
+        """The cookies to set or expire, one per name (C11)."""
+        if not self.looked:
+            return []
+        if self.issued is not None:
+            found = list(self.cookies.set(*self.issued, persistent=self._persistent()))
+        elif self.expire:
+            found = list(self.cookies.expire())
+        elif self.resend and self.key_value is not None and self.addr_value is not None:
+            found = list(self.cookies.set(self.key_value, self.addr_value, persistent=self._persistent()))
+        else:
+            found = []
+        return found + self._others()
+
+    def headers(self) -> list[tuple[str, str]]:
+        """The header pairs for the response: cookies, `Cache-Control: no-store` with one of ours, and `Vary` (rule 24)."""
+        if not self.looked:
+            return []
+        pairs: list[tuple[str, str]] = []
+        values: tuple[str, str] | None = None
+        if self.issued is not None:
+            values = self.cookies.set_headers(*self.issued, persistent=self._persistent())
+        elif self.expire:
+            values = self.cookies.expire_headers()
+        elif self.resend and self.key_value is not None and self.addr_value is not None:
+            values = self.cookies.set_headers(self.key_value, self.addr_value, persistent=self._persistent())
+        if values is not None:
+            pairs = [("Set-Cookie", values[0]), ("Set-Cookie", values[1]), ("Cache-Control", "no-store")]
+        if self.failed:
+            pairs += [("Set-Cookie", cookie.header()) for cookie in self._others()]
+        pairs.append(("Vary", "Cookie"))
+        if self.client is not None and self.client.closing:
+            pairs.append(("Connection", "close"))
+        return pairs
+
+    def _persistent(self) -> bool:
+        tracking = self.tracking
+        return tracking.persistent if tracking is not None else self.guard.policy.max_age is not None
+
+    def _others(self) -> list[SetCookie]:
+        policy = self.guard.policy
+        if not self.failed or policy.filter is leave_alone:
+            return []
+        own = {
+            name for https in (False, True) for name in (policy.session_cookies(https).key_name, policy.session_cookies(https).addr_name)
+        }
+        return filtered(policy.filter, parse_cookies(self.cookie_header), own)
+
+    def reject(self, reason: RejectedReason) -> BaseException:
+        """What to raise for a request whose check has failed: the user's own exception for a missing session, or `Rejected`."""
+        self.failed = True
+        self.done = True
+        guard = self.guard
+        if reason == "no_session" and guard.nosession is not None:
+            return guard.nosession.with_traceback(None)
+        status, headers = guard.error
+        return Rejected(reason, status, [*headers, *self.headers()])

@@ -1,0 +1,359 @@
+"""Sessions for any ASGI 3 server: a middleware for http and websocket; lifespan closes the manager.
+
+Nothing happens until somebody looks at the session, with `await open_session(scope)`. What changed is committed before the response's
+headers leave; what changes while the body streams, at its end. A WebSocket is a client: it is committed when it is accepted, at the
+manager's `commit` and at its end, a message counts as use, and when the session ends it is closed with 1008 (RFC 6455 7.4.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, MutableMapping, Sequence
+from typing import Any, Protocol, TypeAlias, cast, final
+from urllib.parse import urlsplit
+
+from ..aio import AsyncSessionManager
+from ..clients import Client
+from ..errors import COMMIT_FAILURES, CommitFailure, Headers, NoSession, NotOpened, Rejected
+from ..exchange import BAD_REQUEST, Exchange, Guard, plain_answer
+from ..manager import close_exchange, discard_exchange
+from ..policy import CookiePolicy
+from ..session import Create, Error, Session, enter, leave
+
+Scope: TypeAlias = MutableMapping[str, Any]  # Any: what ASGI says it is
+Message: TypeAlias = MutableMapping[str, Any]  # Any: the same
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_KEY = "typed_sessions"
+POLICY_VIOLATION = 1008
+
+
+@final
+class ScopeReader:
+    """Gets what is needed out of an ASGI scope."""
+
+    def cookie(self, source: Any, /) -> str:
+        found = ""
+        for name, value in source["headers"]:
+            if name == b"cookie":
+                found = f"{found}; {value.decode('latin-1')}" if found else value.decode("latin-1")
+        return found
+
+    def peer(self, source: Any, /) -> str | None:
+        client = source.get("client")
+        return client[0] if client else None
+
+    def https(self, source: Any, /) -> bool:
+        return source.get("scheme") in ("https", "wss")
+
+    def path(self, source: Any, /) -> str:
+        return cast("str", source["path"])
+
+    def headers(self, source: Any, name: str, /) -> Sequence[str]:
+        wanted = name.encode("latin-1")
+        return [value.decode("latin-1") for key, value in source["headers"] if key == wanted]
+
+    def client(self, source: Any, /) -> Client | None:
+        connection = source.get(_KEY)
+        return connection.client if isinstance(connection, _WebSocket) else None
+
+
+@final
+class SessionMiddleware:
+    """An ASGI application with sessions around another.
+
+    `create`, `check`, `error` and `cookie_policy` are those of `AsyncSessionManager.filter`; with `check`, or with `eager`, the session is
+    opened before the application is called, so that `current_session()` works without `open_session`. `Rejected`, raised anywhere inside,
+    is answered with its status and headers (a WebSocket that is not accepted yet: refused, 403). A response of 500 and above is not
+    committed; a commit that fails is answered in the response's place.
+
+    A WebSocket handshake whose `Origin` is neither the request's host nor in `allowed_origins` (such as "https://example.org") never opens
+    a session: cookies go with it whatever page it comes from (CWE-1385).
+    """
+
+    def __init__(
+        self,
+        app: App,
+        sessions: AsyncSessionManager,
+        *,
+        create: Create | None = None,
+        check: Callable[[Session], bool] | None = None,
+        error: Error = BAD_REQUEST,
+        cookie_policy: CookiePolicy | None = None,
+        eager: bool = False,
+        allowed_origins: Collection[str] = (),
+    ) -> None:
+        if not isinstance(sessions, AsyncSessionManager):
+            raise TypeError(f"SessionMiddleware(app, {sessions!r}): expected an AsyncSessionManager; SessionManager is for filters.wsgi")
+        if isinstance(allowed_origins, str):
+            raise TypeError(f'allowed_origins = {allowed_origins!r}: expected a list of origins, ["https://example.org"]')
+        policy = sessions.cookie_policy if cookie_policy is None else cookie_policy
+        self._guard = Guard(ScopeReader(), policy, create=create, check=check, error=error)
+        self._app = app
+        self._sessions = sessions
+        self._eager = eager or check is not None
+        self._origins = frozenset(origin.rstrip("/").lower() for origin in allowed_origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = scope["type"]
+        if kind == "http":
+            await self._http(scope, receive, send)
+        elif kind == "websocket":
+            await self._websocket(scope, receive, send)
+        elif kind == "lifespan":
+            await self._lifespan(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = _Response(self._sessions, self._guard, scope, send)
+        scope[_KEY] = response
+        token = enter(response)
+        try:
+            if self._eager:
+                await response.open()
+            await self._app(scope, receive, response.send)
+            if response.exchange.tracking is not None:
+                await response.finish()
+        except (Rejected, *COMMIT_FAILURES) as refused:
+            await response.refuse(refused)
+        except BaseException:
+            if response.exchange.tracking is not None:
+                await self._sessions.abandon_exchange(response.exchange)
+            raise
+        finally:
+            leave(token)
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        connection = _WebSocket(self._sessions, self._guard, scope, receive, send, self._same_origin(scope))
+        scope[_KEY] = connection
+        token = enter(connection)
+        try:
+            if self._eager:
+                await connection.open()
+            await self._app(scope, connection.receive, connection.send)
+            await connection.finish()
+        except (Rejected, *COMMIT_FAILURES) as refused:
+            await connection.refuse(refused)
+        except BaseException:
+            if connection.exchange.tracking is not None:
+                await self._sessions.abandon_exchange(connection.exchange)
+            raise
+        finally:
+            leave(token)
+            self._sessions.disconnected(connection.client)
+
+    def _same_origin(self, scope: Scope) -> bool:
+        reader = ScopeReader()
+        origins, hosts = reader.headers(scope, "origin"), reader.headers(scope, "host")
+        if not origins:
+            return True  # no browser: one that is made to connect sends the header
+        if len(origins) != 1:
+            return False
+        origin = origins[0].lower()
+        if origin in self._origins:
+            return True
+        return len(hosts) == 1 and origin != "null" and urlsplit(origin).netloc == hosts[0].lower()
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        closed = False
+
+        async def closing(message: Message) -> None:
+            nonlocal closed
+            if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed") and not closed:
+                closed = True
+                await self._sessions.aclose()
+            await send(message)
+
+        await self._app(scope, receive, closing)
+
+
+async def open_session(scope: Scope, /) -> Session:
+    """The session of the request, opened at the first call. Raises `NoSession` where no `SessionMiddleware` is around."""
+    response = scope.get(_KEY)
+    if not isinstance(response, (_Response, _WebSocket)):
+        raise NoSession("this request did not come through typed_sessions.filters.asgi.SessionMiddleware")
+    session = response.exchange.session
+    return await response.open() if session is None else session
+
+
+class _Opening(Protocol):
+    exchange: Exchange
+
+
+def _current(response: _Opening) -> Session:
+    session = response.exchange.session
+    if session is None:
+        raise NotOpened(
+            "the session is not open yet: use `session = await open_session(scope)` first, or SessionMiddleware(..., eager=True) for all requests"
+        )
+    return session
+
+
+@final
+class _Response:
+    """The session's part in one http exchange."""
+
+    __slots__ = ("_send", "_sessions", "exchange")
+
+    def __init__(self, sessions: AsyncSessionManager, guard: Guard, scope: Scope, send: Send) -> None:
+        self.exchange = Exchange(guard, scope)
+        self._sessions = sessions
+        self._send = send
+
+    def current(self) -> Session:
+        return _current(self)
+
+    async def open(self) -> Session:
+        return await self._sessions.open_exchange(self.exchange)
+
+    def send(self, message: Message) -> Awaitable[None]:
+        # Not a coroutine: a request that never looks at its session should not pay for one.
+        exchange = self.exchange
+        if exchange.looked and not exchange.headers_sent and message["type"] == "http.response.start":
+            return self._start(message)
+        if not exchange.headers_sent and message["type"] == "http.response.start":
+            exchange.headers_sent = True
+        return self._send(message)
+
+    async def _start(self, message: Message) -> None:
+        exchange = self.exchange
+        if exchange.tracking is not None:
+            if message["status"] >= 500:
+                discard_exchange(exchange)
+            else:
+                await self._sessions.commit_exchange(exchange)
+            exchange.tracking.headers_sent = True
+        exchange.headers_sent = True
+        message["headers"] = [*message.get("headers", ()), *encoded(exchange.headers())]
+        await self._send(message)
+
+    async def finish(self) -> None:
+        """The application has returned: commit what it changed while the body went out."""
+        exchange = self.exchange
+        if not exchange.done:
+            try:
+                if exchange.headers_sent:
+                    await self._sessions.commit_exchange(exchange)
+            finally:
+                close_exchange(exchange)
+
+    async def refuse(self, refused: Rejected | CommitFailure) -> None:
+        """Answer with an error in the application's place. Raises it again if the headers have left."""
+        exchange = self.exchange
+        extra: Headers = ()
+        if not exchange.done:
+            discard_exchange(exchange)
+            extra = exchange.headers()
+        if exchange.headers_sent:
+            raise refused
+        exchange.headers_sent = True
+        start, body = answer("http.response", refused, extra)
+        await self._send(start)
+        await self._send(body)
+
+
+@final
+class _WebSocket:
+    """The session's part in one WebSocket connection, which is a client of it."""
+
+    __slots__ = ("_accepted", "_receive", "_refused", "_scope", "_send", "_sessions", "_closed", "client", "exchange")
+
+    def __init__(self, sessions: AsyncSessionManager, guard: Guard, scope: Scope, receive: Receive, send: Send, same_origin: bool) -> None:
+        self.exchange = Exchange(guard, scope)
+        self._sessions = sessions
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._refused = not same_origin
+        self._accepted = False
+        self._closed = False
+        peer = scope.get("client")
+        self.client = Client(peer[0] if peer else None, self._close)
+
+    def current(self) -> Session:
+        return _current(self)
+
+    async def open(self) -> Session:
+        if self._refused:
+            raise Rejected(
+                "origin", 403, (), "a WebSocket from another origin opens no session; see SessionMiddleware(allowed_origins=[...])"
+            )
+        return await self._sessions.open_exchange(self.exchange)
+
+    async def _close(self) -> None:
+        """The session has ended."""
+        if not self._closed:
+            self._closed = True
+            await self._send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": "the session has ended"})
+
+    async def receive(self) -> Message:
+        if self.client.closing:
+            await self._close()
+        message = await self._receive()
+        if message["type"] == "websocket.receive" and self.exchange.tracking is not None and not self._closed:
+            if not await self._sessions.use_exchange(self.exchange):
+                await self._close()
+        elif message["type"] == "websocket.disconnect":
+            self._closed = True
+        return message
+
+    async def send(self, message: Message) -> None:
+        kind = message["type"]
+        exchange = self.exchange
+        if kind == "websocket.accept" and not self._accepted:
+            if exchange.tracking is not None:
+                await self._sessions.commit_exchange(exchange)
+                exchange.tracking.headers_sent = True
+            self._accepted = exchange.headers_sent = True
+            if exchange.looked:
+                message["headers"] = [*message.get("headers", ()), *encoded(exchange.headers())]
+        elif kind == "websocket.close":
+            if self._closed:
+                return
+            self._closed = True
+        elif self._closed and kind == "websocket.send":
+            return  # the session's end has closed it; what the application had still to say reaches nobody
+        await self._send(message)
+
+    async def finish(self) -> None:
+        """The application has returned: commit what it changed since."""
+        exchange = self.exchange
+        if exchange.tracking is not None and not exchange.done:
+            try:
+                if self._accepted:
+                    await self._sessions.commit_exchange(exchange)
+            finally:
+                close_exchange(exchange)
+        if self.client.closing:
+            await self._close()
+
+    async def refuse(self, refused: Rejected | CommitFailure) -> None:
+        exchange = self.exchange
+        extra: Headers = ()
+        if not exchange.done:
+            discard_exchange(exchange)
+            extra = exchange.headers()
+        if self._accepted:
+            await self._close()
+        elif not self._closed and "websocket.http.response" in (self._scope.get("extensions") or {}):
+            self._closed = True
+            start, body = answer("websocket.http.response", refused, extra)
+            await self._send(start)
+            await self._send(body)
+        elif not self._closed:
+            self._closed = True
+            await self._send({"type": "websocket.close", "code": POLICY_VIOLATION})
+
+
+def encoded(headers: Sequence[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    """Header pairs as ASGI wants them."""
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+
+
+def answer(kind: str, refused: Rejected | CommitFailure, extra: Headers) -> tuple[Message, Message]:
+    """The two messages that refuse a request, with the status in words as the body."""
+    _, headers, body = plain_answer(refused.status, [*refused.headers, *extra])
+    start: Message = {"type": f"{kind}.start", "status": refused.status, "headers": encoded(headers)}
+    return start, {"type": f"{kind}.body", "body": body}

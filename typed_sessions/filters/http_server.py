@@ -1,0 +1,215 @@
+"""Sessions for the standard library's `http.server`: a request handler class. One TCP connection is one client.
+
+What changed is committed in `end_headers()`, before the headers leave; what changes after that, when the handler returns.
+"""
+
+from __future__ import annotations
+
+import io
+import socket
+import ssl
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler
+from typing import Any, BinaryIO, ClassVar, cast, final
+
+from typing_extensions import override
+
+from ..clients import Client
+from ..errors import COMMIT_FAILURES, CommitFailure, Headers, Rejected
+from ..exchange import BAD_REQUEST, Exchange, Guard, plain_answer
+from ..manager import SessionManager, close_exchange, discard_exchange
+from ..policy import CookiePolicy
+from ..session import Create, Error, Session, enter, leave
+
+
+@final
+class HandlerReader:
+    """Gets what is needed out of a handler."""
+
+    def cookie(self, source: Any, /) -> str:
+        return "; ".join(source.headers.get_all("cookie", ()))
+
+    def peer(self, source: Any, /) -> str | None:
+        address = source.client_address
+        return address[0] if isinstance(address, tuple) and address else None
+
+    def https(self, source: Any, /) -> bool:
+        return isinstance(source.connection, ssl.SSLSocket)
+
+    def path(self, source: Any, /) -> str:
+        return cast("str", source.path.partition("?")[0])
+
+    def headers(self, source: Any, name: str, /) -> Sequence[str]:
+        return cast("Sequence[str]", source.headers.get_all(name, ()))
+
+    def client(self, source: Any, /) -> Client | None:
+        return cast("Client | None", source.session_client)
+
+
+_READER = HandlerReader()
+
+
+class SessionHandler(BaseHTTPRequestHandler):
+    """A `BaseHTTPRequestHandler` whose `self.session` is the request's session, opened when it is first looked at.
+
+    Set `sessions` on the class. `session_create`, `session_error` and `session_cookie_policy` are those of `SessionManager.filter`; override
+    `check_session` for its `check`: the session is then opened before the handler runs. `Rejected`, raised anywhere in a handler, is
+    answered with its status and headers. A response of 500 and above is not committed; a commit that fails is answered in its place.
+    """
+
+    sessions: ClassVar[SessionManager]
+    session_create: ClassVar[Create | None] = None
+    session_error: ClassVar[Error] = BAD_REQUEST
+    session_cookie_policy: ClassVar[CookiePolicy | None] = None
+
+    session_client: Client
+    """This connection."""
+
+    _exchange: Exchange | None = None
+    _status = 0
+    _held: BinaryIO | None = None
+
+    @property
+    def session(self) -> Session:
+        """The session of this request."""
+        return self.current()
+
+    def current(self) -> Session:
+        """For `current_session()`."""
+        exchange = self._exchange
+        if exchange is None:
+            raise RuntimeError("there is no request yet: self.session is for do_GET and its like")
+        session = exchange.session
+        return self.sessions.open_exchange(exchange) if session is None else session
+
+    def check_session(self, session: Session) -> bool:
+        """Whether the session is sound; False ends it and answers `session_error`. Override it; otherwise nothing is checked."""
+        return True
+
+    @override
+    def setup(self) -> None:
+        sessions: object = getattr(self, "sessions", None)
+        if not isinstance(sessions, SessionManager):
+            raise TypeError(
+                f"{type(self).__name__}.sessions is {sessions!r}: expected a SessionManager; write `sessions = SessionManager()`"
+            )
+        super().setup()
+        check: Callable[[Session], bool] | None = None
+        if type(self).check_session is not SessionHandler.check_session:
+            check = self.check_session
+        policy = sessions.cookie_policy if self.session_cookie_policy is None else self.session_cookie_policy
+        self._guard = Guard(_READER, policy, create=self.session_create, check=check, error=self.session_error)
+        self._connection = ExitStack()
+        self.session_client = self._connection.enter_context(sessions.connect(_READER.peer(self), self._close))
+
+    def _close(self) -> None:
+        try:
+            self.connection.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it has gone by itself
+
+    @override
+    def finish(self) -> None:
+        try:
+            super().finish()
+        finally:
+            self._connection.close()
+
+    @override
+    def parse_request(self) -> bool:
+        if not super().parse_request():
+            return False
+        self._exchange = Exchange(self._guard, self)
+        return True
+
+    @override
+    def handle_one_request(self) -> None:
+        self._exchange = None
+        token = enter(self)
+        try:
+            super().handle_one_request()
+            self._after()
+        except (Rejected, *COMMIT_FAILURES) as refused:
+            self._refuse(refused)
+        except BaseException:
+            if self._exchange is not None:
+                self.sessions.abandon_exchange(self._exchange)
+            raise
+        finally:
+            leave(token)
+            if self._held is not None:
+                self.wfile, self._held = self._held, None
+            if self.session_client.closing:
+                self.close_connection = True
+
+    @override
+    def __getattribute__(self, name: str) -> Any:  # Any: of whatever attribute
+        # http.server looks the handler's method up by name and calls it at once: the last moment before it runs.
+        if name.startswith("do_"):
+            exchange: Exchange | None = self._exchange
+            if exchange is not None and exchange.guard.check is not None and exchange.session is None and not exchange.done:
+                self.sessions.open_exchange(exchange)
+        return super().__getattribute__(name)
+
+    def _after(self) -> None:
+        exchange = self._exchange
+        if exchange is None or exchange.done or exchange.tracking is None:
+            return
+        if not exchange.headers_sent:
+            self.sessions.abandon_exchange(exchange)  # there was no response
+            return
+        try:
+            self.sessions.commit_exchange(exchange)
+        finally:
+            close_exchange(exchange)
+
+    @override
+    def send_response_only(self, code: int, message: str | None = None) -> None:
+        self._status = int(code)
+        super().send_response_only(code, message)
+
+    @override
+    def end_headers(self) -> None:
+        exchange = self._exchange
+        if exchange is not None and self._status >= 200 and not exchange.headers_sent:
+            tracking = exchange.tracking
+            if tracking is not None:
+                try:
+                    if self._status >= 500:
+                        discard_exchange(exchange)
+                    else:
+                        self.sessions.commit_exchange(exchange)
+                except COMMIT_FAILURES as failed:
+                    self._refuse(failed)
+                    # The handler goes on to write its body, which is no longer wanted.
+                    self._held, self.wfile = self.wfile, io.BytesIO()
+                    return
+                tracking.headers_sent = True
+            exchange.headers_sent = True
+            for name, value in exchange.headers():
+                self.send_header(name, value)
+        super().end_headers()
+
+    def _refuse(self, refused: Rejected | CommitFailure) -> None:
+        exchange = self._exchange
+        extra: Headers = ()
+        if exchange is not None:
+            if exchange.headers_sent:
+                raise refused
+            if not exchange.done:
+                discard_exchange(exchange)
+                extra = exchange.headers()
+            exchange.headers_sent = True
+        _, headers, body = plain_answer(refused.status, [*refused.headers, *extra])
+        # What the handler has said so far is not sent: the buffer is http.server's own, which has no other way to begin again.
+        self.__dict__["_headers_buffer"] = []
+        self.close_connection = True
+        self.send_response(refused.status)
+        for name, value in headers:
+            self.send_header(name, value)
+        if not any(name.lower() == "connection" for name, _ in headers):
+            self.send_header("Connection", "close")
+        super().end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)

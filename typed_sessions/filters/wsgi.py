@@ -1,0 +1,252 @@
+"""Sessions for any WSGI server (PEP 3333): a middleware.
+
+Nothing happens until somebody looks at the session. What changed is committed when the first byte of the body, or its end, is at hand and
+before the headers leave; what the body changes while it streams, at its end. Each step of the body runs in the request's context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, cast, final
+
+from ..clients import Client
+from ..errors import COMMIT_FAILURES, CommitFailure, Headers, NoSession, Rejected
+from ..exchange import BAD_REQUEST, Exchange, Guard, plain_answer
+from ..manager import SessionManager, close_exchange, discard_exchange
+from ..policy import CookiePolicy
+from ..session import Create, Error, Session, enter, leave
+
+if TYPE_CHECKING:
+    # wsgiref.types came with Python 3.11; type checkers know this module in every version.
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+_KEY = "typed_sessions.exchange"
+_Write: TypeAlias = Callable[[bytes], object]
+
+
+@final
+class EnvironReader:
+    """Gets what is needed out of a WSGI environ."""
+
+    def cookie(self, source: Any, /) -> str:
+        return cast("str", source.get("HTTP_COOKIE", ""))
+
+    def peer(self, source: Any, /) -> str | None:
+        return source.get("REMOTE_ADDR") or None
+
+    def https(self, source: Any, /) -> bool:
+        return cast("bool", source["wsgi.url_scheme"] == "https")
+
+    def path(self, source: Any, /) -> str:
+        return cast("str", source.get("SCRIPT_NAME", "") + source.get("PATH_INFO", ""))
+
+    def headers(self, source: Any, name: str, /) -> Sequence[str]:
+        value = source.get(f"HTTP_{name.upper().replace('-', '_')}")
+        return () if value is None else (value,)
+
+    def client(self, source: Any, /) -> Client | None:
+        return None
+
+
+@final
+class SessionMiddleware:
+    """A WSGI application with sessions around another.
+
+    `create`, `check`, `error` and `cookie_policy` are those of `SessionManager.filter`; with `check`, the session is opened before the
+    application is called. In it, `current_session()` or `open_session(environ)` is the session; `Rejected`, raised anywhere inside, is
+    answered with its status and headers. A response of 500 and above is not committed; a commit that fails is answered in its place.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        sessions: SessionManager,
+        *,
+        create: Create | None = None,
+        check: Callable[[Session], bool] | None = None,
+        error: Error = BAD_REQUEST,
+        cookie_policy: CookiePolicy | None = None,
+    ) -> None:
+        if not isinstance(sessions, SessionManager):
+            raise TypeError(f"SessionMiddleware(app, {sessions!r}): expected a SessionManager; AsyncSessionManager is for filters.asgi")
+        policy = sessions.cookie_policy if cookie_policy is None else cookie_policy
+        self._guard = Guard(EnvironReader(), policy, create=create, check=check, error=error)
+        self._app = app
+        self._sessions = sessions
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        response = _Response(self._sessions, Exchange(self._guard, environ), start_response)
+        environ[_KEY] = response
+        token = enter(response)
+        try:
+            if self._guard.check is not None:
+                response.current()
+            body = self._app(environ, response.start)
+            if isinstance(body, (list, tuple)) and response.status:
+                # The application is done: nothing of it runs any more.
+                return response.whole(cast("Sequence[bytes]", body))
+        except (Rejected, *COMMIT_FAILURES) as refused:
+            return response.refuse(refused)
+        except BaseException:
+            response.abandon()
+            raise
+        finally:
+            leave(token)
+        return _Body(response, body)
+
+
+def open_session(environ: WSGIEnvironment, /) -> Session:
+    """The session of the request, opened at the first call. Raises `NoSession` where no `SessionMiddleware` is around."""
+    response = environ.get(_KEY)
+    if not isinstance(response, _Response):
+        raise NoSession("this request did not come through typed_sessions.filters.wsgi.SessionMiddleware")
+    return response.current()
+
+
+@final
+class _Response:
+    """What the application says, held back until the session is committed."""
+
+    __slots__ = ("exchange", "exc_info", "headers", "refusing", "sessions", "start_response", "status", "write")
+
+    def __init__(self, sessions: SessionManager, exchange: Exchange, start_response: StartResponse) -> None:
+        self.sessions = sessions
+        self.exchange = exchange
+        self.start_response = start_response
+        self.status = ""
+        self.headers: list[tuple[str, str]] = []
+        self.exc_info: Any = None  # Any: typeshed's triple, passed through
+        self.write: _Write | None = None
+        self.refusing: list[bytes] | None = None
+
+    def current(self) -> Session:
+        session = self.exchange.session
+        return self.sessions.open_exchange(self.exchange) if session is None else session
+
+    def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None, /) -> _Write:
+        if exc_info is not None and self.write is not None:
+            try:
+                return self.start_response(status, headers, exc_info)  # which raises: the headers have left
+            finally:
+                exc_info = None
+        self.status, self.headers, self.exc_info = status, headers, exc_info
+        return self._write
+
+    def _write(self, data: bytes) -> object:
+        self.send_headers()
+        assert self.write is not None
+        return self.write(data)
+
+    def send_headers(self) -> None:
+        """Commit, and let the headers go. Raises what the commit raises, and then nothing has gone."""
+        if self.write is not None:
+            return
+        exchange = self.exchange
+        if exchange.tracking is not None:
+            if self.status >= "500":
+                discard_exchange(exchange)
+            else:
+                self.sessions.commit_exchange(exchange)
+        if exchange.looked:
+            self.headers.extend(exchange.headers())
+        self._let_go(self.status, self.headers)
+
+    def _let_go(self, status: str, headers: list[tuple[str, str]]) -> None:
+        self.write = self.start_response(status, headers, self.exc_info) if self.exc_info else self.start_response(status, headers)
+        self.exc_info = None
+        self.exchange.headers_sent = True
+        if self.exchange.tracking is not None:
+            self.exchange.tracking.headers_sent = True
+
+    def whole(self, body: Sequence[bytes]) -> Sequence[bytes]:
+        """The answer of an application that has nothing left to do."""
+        self.send_headers()
+        if self.exchange.tracking is not None:
+            close_exchange(self.exchange)
+        return body
+
+    def refuse(self, refused: Rejected | CommitFailure) -> list[bytes]:
+        """Answer with an error in the application's place. Raises it again if the headers have left."""
+        if self.write is not None:
+            self.abandon()
+            raise refused
+        extra: Headers = ()
+        if not self.exchange.done:
+            discard_exchange(self.exchange)
+            extra = self.exchange.headers()
+        status, headers, body = plain_answer(refused.status, [*refused.headers, *extra])
+        self.exc_info = None
+        self._let_go(status, headers)
+        return [body]
+
+    def abandon(self) -> None:
+        self.sessions.abandon_exchange(self.exchange)
+
+
+@final
+class _Body:
+    """The application's body, each step in the request's context; at the end, what it changed is committed."""
+
+    __slots__ = ("_body", "_iterator", "_over", "_response")
+
+    def __init__(self, response: _Response, body: Iterable[bytes]) -> None:
+        self._response = response
+        self._body = body
+        self._iterator: Iterator[bytes] | None = None
+        self._over = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._over:
+            raise StopIteration
+        response = self._response
+        token = enter(response)
+        try:
+            if self._iterator is None:
+                self._iterator = iter(self._body)
+            try:
+                chunk = next(self._iterator)
+            except StopIteration:
+                response.send_headers()
+                self._finish()
+                raise
+            if chunk or response.write is not None:
+                response.send_headers()
+            return chunk
+        except (Rejected, *COMMIT_FAILURES) as refused:
+            self._over = True
+            return response.refuse(refused)[0]
+        except StopIteration:
+            raise
+        except BaseException:
+            self._over = True
+            response.abandon()
+            raise
+        finally:
+            leave(token)
+
+    def _finish(self) -> None:
+        self._over = True
+        exchange = self._response.exchange
+        if exchange.tracking is not None and not exchange.done:
+            try:
+                self._response.sessions.commit_exchange(exchange)
+            finally:
+                close_exchange(exchange)
+
+    def close(self) -> None:
+        """The server calls this in any case, also when the client has gone in the middle: then what was not committed is dropped."""
+        token = enter(self._response)
+        try:
+            close = getattr(self._body, "close", None)
+            if close is not None:
+                close()
+        finally:
+            try:
+                if not self._over:
+                    self._over = True
+                    self._response.abandon()
+            finally:
+                leave(token)

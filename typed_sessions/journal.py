@@ -1,0 +1,414 @@
+"""The journal beside a snapshot: what must not be forgotten between two of them (rules 8 and 29). Knows nothing of sessions.
+
+`<path>.journal` is a text file that only grows, one entry a line, each between two line ends of its own, so that whatever is torn or
+damaged costs itself and never a neighbour:
+
+    "1"     the format; an entry of another is counted as damaged and kept
+    base64  of what follows, little-endian, without a space or a line end:
+                1     kind: 1 ended, 2 renewed
+                1     1 if there is a time to forget it, else 0
+                8     that time     float, seconds since 1970
+                16    the locator
+                rest  the payload, without its last four bytes:
+                4     CRC-32 of all of the above
+
+An entry's order in the file is the order in which it was promised. Several threads and processes may append: every batch is one write
+under the file's lock, and one fsync, outside of it, serves all the threads whose entries were written before (group commit).
+"""
+
+from __future__ import annotations
+
+import base64
+import errno
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from struct import Struct
+from threading import Condition
+from typing import Literal, TypeAlias, final
+from weakref import WeakSet
+from zlib import crc32
+
+from .errors import SnapshotDamaged, StoreUnavailable
+from .snapshot import OS, FileSystem, faults_reported, open_safely, replacement, sync_folder, write_all
+
+Kind: TypeAlias = Literal["ended", "renewed"]
+
+LOCATOR_BYTES = 16
+
+_KINDS: dict[int, Kind] = {1: "ended", 2: "renewed"}
+_CODES = {kind: code for code, kind in _KINDS.items()}
+_HEAD = Struct("<BBd16s")
+_CRC = Struct("<I")
+_FORMAT = b"1"
+_CHUNK = 1 << 20
+_GROWTH = 4
+_ATTEMPTS = 100
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What happened to the record of `locator` (16 bytes). After `until` (seconds since 1970; None is never) it may be forgotten."""
+
+    kind: Kind
+    locator: bytes
+    until: float | None
+    payload: bytes = b""
+
+    def __post_init__(self) -> None:
+        if len(self.locator) != LOCATOR_BYTES:
+            raise ValueError(f"a locator has {LOCATOR_BYTES} bytes, not {len(self.locator)}")
+
+
+def replay(path: str | os.PathLike[str], *, now: float, fs: FileSystem = OS) -> tuple[list[Entry], int]:
+    """The entries of the journal beside the snapshot `path`, in order, without those whose `until` is past; and how many are damaged.
+
+    `now`: seconds since 1970. No file is no entries. SnapshotDamaged: the file is not safe to read (as in `read_snapshot`).
+    StoreUnavailable: it could not be read.
+    """
+    file = _beside(path)
+    with faults_reported("the journal could not be read", file):
+        try:
+            fd, size = _open_held(fs, file, os.O_RDONLY)
+        except FileNotFoundError:
+            return [], 0
+        try:
+            text = _read(fs, fd, size)
+        finally:
+            _let_go(fs, fd)
+    found = [_parse(line) for line in text.split(b"\n") if line]
+    entries = [entry for entry in found if entry is not None and not _past(entry, now)]
+    return entries, found.count(None)
+
+
+@final
+class _Batch:
+    """The lines that one fsync will cover, and what became of them."""
+
+    __slots__ = ("done", "fault", "lines")
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+        self.done = False
+        self.fault: StoreUnavailable | None = None
+
+
+@final
+class Journal:
+    """The journal beside the snapshot `path`, open for appending, mode 0600; the file is made by the first `append`. For all threads.
+
+    `clock` tells the time (seconds since 1970) when `append` compacts the file, which it does once it has grown to `compact_from` bytes
+    and to four times what the last compaction left: a constant part of each append on the whole. A journal may be used after a fork.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        fs: FileSystem = OS,
+        clock: Callable[[], float] = time.time,
+        compact_from: int = 1 << 18,
+    ) -> None:
+        self._path = _beside(path)
+        self._fs = fs
+        self._clock = clock
+        self._compact_from = self._compact_at = compact_from
+        self._closed = False
+        # Guarded by `_changed`: whether some thread has the file, and the lines that the next one to have it will write.
+        self._changed = Condition()
+        self._leading = False
+        self._next = _Batch()
+        # Of the thread that has the file.
+        self._fd = -1
+        self._size = 0
+        _journals.add(self)
+
+    @property
+    def waiting(self) -> int:
+        """How many calls of `append` wait for the next fsync."""
+        return len(self._next.lines)
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        """Write the entries, and return when they are on the disk.
+
+        StoreUnavailable: that is not so, and a later `replay` may find some of them or none. The next `append` starts afresh.
+        """
+        data = b"".join([_line(entry) for entry in entries])
+        if not data:
+            return
+        with self._changed:
+            self._refuse_if_closed()
+            batch = self._next
+            batch.lines.append(data)
+            while self._leading and not batch.done:
+                self._changed.wait()
+            # A batch that was taken is done before its leader lets go, so this one was not taken.
+            lead = not batch.done
+            if lead:
+                self._leading = True
+                self._next = _Batch()
+        if lead:
+            try:
+                self._settle(batch)
+                self._compact_if_due()
+            finally:
+                self._let_others()
+        if batch.fault is not None:
+            # An exception of its own for every caller: one object raised in several threads would mix their tracebacks.
+            raise StoreUnavailable(*batch.fault.args) from batch.fault
+
+    def compact(self, now: float) -> None:
+        """Write the file anew without what may be forgotten at `now` (seconds since 1970), or is superseded: an `ended` supersedes every
+        `renewed` of its locator, and a `renewed` those before it. What is damaged goes too, and is logged. Nothing is done if nothing goes.
+
+        StoreUnavailable: it could not be done, and no entry is lost.
+        """
+        with self._alone():
+            self._refuse_if_closed()
+            with _writing("the journal could not be compacted", self._path):
+                self._compact(now)
+
+    def close(self) -> None:
+        """Write what is under way, and close the file. Nothing can be appended after it; closing again does nothing."""
+        self._closed = True
+        with self._alone():
+            with self._changed:
+                batch, self._next = self._next, _Batch()
+            if batch.lines:
+                self._settle(batch)
+            self._drop()
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise StoreUnavailable(f"the journal {self._path} has been closed")
+
+    @contextmanager
+    def _alone(self) -> Generator[None]:
+        """Have the file, as the leader of a batch has it."""
+        with self._changed:
+            while self._leading:
+                self._changed.wait()
+            self._leading = True
+        try:
+            yield
+        finally:
+            self._let_others()
+
+    def _let_others(self) -> None:
+        with self._changed:
+            self._leading = False
+            self._changed.notify_all()
+
+    def _settle(self, batch: _Batch) -> None:
+        """Write a batch, and tell those who wait for it."""
+        batch.fault = StoreUnavailable(f"the journal could not be written: {self._path}: the thread that wrote it was interrupted")
+        try:
+            with _writing("the journal could not be written", self._path):
+                self._write(b"".join(batch.lines))
+            batch.fault = None
+        except StoreUnavailable as fault:
+            batch.fault = fault
+        finally:
+            with self._changed:
+                batch.done = True
+                self._changed.notify_all()
+
+    def _write(self, data: bytes) -> None:
+        try:
+            self._hold(os.O_CREAT)
+            write_all(self._fs, self._fd, data)
+            self._size += len(data)
+            # Others may write while this is on its way to the disk. A compaction by another process meanwhile has read it already.
+            self._fs.unlock(self._fd)
+            self._fs.fsync(self._fd)
+        except BaseException:
+            # Never this descriptor again: after a failed fsync the next one may succeed without the data (S5).
+            self._drop()
+            raise
+
+    def _hold(self, create: int) -> None:
+        """Open the file, if need be, and lock it against other processes."""
+        if self._fd >= 0:
+            self._fs.lock(self._fd, wait=True)
+            size = _size_if_current(self._fs, self._fd, self._path)
+            if size is not None:
+                self._size = size
+                return
+            # Another process has compacted it: this descriptor is of the file before.
+            self._drop()
+        self._fd, self._size = _open_held(self._fs, self._path, os.O_RDWR | os.O_APPEND | create)
+        # Whoever made the file may have died before its name was on the disk.
+        sync_folder(self._fs, self._path)
+
+    def _drop(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            _let_go(self._fs, fd)
+
+    def _compact_if_due(self) -> None:
+        if self._fd < 0 or self._size < self._compact_at:
+            return
+        try:
+            with _writing("the journal could not be compacted", self._path):
+                self._compact(self._clock())
+        except StoreUnavailable as fault:
+            # The entries are on the disk, so nobody needs to hear of it but the operator; and not again at every append.
+            self._compact_at = _GROWTH * self._size
+            _log.warning("%s", fault)
+
+    def _compact(self, now: float) -> None:
+        try:
+            try:
+                self._hold(0)
+            except FileNotFoundError:
+                return
+            text = _read(self._fs, self._fd, self._size)
+            kept, damaged = _worth_keeping(text, now)
+            self._compact_at = max(self._compact_from, _GROWTH * len(kept))
+            if len(kept) < len(text):
+                with replacement(self._fs, self._path) as new:
+                    new.write(kept)
+                    new.settle()
+                    new.publish()
+            if damaged:
+                _log.warning("journal %s: %d damaged entries were dropped", self._path, damaged)
+        finally:
+            # Only now is the lock given back: what another process appended to the old file before this would be lost.
+            self._drop()
+
+    def forked(self) -> None:
+        """Start afresh in a child process; called by itself after every fork."""
+        # The parent's locks may be held by threads that the child does not have; its entries are its own to write.
+        self._changed = Condition()
+        self._leading = False
+        self._next = _Batch()
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            # Not unlocked: the lock is the parent's too.
+            with suppress(OSError):
+                self._fs.close(fd)
+
+
+_journals: WeakSet[Journal] = WeakSet()
+
+
+def _after_fork() -> None:
+    for journal in list(_journals):
+        journal.forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _beside(path: str | os.PathLike[str]) -> str:
+    return f"{os.fspath(path)}.journal"
+
+
+@contextmanager
+def _writing(what: str, path: str) -> Generator[None]:
+    try:
+        with faults_reported(what, path):
+            yield
+    except SnapshotDamaged as problem:
+        raise StoreUnavailable(f"{what}: {path}: {problem.why}; move it out of the way") from problem
+
+
+def _open_held(fs: FileSystem, path: str, flags: int) -> tuple[int, int]:
+    """Open the journal and lock it: (descriptor, size)."""
+    for _ in range(_ATTEMPTS):
+        fd, _ = open_safely(fs, path, flags)
+        try:
+            fs.lock(fd, wait=True)
+            size = _size_if_current(fs, fd, path)
+        except BaseException:
+            _let_go(fs, fd)
+            raise
+        if size is not None:
+            return fd, size
+        _let_go(fs, fd)
+    raise OSError(errno.EAGAIN, "the file is replaced as often as it is opened: is something else than typed_sessions writing it?")
+
+
+def _size_if_current(fs: FileSystem, fd: int, path: str) -> int | None:
+    """The size of the open file; None if the path names another by now, or none."""
+    status = fs.fstat(fd)
+    try:
+        named = fs.lstat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_size if (status.st_dev, status.st_ino) == (named.st_dev, named.st_ino) else None
+
+
+def _let_go(fs: FileSystem, fd: int) -> None:
+    # Unlocked and not only closed: a child forked meanwhile has a copy of the descriptor, which would keep the lock.
+    with suppress(OSError):
+        fs.unlock(fd)
+    with suppress(OSError):
+        fs.close(fd)
+
+
+def _read(fs: FileSystem, fd: int, size: int) -> bytes:
+    parts: list[bytes] = []
+    at = 0
+    while at < size and (chunk := fs.read(fd, min(_CHUNK, size - at), at)):
+        parts.append(chunk)
+        at += len(chunk)
+    return b"".join(parts)
+
+
+def _line(entry: Entry) -> bytes:
+    body = _HEAD.pack(_CODES[entry.kind], entry.until is not None, entry.until or 0.0, entry.locator) + entry.payload
+    return b"\n" + _FORMAT + base64.b64encode(body + _CRC.pack(crc32(body))) + b"\n"
+
+
+def _parse(line: bytes) -> Entry | None:
+    """The entry of a line without its ends; None if it is damaged, or of another format."""
+    text = line[1:]
+    try:
+        packed = base64.b64decode(text, validate=True)
+    except ValueError:
+        return None
+    body = packed[: -_CRC.size]
+    # Encoded again, because base64 has bits that decoding ignores.
+    if line[:1] != _FORMAT or base64.b64encode(packed) != text or len(body) < _HEAD.size or packed[-_CRC.size :] != _CRC.pack(crc32(body)):
+        return None
+    code, timed, until, locator = _HEAD.unpack_from(body)
+    kind = _KINDS.get(code)
+    return None if kind is None else Entry(kind, locator, until if timed else None, body[_HEAD.size :])
+
+
+def _past(entry: Entry, now: float) -> bool:
+    return entry.until is not None and entry.until < now
+
+
+def _worth_keeping(text: bytes, now: float) -> tuple[bytes, int]:
+    """(the lines of a journal that cannot be done without, how many others are damaged)."""
+    lines = [line for line in text.split(b"\n") if line]
+    ended: dict[bytes, tuple[float, int]] = {}
+    renewed: dict[bytes, tuple[float, int]] = {}
+    keep: list[int] = []
+    damaged = 0
+    for number, line in enumerate(lines):
+        entry = _parse(line)
+        if entry is None:
+            # Of another format: this version cannot tell when it may be forgotten.
+            if line[:1].isdigit() and line[:1] != _FORMAT:
+                keep.append(number)
+            else:
+                damaged += 1
+            continue
+        until = math.inf if entry.until is None else entry.until
+        if entry.kind == "renewed":
+            renewed[entry.locator] = (until, number)
+        else:
+            ended[entry.locator] = max((until, number), ended.get(entry.locator, (until, number)))
+    keep += [number for until, number in ended.values() if until >= now]
+    keep += [number for locator, (until, number) in renewed.items() if until >= now and locator not in ended]
+    return b"".join([b"\n" + lines[number] + b"\n" for number in sorted(keep)]), damaged

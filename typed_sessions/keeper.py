@@ -1,0 +1,141 @@
+"""What of a memory store outlives the process: snapshots, and the journal that keeps ended sessions ended (rules 8, 29).
+
+A snapshot's records are 16 bytes of locator and a packed record (see `record`). The journal's entries are ended locators, and for a
+renewed session the packed record without its fields: digests, never secrets.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Sequence
+from typing import Protocol, final
+
+from .errors import PolicyError, SnapshotDamaged
+from .journal import Entry, Journal, replay
+from .record import LOCATOR_BYTES, Record
+from .snapshot import load_latest, write_snapshot
+
+logger = logging.getLogger("typed_sessions")
+
+
+class Cuttable(Protocol):
+    """A store whose sessions are lost with the process unless somebody saves them."""
+
+    def cut(self) -> list[tuple[bytes, bytes]]: ...
+    def restore(self, records: Sequence[Record], now: float) -> int: ...
+
+
+@final
+class Keeper:
+    """The files of one memory store. Ends and renewals go to the journal beside every snapshot that was saved or loaded."""
+
+    def __init__(self, store: Cuttable, timeout: float | None) -> None:
+        self._store = store
+        self._timeout = timeout
+        self._journals: dict[str, Journal] = {}
+        self._lock = threading.Lock()
+
+    def save(self, path: str | os.PathLike[str], now: float) -> int:
+        """Write a snapshot of this moment; how many sessions. Nothing in memory changes. Raises `StoreUnavailable`."""
+        # The journal first: what ends from here on is either missing from the cut or in the journal.
+        journal = self._journal(path)
+        records = self._store.cut()
+        count = write_snapshot(path, (locator + packed for locator, packed in records), now=now)
+        journal.compact(now)
+        return count
+
+    def load(self, path: str | os.PathLike[str], now: float) -> tuple[int, list[SnapshotDamaged]]:
+        """Restore what is saved and has not ended since; how many sessions, and what was damaged."""
+        name = os.fspath(path)
+        snapshot, problems = load_latest(path)
+        entries: Sequence[Entry] = ()
+        try:
+            entries, damaged = replay(path, now=now)
+            if damaged:
+                problems.append(SnapshotDamaged(f"{name}.journal", f"{damaged} entries of the journal could not be read"))
+        except SnapshotDamaged as problem:
+            # Without it a session that has ended could come back: rather none.
+            problems.append(problem)
+            snapshot = None
+        for found in problems:
+            logger.error("%s", found)
+        self._journal(path)
+        if snapshot is None:
+            return 0, problems
+        records: dict[bytes, Record] = {}
+        for packed in snapshot.records:
+            try:
+                record = Record.unpack(packed[:LOCATOR_BYTES], packed[LOCATOR_BYTES:])
+            except ValueError as problem:
+                problems.append(SnapshotDamaged(name, str(problem)))
+                logger.error("%s", problems[-1])
+                continue
+            # Written under a clock that was ahead: it must not live for longer than its timeout from now (L10).
+            record.used, record.created = min(record.used, now), min(record.created, now)
+            records[record.locator] = record
+        for entry in entries:
+            if entry.kind == "ended":
+                records.pop(entry.locator, None)
+            elif entry.locator in records:
+                _renew(records[entry.locator], entry.payload)
+        # Those whose time ran out meanwhile too: they are not open to anybody, but their ends are still to be told and cleaned up after.
+        return self._store.restore(list(records.values()), now), problems
+
+    @property
+    def keeping(self) -> bool:
+        """Whether there is a file in which an end has to be noted."""
+        return bool(self._journals)
+
+    def note_ended(self, record: Record, now: float) -> None:
+        """Remember for good that a session has ended. Returns when that is on the disk."""
+        self._note(Entry("ended", record.locator, self._until(record, now)))
+
+    def note_renewed(self, record: Record, now: float) -> None:
+        """Remember a session's new digests. Returns when they are on the disk."""
+        self._note(Entry("renewed", record.locator, self._until(record, now), record.copy({}).pack()))
+
+    def close(self) -> None:
+        with self._lock:
+            journals, self._journals = self._journals, {}
+        for journal in journals.values():
+            journal.close()
+
+    def _note(self, entry: Entry) -> None:
+        for journal in list(self._journals.values()):
+            journal.append([entry])
+
+    def _until(self, record: Record, now: float) -> float | None:
+        # As long as any older snapshot could still hold this session alive.
+        timeouts = [record.timeout, self._timeout]
+        idle = None if None in timeouts else now + max(seconds for seconds in timeouts if seconds is not None) + record.granularity
+        if record.deadline is None:
+            return idle
+        return record.deadline if idle is None else min(idle, record.deadline)
+
+    def _journal(self, path: str | os.PathLike[str]) -> Journal:
+        name = os.path.abspath(os.fspath(path))
+        with self._lock:
+            journal = self._journals.get(name)
+            if journal is None:
+                journal = self._journals[name] = Journal(path)
+            return journal
+
+
+def _renew(record: Record, payload: bytes) -> None:
+    try:
+        renewed = Record.unpack(record.locator, payload)
+    except ValueError:
+        logger.error("a renewal in the journal could not be read; the session %s keeps its old secret", record.locator.hex())
+        return
+    if renewed.revision >= record.revision:
+        record.digest, record.tag_digest, record.address = renewed.digest, renewed.tag_digest, renewed.address
+        record.previous = renewed.previous
+
+
+def keeper_of(store: object, timeout: float | None) -> Keeper:
+    """The keeper of a store, if it is one whose sessions have to be kept. Raises `PolicyError` for another."""
+    if hasattr(store, "cut") and hasattr(store, "restore"):
+        return Keeper(store, timeout)  # pyright: ignore[reportArgumentType]  # just looked
+    raise PolicyError(f"{store!r} keeps its sessions itself: save_sessions and load_sessions are for MemoryStore")

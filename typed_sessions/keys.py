@@ -1,0 +1,345 @@
+"""Keys: values of their own that carry a name, a type, a codec and hooks, and the registry that keeps their names apart.
+
+It knows how one value is declared, encoded and brought forward; not sessions, stores or requests.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, Generic, Literal, NoReturn, TypeAlias, TypeVar, cast, final, overload
+
+from typing_extensions import TypeForm, override
+
+from .codecs import DecodeRefused, HookedCodec, TypedCodec
+from .errors import DuplicateKeyError, KeyTypeError
+
+T = TypeVar("T")
+
+MAX_NAME = 64
+"""The longest name of a key, in characters."""
+MAX_VERSION = 65_535
+
+Codec: TypeAlias = TypedCodec[T] | HookedCodec[T]
+Delete: TypeAlias = Callable[[T], Awaitable[None] | None]
+NoClient: TypeAlias = Callable[[T], Awaitable[bool] | bool]
+
+_missing: Final = object()
+
+
+@final
+class Key(Generic[T]):
+    """The key of one value of type `T` in every session.
+
+    Three kinds:
+
+    * typed, `Key("visits", int)`: encoded and validated by msgspec. What msgspec cannot carry is refused here;
+    * hooked, `Key("photo", save=Photo.to_png, load=Photo.from_png)`: `save(value) -> bytes`, `load(bytes) -> value`;
+    * resident, `Key("db", Connection, resident=True)`: any object; it stays in this process and is never stored.
+
+    `cleanup_no_client(value)` runs when the session's last client leaves and when it ends, and says whether to keep the value;
+    `cleanup_delete(value)` runs at the end, if that said True (rule 13; OCaml's `new_key`). `version` and
+    `upgrade(old, version)` bring values of older code forward when they are read (rule 4). `merge(base, mine, theirs)` makes
+    one of two changes in place (rule 7). `deterministic=True` promises that `save` gives equal bytes for equal values, so that
+    changes in place of a hooked value are noticed (rule 5).
+
+    Raises `KeyTypeError` for a declaration that cannot work, `DuplicateKeyError` for a name that another key has.
+    """
+
+    __slots__ = (
+        "cleanup_delete",
+        "cleanup_no_client",
+        "codec",
+        "has_hooks",
+        "kind",
+        "merge",
+        "name",
+        "signature",
+        "upgrade",
+        "version",
+        "where",
+    )
+
+    name: str
+    kind: Literal["typed", "hooked", "resident"]
+    codec: Codec[T] | None
+    version: int
+    upgrade: Callable[[Any, int], T] | None  # Any: builtins of whatever type the older code had
+    merge: Callable[[T, T, T], T] | None
+    cleanup_delete: Delete[T] | None
+    cleanup_no_client: NoClient[T] | None
+    has_hooks: bool
+    where: str
+    signature: tuple[object, ...]
+
+    @overload
+    def __init__(
+        self,
+        name: str,
+        type: TypeForm[T],
+        /,
+        *,
+        version: int = 1,
+        upgrade: Callable[[Any, int], T] | None = None,  # Any: builtins of whatever type the older code had
+        merge: Callable[[T, T, T], T] | None = None,
+        cleanup_delete: Delete[T] | None = None,
+        cleanup_no_client: NoClient[T] | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        name: str,
+        type: TypeForm[T],
+        /,
+        *,
+        resident: Literal[True],
+        cleanup_delete: Delete[T] | None = None,
+        cleanup_no_client: NoClient[T] | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        name: str,
+        /,
+        *,
+        save: Callable[[T], bytes],
+        load: Callable[[bytes], T],
+        version: int = 1,
+        upgrade: Callable[[bytes, int], T] | None = None,
+        merge: Callable[[T, T, T], T] | None = None,
+        deterministic: bool = False,
+        cleanup_delete: Delete[T] | None = None,
+        cleanup_no_client: NoClient[T] | None = None,
+    ) -> None: ...
+    def __init__(
+        self,
+        name: str,
+        type: object = _missing,
+        /,
+        *,
+        save: Callable[[T], bytes] | None = None,
+        load: Callable[[bytes], T] | None = None,
+        resident: bool = False,
+        version: int = 1,
+        upgrade: Callable[[Any, int], T] | None = None,  # Any: see the overloads
+        merge: Callable[[T, T, T], T] | None = None,
+        deterministic: bool = False,
+        cleanup_delete: Delete[T] | None = None,
+        cleanup_no_client: NoClient[T] | None = None,
+    ) -> None:
+        where = _caller()
+        codec: Codec[T] | None
+        kind: Literal["typed", "hooked", "resident"]
+        if save is not None or load is not None:
+            kind = "hooked"
+            if type is not _missing:
+                _refuse(name, where, "give either a type or save= and load=, not both")
+            if save is None or load is None:
+                _refuse(name, where, f"save= and load= come together; {'save' if save is None else 'load'}= is missing")
+            for hook_name, hook in (("save", save), ("load", load)):
+                if not callable(hook):
+                    _refuse(name, where, f"{hook_name}= must be a function, not {hook!r}")
+            codec = HookedCodec(save, load, deterministic)
+        elif type is _missing:
+            _refuse(
+                name,
+                where,
+                f'a key needs a type, Key("{name}", int); or hooks, Key("{name}", save=..., load=...); '
+                f"or both a type and resident=True, for an object that stays in this process",
+            )
+        elif resident:
+            kind, codec = "resident", None
+        else:
+            kind = "typed"
+            try:
+                codec = TypedCodec(cast("TypeForm[T]", type))
+            except KeyTypeError as problem:
+                raise KeyTypeError(f'Key("{name}") declared at {where}: {problem}') from problem
+        if kind != "hooked" and deterministic:
+            _refuse(name, where, "deterministic= goes with save= and load=")
+        if kind == "resident" and (upgrade is not None or merge is not None or version != 1):
+            _refuse(name, where, "a resident value is never stored: version=, upgrade= and merge= do not apply to it")
+        for hook_name, other in (
+            ("upgrade", upgrade),
+            ("merge", merge),
+            ("cleanup_delete", cleanup_delete),
+            ("cleanup_no_client", cleanup_no_client),
+        ):
+            if other is not None and not callable(other):
+                _refuse(name, where, f"{hook_name}= must be a function, not {other!r}")
+            if hook_name in ("upgrade", "merge") and inspect.iscoroutinefunction(other):
+                _refuse(name, where, f"{hook_name}= must be a plain function: it runs while a value is read, which never waits")
+        _check_name_and_version(name, version, where)
+        if upgrade is not None and version == 1:
+            _refuse(name, where, "upgrade= brings older versions forward: give version=2 or more with it")
+
+        set_ = object.__setattr__
+        set_(self, "name", name)
+        set_(self, "kind", kind)
+        set_(self, "codec", codec)
+        set_(self, "version", version)
+        set_(self, "upgrade", upgrade)
+        set_(self, "merge", merge)
+        set_(self, "cleanup_delete", cleanup_delete)
+        set_(self, "cleanup_no_client", cleanup_no_client)
+        set_(self, "has_hooks", cleanup_delete is not None or cleanup_no_client is not None)
+        set_(self, "where", where)
+        hooks = (save, load, upgrade, merge, cleanup_delete, cleanup_no_client)
+        set_(self, "signature", (kind, "" if type is _missing else _type_name(type), version, *map(_hook_name, hooks), _file(where)))
+        _register(self)
+
+    @override
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"{self!r} cannot be changed: a key is what it was declared as")
+
+    @override
+    def __repr__(self) -> str:
+        return f"<{self.kind} Key {self.name!r} declared at {self.where}>"
+
+    def load(self, payload: bytes, version: int) -> T:
+        """The value of a stored payload, brought forward if it is of an older version. Raises `DecodeRefused` and nothing else."""
+        codec = self.codec
+        if codec is None:
+            raise DecodeRefused(f"{self!r} is resident: nothing of it is ever stored")
+        if version == self.version:
+            return codec.decode(payload)
+        if version > self.version:
+            raise DecodeRefused(f"stored as version {version}, and this code knows version {self.version} at most")
+        if self.upgrade is None:
+            raise DecodeRefused(f"stored as version {version}; the key is of version {self.version} and has no upgrade=")
+        old = codec.builtins(payload)
+        try:
+            value = self.upgrade(old, version)
+            codec.accept(value)
+        except Exception as problem:
+            raise DecodeRefused(f"upgrade from version {version}: {type(problem).__name__}: {problem}") from problem
+        return value
+
+
+@final
+class ListKey(Generic[T]):
+    """The key of many values of type `T`, in order: SWI-Prolog's facts. `session[key]` is a `SessionList`.
+
+    Two requests that append both succeed, and one that removes takes away only what it has seen. Elements are values, not places:
+    changing one in place is not noticed. Raises like `Key`.
+    """
+
+    __slots__ = ("codec", "name", "signature", "version", "where")
+
+    name: str
+    codec: TypedCodec[T]
+    version: int
+    where: str
+    signature: tuple[object, ...]
+
+    def __init__(self, name: str, type: TypeForm[T], /, *, version: int = 1) -> None:
+        where = _caller()
+        try:
+            codec = TypedCodec(type)
+        except KeyTypeError as problem:
+            raise KeyTypeError(f'ListKey("{name}") declared at {where}: {problem}') from problem
+        _check_name_and_version(name, version, where)
+        set_ = object.__setattr__
+        set_(self, "name", name)
+        set_(self, "codec", codec)
+        set_(self, "version", version)
+        set_(self, "where", where)
+        set_(self, "signature", ("list", _type_name(type), version, _file(where)))
+        _register(self)
+
+    @override
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"{self!r} cannot be changed: a key is what it was declared as")
+
+    @override
+    def __repr__(self) -> str:
+        return f"<ListKey {self.name!r} declared at {self.where}>"
+
+    def load(self, payload: bytes, version: int) -> T:
+        """The value of one stored element. Raises `DecodeRefused` and nothing else."""
+        if version != self.version:
+            raise DecodeRefused(f"stored as version {version}; this code's is {self.version}")
+        return self.codec.decode(payload)
+
+
+AnyKey: TypeAlias = Key[Any] | ListKey[Any]  # Any: of whatever type; for what only names or removes
+"""A key of either sort, for what only looks a name up or removes."""
+
+_registry: dict[str, AnyKey] = {}
+_registry_lock = threading.Lock()
+
+
+def known_key(name: str) -> AnyKey | None:
+    """The key that this process has declared under a name."""
+    return _registry.get(name)
+
+
+def known_names() -> frozenset[str]:
+    """The names of all declared keys."""
+    return frozenset(_registry)
+
+
+@contextmanager
+def isolated_keys() -> Iterator[None]:
+    """For tests: keys declared inside are forgotten at the end, so that another test can use their names."""
+    with _registry_lock:
+        before = dict(_registry)
+    try:
+        yield
+    finally:
+        with _registry_lock:
+            _registry.clear()
+            _registry.update(before)
+
+
+def _register(key: AnyKey) -> None:
+    with _registry_lock:
+        earlier = _registry.get(key.name)
+        if earlier is not None and earlier.signature != key.signature:
+            raise DuplicateKeyError(
+                f"the name {key.name!r} is taken: declared at {earlier.where} as {_describe(earlier)}, "
+                f"and again at {key.where} as {_describe(key)}; two keys of one name could read each other's values, so rename one"
+            )
+        # The same declaration again is a reload: the newer object's hooks are the ones to run.
+        _registry[key.name] = key
+
+
+def _describe(key: AnyKey) -> str:
+    kind = "a list" if isinstance(key, ListKey) else f"a {key.kind} key"
+    return f"{kind} of {key.signature[1]}, version {key.version}" if key.signature[1] else f"{kind}, version {key.version}"
+
+
+def _check_name_and_version(name: str, version: int, where: str) -> None:
+    if type(name) is not str or not name or len(name) > MAX_NAME or not name.isprintable():
+        raise KeyTypeError(f"Key({name!r}) declared at {where}: a name is 1 to {MAX_NAME} printable characters")
+    if type(version) is not int or not 1 <= version <= MAX_VERSION:
+        raise KeyTypeError(f'Key("{name}", version={version!r}) declared at {where}: a version is a whole number, 1 to {MAX_VERSION}')
+
+
+def _refuse(name: object, where: str, why: str) -> NoReturn:
+    raise KeyTypeError(f"Key({name!r}) declared at {where}: {why}")
+
+
+def _caller() -> str:
+    # Key[int]("n", ...) comes through typing's alias, which is not where the key was declared.
+    frame = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]  # the documented way to a caller's line without its source
+    while frame.f_back is not None and frame.f_globals.get("__name__") in ("typing", "typing_extensions"):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def _file(where: str) -> str:
+    return where.rpartition(":")[0]
+
+
+def _type_name(type_: object) -> str:
+    return f"{type_.__module__}.{type_.__qualname__}" if isinstance(type_, type) and not hasattr(type_, "__args__") else repr(type_)
+
+
+def _hook_name(hook: object) -> str | None:
+    if hook is None:
+        return None
+    return f"{getattr(hook, '__module__', '')}.{getattr(hook, '__qualname__', type(hook).__qualname__)}"

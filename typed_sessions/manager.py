@@ -1,0 +1,598 @@
+"""`SessionManager`: sessions for threads. It carries out plans and store calls; what to do is decided elsewhere.
+
+`aio` has the same names with `await`. The comments and docstrings here hold for both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import os
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, TypeVar, final
+
+from typing_extensions import Never, Self
+
+from . import plans
+from .address import AddressPolicy
+from .clients import Client
+from .cookies import SetCookie
+from .core import Core
+from .errors import KeyTypeError, NoSession, SessionEnded, SessionError
+from .events import Event
+from .exchange import BAD_REQUEST, Exchange, Guard, Request, RequestReader
+from .keeper import keeper_of
+from .lifecycle import judge
+from .options import SessionOptions
+from .policy import CookiePolicy
+from .record import Record
+from .sealing import SealingKeys
+from .session import Create, Error, Session, SessionView, tracking_of
+from .settings import UNCHANGED, build_core, change_options, locator_of
+from .stores.base import Store
+from .stores.memory import MemoryStore
+from .tracking import check_timeout
+
+E = TypeVar("E", bound=Event)
+R = TypeVar("R")
+
+logger = logging.getLogger("typed_sessions")
+
+_READER = RequestReader()
+SCAN_PAGE = 500
+
+
+def run(plan: plans.Plan[R]) -> R:
+    """Carry out a plan, one step after the other."""
+    result: Any = None  # Any: what a step gives is the plan's business
+    problem: BaseException | None = None
+    while True:
+        try:
+            step = plan.send(result) if problem is None else plan.throw(problem)
+        except StopIteration as stop:
+            done: R = stop.value
+            return done
+        result, problem = None, None
+        try:
+            if type(step) is plans.Tell:
+                result = step.function(*step.args)
+                if inspect.isawaitable(result):
+                    _drop(result)
+                    raise KeyTypeError(f"{step.function!r} gave an awaitable, which SessionManager cannot await; use AsyncSessionManager")
+            else:
+                result = step[0](*step[1])
+        except BaseException as raised:
+            problem = raised
+
+
+def _drop(awaitable: object) -> None:
+    if inspect.iscoroutine(awaitable):
+        awaitable.close()
+
+
+@final
+class Finish:
+    """Ends one request: call it once, before the response's headers leave, and send the header pairs that it returns."""
+
+    __slots__ = ("_exchange", "_manager")
+
+    def __init__(self, manager: SessionManager, exchange: Exchange) -> None:
+        self._manager = manager
+        self._exchange = exchange
+
+    def __call__(self) -> list[tuple[str, str]]:
+        """Commit what changed and close the session; the cookies to set or expire, `Vary` and `Cache-Control`, as header pairs.
+
+        Raises `StoreUnavailable`, `Conflict` or `TooLarge` when the commit failed: answer with the error's `status` and `headers` instead
+        of what the handler said. A session that another request has ended meanwhile is no error (`CommitRefused` is sent).
+        """
+        exchange = self._exchange
+        if not exchange.done:
+            try:
+                self._manager.commit_exchange(exchange)
+            finally:
+                close_exchange(exchange)
+        return exchange.headers()
+
+    def discard(self) -> list[tuple[str, str]]:
+        """Drop what changed, for an answer that reports a failure; the headers still belong into the response."""
+        discard_exchange(self._exchange)
+        return self._exchange.headers()
+
+    @property
+    def cookies(self) -> Sequence[SetCookie]:
+        """The cookies that the headers set or expire, for servers with cookie objects of their own. Complete once finished."""
+        return self._exchange.set_cookies()
+
+    def __del__(self) -> None:
+        warn_if_dropped(self._exchange)
+
+
+def close_exchange(exchange: Exchange) -> None:
+    """The request is over: its session answers no more."""
+    exchange.done = True
+    if exchange.tracking is not None:
+        exchange.tracking.closed = True
+
+
+def discard_exchange(exchange: Exchange) -> None:
+    """The request is over, and what it changed is dropped; its headers still go out."""
+    if not exchange.done:
+        if exchange.tracking is not None:
+            exchange.tracking.forget_changes()
+        close_exchange(exchange)
+
+
+def warn_if_dropped(exchange: Exchange) -> None:
+    """`ResourceWarning` for a request whose changes nobody has committed."""
+    tracking = exchange.tracking
+    if exchange.done or tracking is None or tracking.closed:
+        return
+    names = list(tracking.changed_names())
+    if names or tracking.end_asked or tracking.renew_asked:
+        warnings.warn(
+            f"a session was dropped without finish(): what was done to it is lost (keys {names}); "
+            "call (or await) the finish that start_check gave, or finish.discard()",
+            ResourceWarning,
+            stacklevel=2,
+        )
+
+
+@final
+class SessionManager:
+    """Sessions for threaded servers. See `SessionOptions` for the options; times are in seconds.
+
+    Raises `PolicyError` for a wrong or unknown option, before anything else happens.
+    """
+
+    def __init__(
+        self,
+        store: Store | None = None,
+        /,
+        *,
+        cookie_policy: CookiePolicy | None = None,
+        address_policy: AddressPolicy | None = None,
+        timeout: float | None = 600,
+        lifetime: float | None = None,
+        granularity: float = 60,
+        overlap: float = 0,
+        linger: float = 300,
+        create: Create = "on_write",
+        gc: str = "passive",
+        enabled: bool = True,
+        route: str | None = None,
+        old_id: str = "report",
+        deadline: float = 5,
+        reap_grace: float = 604_800,
+        max_clients: int = 1_000,
+        seal: SealingKeys | None = None,
+        clock: Callable[[], float] | None = None,
+        **unknown: Never,
+    ) -> None:
+        store = MemoryStore() if store is None else store
+        if inspect.iscoroutinefunction(getattr(store, "open", None)):
+            raise TypeError(f"SessionManager({store!r}): that store is for AsyncSessionManager; use its synchronous sibling")
+        options = {
+            "timeout": timeout,
+            "lifetime": lifetime,
+            "granularity": granularity,
+            "overlap": overlap,
+            "linger": linger,
+            "create": create,
+            "gc": gc,
+            "enabled": enabled,
+            "route": route,
+            "old_id": old_id,
+            "deadline": deadline,
+            "reap_grace": reap_grace,
+            "max_clients": max_clients,
+        }
+        self._core = build_core(store, cookie_policy, address_policy, seal, clock, options, unknown, asynchronous=False)
+        self._store = store
+        self._blocking = store.blocking
+        self._background = Background()
+        self._tend()
+
+    # -------------------------------------------------------------- options and events
+
+    @property
+    def options(self) -> SessionOptions:
+        """The options in force."""
+        return self._core.options
+
+    @property
+    def cookie_policy(self) -> CookiePolicy:
+        return self._core.cookie_policy
+
+    @property
+    def core(self) -> Core:
+        """For the filters of this package."""
+        return self._core
+
+    def set_options(
+        self,
+        *,
+        timeout: float | None = UNCHANGED,
+        lifetime: float | None = UNCHANGED,
+        granularity: float = UNCHANGED,
+        overlap: float = UNCHANGED,
+        linger: float = UNCHANGED,
+        create: Create = UNCHANGED,
+        gc: str = UNCHANGED,
+        enabled: bool = UNCHANGED,
+        route: str | None = UNCHANGED,
+        old_id: str = UNCHANGED,
+        deadline: float = UNCHANGED,
+        reap_grace: float = UNCHANGED,
+        **unknown: Never,
+    ) -> None:
+        """Change options at run time: all that are given, or on `PolicyError` none.
+
+        A new `timeout` is taken over by sessions without one of their own when their next use is written; `lifetime` by new sessions.
+        """
+        given = {
+            "timeout": timeout,
+            "lifetime": lifetime,
+            "granularity": granularity,
+            "overlap": overlap,
+            "linger": linger,
+            "create": create,
+            "gc": gc,
+            "enabled": enabled,
+            "route": route,
+            "old_id": old_id,
+            "deadline": deadline,
+            "reap_grace": reap_grace,
+        }
+        change_options(self._core, given, unknown)
+        self._tend()
+
+    def on(self, event: type[E], listener: Callable[[E], None], /) -> Callable[[], None]:
+        """Call `listener` for every event of this class; what is returned takes it back. Listeners are called in this order."""
+        return self._core.on(event, listener)
+
+    # -------------------------------------------------------------- requests
+
+    def start_check(
+        self,
+        request: Request,
+        /,
+        *,
+        create: Create | None = None,
+        check: Callable[[Session], bool] | None = None,
+        cookie_policy: CookiePolicy | None = None,
+        nosession: BaseException | None = None,
+        error: Error = BAD_REQUEST,
+    ) -> tuple[Session, Finish]:
+        """The request's session, opened and checked, and the function that finishes the request.
+
+        create         True, False or "on_write"; None for the manager's option
+        check          whether the session is sound; False ends it, expires its cookies and answers `error`
+        cookie_policy  instead of the manager's
+        nosession      raised instead of `Rejected` when there is no session
+        error          status and headers of the `Rejected` that is raised when a check fails
+        """
+        return self.filter(create=create, check=check, cookie_policy=cookie_policy, nosession=nosession, error=error)(request)
+
+    def filter(
+        self,
+        *,
+        create: Create | None = None,
+        check: Callable[[Session], bool] | None = None,
+        cookie_policy: CookiePolicy | None = None,
+        nosession: BaseException | None = None,
+        error: Error = BAD_REQUEST,
+    ) -> Callable[[Request], tuple[Session, Finish]]:
+        """`start_check` with its settings held: check them once, call the result per request (OCaml's `Session.filter`)."""
+        guard = self._guard(cookie_policy, create=create, check=check, nosession=nosession, error=error)
+
+        def start(request: Request) -> tuple[Session, Finish]:
+            exchange = Exchange(guard, request)
+            return self.open_exchange(exchange), Finish(self, exchange)
+
+        return start
+
+    def _guard(self, cookie_policy: CookiePolicy | None, **settings: Any) -> Guard:  # Any: typed on the callers, checked by Guard
+        return Guard(_READER, self._core.cookie_policy if cookie_policy is None else cookie_policy, **settings)
+
+    def open_exchange(self, exchange: Exchange) -> Session:
+        """For filters: open the request's session."""
+        core = self._core
+        if self._blocking:
+            _refuse_running_loop()
+        now = core.clock()
+        if now >= core.next_sweep:
+            run(plans.in_passing(core, now))
+        presented = core.ask(exchange)
+        record = None
+        if presented is not None:
+            record = self._store.open(presented.locator, core.use(exchange, presented), core.idle, now)
+            session = core.admit(exchange, presented, record, now)
+            if session is not None:
+                return session
+        return run(plans.open_session(core, exchange, presented, record, now))
+
+    def commit_exchange(self, exchange: Exchange, *, strict: bool = False) -> None:
+        """For filters: commit what the request has done so far."""
+        tracking = exchange.tracking
+        if tracking is None:
+            return
+        core = self._core
+        if self._blocking:
+            _refuse_running_loop()
+        outcome = None
+        if core.is_plain(tracking):
+            changes = tracking.changes()
+            if changes is None:
+                return
+            if core.is_simple(changes):
+                assert tracking.record is not None
+                outcome = self._store.commit(tracking.record.locator, changes, core.idle, core.clock())
+                if core.settled(exchange, tracking, outcome):
+                    return
+        run(plans.commit(core, exchange, core.clock(), strict=strict, outcome=outcome))
+
+    def abandon_exchange(self, exchange: Exchange) -> None:
+        """For filters: the handler has failed. Nothing is committed; a session made for this request alone ends with it."""
+        tracking = exchange.tracking
+        if tracking is None or exchange.done:
+            return
+        run(plans.abandon(self._core, exchange))
+        close_exchange(exchange)
+
+    def check_session_cookie(self, request: Request, /, *, cookie_policy: CookiePolicy | None = None) -> bool:
+        """Whether the request's cookies and address open a session now. Not a use."""
+        return self.get_session(request, cookie_policy=cookie_policy) is not None
+
+    def get_session(self, request: Request, /, *, cookie_policy: CookiePolicy | None = None) -> SessionView | None:
+        """The request's session for reading, or None; the cookies and the address are checked. Not a use, and no client."""
+        exchange = Exchange(self._guard(cookie_policy), request)
+        record = self._look(exchange)
+        return None if record is None else self._core.view(record, self._core.clock())
+
+    def delete_session(self, request: Request, /, *, cookie_policy: CookiePolicy | None = None) -> list[tuple[str, str]]:
+        """End the request's session, if it has one, and the headers that expire its cookies. A refused one is left alone."""
+        exchange = Exchange(self._guard(cookie_policy), request)
+        record = self._look(exchange)
+        if record is not None:
+            run(plans.end(self._core, record.locator, "ended"))
+        exchange.expire = exchange.key_value is not None and exchange.verdict not in ("cookie", "address", "old")
+        return exchange.headers()
+
+    def _look(self, exchange: Exchange) -> Record | None:
+        core = self._core
+        presented = core.ask(exchange)
+        if presented is None:
+            return None
+        now = core.clock()
+        record = self._store.open(presented.locator, None, core.idle, now)
+        exchange.verdict = judge(presented, record, exchange.address, core.address_policy, now)
+        return record if exchange.verdict in ("live", "previous") else None
+
+    def commit(self, session: Session, /) -> None:
+        """Commit in the middle of a request; afterwards the values that `update` returned are settled. Raises `SessionEnded`, and
+        whatever `finish()` raises. In a new session this creates it."""
+        self.commit_exchange(exchange_of(session), strict=True)
+
+    def refresh(self, session: Session, /) -> None:
+        """Read what others have committed since; own uncommitted changes stay. Raises `SessionEnded`, also after a renew elsewhere."""
+        tracking = tracking_of(session)
+        if tracking.closed:
+            tracking.refuse_closed()
+        record = tracking.record
+        if record is None:
+            return
+        now = self._core.clock()
+        current = self._store.open(record.locator, None, self._core.idle, now)
+        tracking.refreshed(still_open(record, current, now, old_secret=tracking.old_secret))
+
+    @contextmanager
+    def edit(self, handle: str, /) -> Iterator[Session]:
+        """A session by its handle, for writing outside of a request; committed at the end of the block, unless that raises.
+
+        Raises `NoSession` if there is none. No cookie can be sent from here: `renew` raises `HeadersSent`.
+        """
+        exchange = Exchange(self._guard(None), None)
+        locator = locator_of(handle)
+        now = self._core.clock()
+        record = None if locator is None else self._store.open(locator, None, self._core.idle, now)
+        session = hold_for_edit(self._core, exchange, record, handle, now)
+        try:
+            yield session
+            self.commit_exchange(exchange, strict=True)
+        finally:
+            close_exchange(exchange)
+
+    # -------------------------------------------------------------- clients
+
+    def connect(self, address: str | None, close: Callable[[], None], /) -> AbstractContextManager[Client]:
+        """A connection, for the time of the block: give the client to `Request(client=...)` of every request on it.
+
+        `close` is called, once and from any thread, when the only session on it has ended. At the end of the block the connection is gone,
+        and `cleanup_no_client` runs for sessions that have no other.
+        """
+        return self._connect(address, close)
+
+    @contextmanager
+    def _connect(self, address: str | None, close: Callable[[], None]) -> Iterator[Client]:
+        client = Client(address, close)
+        try:
+            yield client
+        finally:
+            for locator in self._core.clients.detach(client):
+                run(plans.last_client_left(self._core, locator))
+
+    # -------------------------------------------------------------- all sessions
+
+    def all(self) -> Iterator[SessionView]:
+        """Every session that is not over, for reading."""
+        now = self._core.clock()
+        after: bytes | None = None
+        while True:
+            records, after = self._store.scan(after, SCAN_PAGE)
+            for record in records:
+                if record.due > now:
+                    yield self._core.view(record, now)
+            if after is None:
+                return
+
+    def end(self, handle: str, /) -> bool:
+        """End a session by its handle; False if there is none. Raises TypeError for anything but text."""
+        locator = locator_of(handle)
+        return locator is not None and run(plans.end(self._core, locator, "ended"))
+
+    def end_all(self, where: Callable[[SessionView], bool] | None = None, /, *, keep: Session | None = None) -> int:
+        """End every session, or those for which `where(view)`; how many. `keep` is spared ("sign out everywhere else", ASVS 7.4.5)."""
+        kept = None if keep is None else keep.handle
+        return sum(self.end(view.handle) for view in self.all() if view.handle != kept and (where is None or where(view)))
+
+    def sweep(self) -> int:
+        """End everything whose time is over, now; how many sessions. Not needed for timeouts to hold."""
+        return run(plans.sweep(self._core))
+
+    # -------------------------------------------------------------- restarts
+
+    def save_sessions(self, path: str | os.PathLike[str], /) -> int:
+        """Write a snapshot of the memory store; how many sessions. Nothing in memory changes; resident values are not saved.
+
+        From now on, ends and renewals are noted in `<path>.journal` before the response, so that no older snapshot brings them back.
+        Raises `StoreUnavailable` if the file cannot be written whole; the previous one is still there then.
+        """
+        core = self._core
+        if core.keeper is None:
+            core.keeper = keeper_of(core.store, core.options.timeout)
+        return core.keeper.save(path, core.clock())
+
+    def load_sessions(self, path: str | os.PathLike[str], /, *, strict: bool = False) -> int:
+        """Restore what `save_sessions` wrote; how many sessions. A missing file is no sessions.
+
+        A damaged file is reported and kept under another name, and the previous good one is loaded; with `strict`, `SnapshotDamaged`.
+        """
+        core = self._core
+        if core.keeper is None:
+            core.keeper = keeper_of(core.store, core.options.timeout)
+        count, problems = core.keeper.load(path, core.clock())
+        if strict and problems:
+            raise problems[0]
+        return count
+
+    def autosave(self, path: str | os.PathLike[str], /, *, every: float = 60) -> None:
+        """Save to `path` every so many seconds, and when the manager is closed. A failure is logged, and tried again next time."""
+        check_every(every)
+        keeper_of(self._core.store, None)
+        self._background.path = path
+        self._background.start("autosave", every, lambda: self.save_sessions(path))
+
+    def _tend(self) -> None:
+        options = self._core.options
+        if options.gc == "active":
+            self._background.start("sweep", max(options.granularity, 0.01), self.sweep)
+        else:
+            self._background.stop("sweep")
+
+    def close(self) -> None:
+        """Close every client (their clean-up hooks run), save if `autosave` was asked for, and let go of the store."""
+        self._background.stop_all()
+        run(plans.close(self._core))
+        path, self._background.path = self._background.path, None
+        if path is not None:
+            self.save_sessions(path)
+        if self._core.keeper is not None:
+            self._core.keeper.close()
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def exchange_of(session: Session) -> Exchange:
+    """The exchange a session belongs to."""
+    tracking = tracking_of(session)
+    if tracking.closed:
+        tracking.refuse_closed()
+    if not isinstance(tracking.owner, Exchange):
+        raise SessionError(
+            "this session belongs to no request: a listener's changes need no commit, and those of an ended session go nowhere"
+        )
+    return tracking.owner
+
+
+def still_open(seen: Record, current: Record | None, now: float, *, old_secret: bool) -> Record:
+    """The current record if the secret that opened the session still does. Raises `SessionEnded`."""
+    if current is None or now >= current.due:
+        raise SessionEnded("the session has ended")
+    previous = current.previous
+    overlapping = previous is not None and previous.digest == seen.digest and now < previous.until
+    if current.digest != seen.digest and not overlapping and not old_secret:
+        # Otherwise whoever held the session open before a sign-in would see what is in it after (session fixation).
+        raise SessionEnded("the session was renewed by another request: this request's id opens it no more")
+    return current
+
+
+def hold_for_edit(core: Core, exchange: Exchange, record: Record | None, handle: str, now: float) -> Session:
+    """The session of an `edit` block."""
+    if record is None or now >= record.due:
+        raise NoSession(f"there is no session with the handle {handle!r}, or it has ended")
+    exchange.address = record.address
+    exchange.verdict = "live"
+    exchange.headers_sent = True
+    core.hold(exchange, record, now)
+    assert exchange.session is not None
+    return exchange.session
+
+
+def check_every(every: float) -> None:
+    """Raise `PolicyError` for an interval that is none."""
+    check_timeout("autosave(every=...)", every)
+
+
+def _refuse_running_loop() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise SessionError(
+        "SessionManager was used inside a running event loop, which its store's I/O would hold up: use AsyncSessionManager, and await it"
+    )
+
+
+@final
+class Background:
+    """The threads of a manager: each does one thing every so many seconds until it is stopped."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, tuple[threading.Event, threading.Thread]] = {}
+        self.path: str | os.PathLike[str] | None = None
+
+    def start(self, name: str, every: float, work: Callable[[], object]) -> None:
+        self.stop(name)
+        stop = threading.Event()
+
+        def loop() -> None:
+            while not stop.wait(every):
+                try:
+                    work()
+                except Exception:
+                    logger.exception("the %s of sessions failed; it is tried again in %g s", name, every)
+
+        thread = threading.Thread(target=loop, name=f"typed_sessions {name}", daemon=True)
+        self._running[name] = (stop, thread)
+        thread.start()
+
+    def stop(self, name: str) -> None:
+        running = self._running.pop(name, None)
+        if running is not None:
+            running[0].set()
+            if running[1] is not threading.current_thread():
+                running[1].join()
+
+    def stop_all(self) -> None:
+        for name in list(self._running):
+            self.stop(name)

@@ -1,0 +1,84 @@
+"""The options of a manager: one frozen value, checked as a whole, so that a wrong option changes nothing."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, fields
+from typing import Literal, final
+
+from .errors import PolicyError
+from .session import Create
+from .tracking import check_timeout
+
+_ROUTE = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionOptions:
+    """What a manager was told, and its defaults. Times are in seconds. Raises `PolicyError` for an illegal value.
+
+    timeout      idle: a session is over so long after its last use; None is never (SWI's 0)
+    lifetime     absolute: a session is over so long after its creation (OWASP ASVS 7.3.2); None is never
+    granularity  the time of use is written once per so many seconds at most, and at least ten times per timeout
+    overlap      for how long a renewed session's previous secret still opens it; `renew(overlap=)` goes before it
+    linger       where the server does not tell when a connection closes, a client counts as connected so long after a request
+    create       when a request without a session gets one; see `Create`
+    gc           "passive": what is over is ended in passing, after requests; "active": in the background
+    enabled      False: no session is opened or created
+    route        put behind the id in the cookie, for load balancers that choose a server by it
+    old_id       a secret presented after its time is reported, or answered by ending the session
+    deadline     after so long without an answer a store counts as unavailable, and a commit stops repeating itself
+    reap_grace   for so long an ended session keeps values whose hooks no process here knows
+    max_clients  of one session
+    """
+
+    timeout: float | None = 600
+    lifetime: float | None = None
+    granularity: float = 60
+    overlap: float = 0
+    linger: float = 300
+    create: Create = "on_write"
+    gc: Literal["passive", "active"] = "passive"
+    enabled: bool = True
+    route: str | None = None
+    old_id: Literal["report", "end"] = "report"
+    deadline: float = 5
+    reap_grace: float = 604_800
+    max_clients: int = 1_000
+
+    def __post_init__(self) -> None:
+        check_timeout("timeout", self.timeout)
+        check_timeout("lifetime", self.lifetime)
+        for name, least in (("granularity", 0.0), ("overlap", 0.0), ("linger", 0.0), ("deadline", 0.001), ("reap_grace", 0.0)):
+            value: object = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < math.inf:
+                raise PolicyError(f"{name} = {value!r}: expected a number of seconds, {least:g} or more")
+        for name, allowed in (("create", ("on_write", True, False)), ("gc", ("passive", "active")), ("old_id", ("report", "end"))):
+            value = getattr(self, name)
+            if not any(value is word or (isinstance(value, str) and value == word) for word in allowed):
+                raise PolicyError(
+                    f"{name} = {value!r}: expected {' or '.join(map(repr, allowed))}{nearest(value, [w for w in allowed if isinstance(w, str)])}"
+                )
+        if type(self.enabled) is not bool:
+            raise PolicyError(f"enabled = {self.enabled!r}: expected True or False")
+        if self.route is not None and (not isinstance(self.route, str) or not _ROUTE.fullmatch(self.route)):
+            raise PolicyError(f"route = {self.route!r}: expected 1 to 64 letters, digits, '-' or '_', or None")
+        if type(self.max_clients) is not int or self.max_clients < 1:
+            raise PolicyError(f"max_clients = {self.max_clients!r}: expected a whole number of at least 1")
+
+
+def nearest(word: object, among: Collection[str]) -> str:
+    """'; did you mean ...?' for a misspelt word, or nothing."""
+    close = difflib.get_close_matches(word, among, 1, 0.5) if isinstance(word, str) else []
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def refuse_unknown(unknown: Collection[str], also: Collection[str] = ()) -> None:
+    """Raise `PolicyError` for an option that does not exist, naming its nearest neighbour."""
+    known = [*(field.name for field in fields(SessionOptions)), *also]
+    for name in unknown:
+        raise PolicyError(f"there is no option {name!r}{nearest(name, known)}; the options are {', '.join(known)}")

@@ -1,0 +1,447 @@
+"""What takes a manager more than one call: plans that say what to do next and are told what came of it. No I/O in here.
+
+A plan is a generator. It yields a step, somebody else carries it out, and the result (or the exception) comes back in:
+
+    Ask    a verb of the store
+    Tell   a function of the user: a hook, a listener, a client's `close`
+    Work   work of ours that waits for a disk
+
+`run` in `manager` carries the steps out one after the other, the one in `aio` awaits what has to be awaited. Since user code only runs
+in a Tell, it runs with no lock held, and what it raises is reported here and stops nothing else (rule 10).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+
+from .changes import Changes, Outcome
+from .core import SWEEP_STEP, Core
+from .errors import Conflict, Rejected, RejectedReason, SessionEnded, StoreUnavailable
+from .events import AddressMismatch, Begin, CommitRefused, End, Event, LostUpdate, ReusedOldId, ValueRefused
+from .exchange import Exchange
+from .keys import Key, known_key
+from .lifecycle import ANSWERS, Presented, ended_by, idle_of, issue, new_record, renewal
+from .record import FIELD_HOOKED, EndReason, Record, field_revision
+from .session import Opened, Session, SessionView, enter, leave, tracking_of
+from .tracking import Tracking
+
+logger = logging.getLogger("typed_sessions")
+
+R = TypeVar("R")
+
+ATTEMPTS = 8
+"""How often a commit is repeated, and an id drawn."""
+LEASE = 60.0
+"""Seconds for which one process has an ended session to itself while it runs the hooks."""
+_FLAGS_AT = 6
+
+
+class Ask(NamedTuple):
+    """Call a verb of the store."""
+
+    verb: Callable[..., Any]
+    args: tuple[Any, ...]
+
+
+class Tell(NamedTuple):
+    """Call a function of the user's; it may give an awaitable."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+
+
+class Work(NamedTuple):
+    """Do something that waits for a disk."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+
+
+Plan: TypeAlias = Generator[Ask | Tell | Work, Any, R]  # Any: each step has a result of its own type
+
+
+# ------------------------------------------------------------------ opening
+
+
+def open_session(core: Core, exchange: Exchange, presented: Presented | None, record: Record | None, now: float) -> Plan[Session]:
+    """Give the request what its verdict and `create` say, or raise `Rejected`. The verdict is in the exchange."""
+    client = exchange.guard.reader.client(exchange.source)
+    if client is not None and client.closing:
+        yield from _close(client.take_close())
+        raise Rejected(
+            "no_session", exchange.guard.error[0], exchange.guard.error[1], "the connection's session has ended: it is being closed"
+        )
+    verdict = exchange.verdict
+    if verdict in ("live", "previous") and record is not None and presented is not None:
+        return (yield from _resume(core, exchange, presented, record, now))
+    if record is not None and verdict == "old":
+        yield from emit(core, ReusedOldId(core.view(record, now), exchange.address))
+    elif record is not None and verdict in ("cookie", "address"):
+        mismatch = AddressMismatch(
+            core.view(record, now), exchange.address, record.address, "address" if verdict == "address" else "cookie"
+        )
+        yield from emit(core, mismatch)
+        # A wrong address cookie was put together by hand: nobody is let in with it, whatever the policy says of addresses.
+        if verdict == "address" and core.address_policy.mismatch == "report" and presented is not None:
+            exchange.verdict = "live"
+            return (yield from _resume(core, exchange, presented, record, now))
+    reason = None if record is None else ended_by(verdict, record, core.address_policy, core.options, now)
+    if reason is not None and record is not None:
+        yield from end(core, record.locator, reason)
+    refusal: RejectedReason = "bad_cookie" if verdict == "cookie" else "other_address" if verdict == "address" else "no_session"
+    answer = ANSWERS["dead" if reason is not None else verdict][core.creates(exchange)]
+    exchange.expire = answer.expire
+    if answer.given == "rejected" or not core.options.enabled:
+        raise exchange.reject(refusal)
+    core.require_address(exchange)
+    session = core.hand_out(exchange, None, now)
+    if not (yield from _sound(core, exchange, session)):
+        exchange.expire = exchange.expire or verdict == "dead"
+        raise exchange.reject("check")
+    if answer.given == "new":
+        yield from create(core, exchange, now)
+    return session
+
+
+def _resume(core: Core, exchange: Exchange, presented: Presented, record: Record, now: float) -> Plan[Session]:
+    if core.use_is_due(record, now):
+        digest = presented.digest
+        if (yield Ask(core.store.touch, (record.locator, digest, core.idle, now))):
+            record = record.copy()
+            record.use_written = True
+    session = core.hand_out(exchange, record, now)
+    if exchange.verdict == "previous":
+        assert exchange.tracking is not None
+        exchange.tracking.old_secret = True
+    if not (yield from _sound(core, exchange, session)):
+        yield from end(core, record.locator, "check", exchange)
+        exchange.expire, exchange.resend = True, False
+        raise exchange.reject("check")
+    return session
+
+
+def _sound(core: Core, exchange: Exchange, session: Session) -> Plan[bool]:
+    check = exchange.guard.check
+    if check is None:
+        return True
+    token = enter(Opened(session))
+    try:
+        return bool((yield Tell(check, (session,))))
+    finally:
+        leave(token)
+
+
+# ------------------------------------------------------------------ committing
+
+
+def create(core: Core, exchange: Exchange, now: float) -> Plan[None]:
+    """Store the request's new session with what it holds so far."""
+    tracking = exchange.tracking
+    assert tracking is not None
+    core.require_address(exchange)
+    options = core.options
+    idle = idle_of(options.timeout, options)
+    for _ in range(ATTEMPTS):
+        session_id = issue(exchange.address, core.draw)
+        changes = tracking.changes(session_id.locator)
+        if changes is not None and changes.set_timeout and changes.timeout is not None:
+            changes.granularity = idle_of(changes.timeout, options).granularity
+        record = new_record(session_id, exchange.address, changes, options, idle, now)
+        created = yield Ask(core.store.create, (record, now))
+        if created != "taken":
+            break
+    else:
+        raise StoreUnavailable(f"{ATTEMPTS} ids drawn in a row were taken: the source of random bytes repeats itself")
+    residents = core.residents.apply(record.locator, tracking.resident_changes())
+    tracking.committed(record, residents)
+    route = options.route
+    exchange.issued = (session_id.key_value if route is None else f"{session_id.key_value}.{route}", session_id.addr_value)
+    exchange.verdict = "live"
+    exchange.created = True
+    core.connect(exchange, record.locator, now)
+    if created == "crowded":
+        yield from sweep_step(core, now)
+    session = exchange.session
+    assert session is not None
+    yield from emit(core, Begin(SessionView(tracking)), session)
+    if core.listeners(Begin) and tracking.changes() is not None:
+        yield from commit(core, exchange, now, strict=False)
+
+
+def commit(core: Core, exchange: Exchange, now: float, *, strict: bool, outcome: Outcome | None = None) -> Plan[None]:
+    """Commit what the request has done, whatever that takes. `outcome` is that of a first attempt that was not enough.
+
+    What comes of a session that has ended meanwhile: `CommitRefused`, and with `strict` `SessionEnded` (rule 8).
+    """
+    tracking = exchange.tracking
+    assert tracking is not None
+    if tracking.refusals is not None:
+        refusals, tracking.refusals = tracking.refusals, None
+        for name, why in refusals:
+            yield from emit(core, ValueRefused(SessionView(tracking), name, why), exchange.session)
+    if tracking.over or tracking.discarding:
+        tracking.forget_changes()
+        if strict:
+            raise SessionEnded("the session has ended: nothing of it can be committed any more")
+        return
+    record = tracking.record
+    if tracking.end_asked:
+        yield from _end_own(core, exchange, record)
+        return
+    if record is None:
+        if tracking.changes(b"") is not None:
+            yield from create(core, exchange, now)
+        return
+    yield from _commit_changes(core, exchange, tracking, record, now, strict, outcome)
+
+
+def _commit_changes(
+    core: Core, exchange: Exchange, tracking: Tracking, record: Record, now: float, strict: bool, outcome: Outcome | None
+) -> Plan[None]:
+    deadline = now + core.options.deadline
+    lost: list[str] = []
+    session_id = None
+    for attempt in range(ATTEMPTS + 1):
+        if outcome is None:
+            changes = tracking.changes()
+            if changes is None:
+                return
+            if changes.set_timeout and changes.timeout is not None:
+                changes.granularity = idle_of(changes.timeout, core.options).granularity
+            if tracking.renew_asked:
+                session_id = issue(exchange.address if exchange.address is not None else record.address, core.draw, record.locator)
+                while session_id.digest in (record.digest, record.previous and record.previous.digest):
+                    session_id = issue(exchange.address, core.draw, record.locator)
+                address = exchange.address if exchange.address is not None else record.address
+                changes.renewal = renewal(record, session_id, address, tracking.renew_overlap)
+            outcome = yield Ask(core.store.commit, (record.locator, changes, core.idle, now))
+            assert outcome is not None
+        if outcome.status != "conflict" or outcome.record is None:
+            break
+        if attempt == ATTEMPTS or core.clock() > deadline:
+            raise Conflict(f"other requests were faster {attempt + 1} times: nothing was committed", names=tracking.changed_names())
+        lost += tracking.rebase(outcome.record)
+        outcome = None
+    assert outcome is not None
+    if outcome.status != "committed" or outcome.record is None:
+        names = tracking.changed_names()
+        reason: Literal["ended", "renewed"] = "renewed" if outcome.status == "superseded" else "ended"
+        tracking.over = True
+        tracking.forget_changes()
+        exchange.resend = False
+        logger.info("a commit to the session %s was refused: %s", record.locator.hex(), reason)
+        yield from emit(core, CommitRefused(core.view(record, now), reason, names))
+        if strict:
+            raise SessionEnded(f"the session was {reason} by another request: nothing was committed")
+        return
+    after = outcome.record
+    persistent_set = tracking.persistent_set
+    residents = core.residents.apply(record.locator, tracking.resident_changes())
+    core.take_over(exchange, tracking, after, residents)
+    if persistent_set and exchange.verdict == "live":
+        exchange.resend = True
+    if session_id is not None and after.digest == session_id.digest:
+        route = core.options.route
+        exchange.issued = (session_id.key_value if route is None else f"{session_id.key_value}.{route}", session_id.addr_value)
+        if core.keeper is not None and core.keeper.keeping:
+            yield Work(core.keeper.note_renewed, (after, now))
+    elif session_id is not None:
+        # Somebody else's routine rotation came first: the browser gets that answer's cookies, and none from here.
+        exchange.resend = False
+        tracking.old_secret = True
+    for name in lost:
+        logger.warning("a change in place of %r overwrote another request's change of it", name)
+        yield from emit(core, LostUpdate(SessionView(tracking), name), exchange.session)
+
+
+def _end_own(core: Core, exchange: Exchange, record: Record | None) -> Plan[None]:
+    tracking = exchange.tracking
+    assert tracking is not None
+    tracking.forget_changes()
+    tracking.over = True
+    exchange.resend = False
+    if record is not None and not (yield from end(core, record.locator, "ended", exchange)):
+        return  # another request has ended it: its cookies are that one's business (rule 23)
+    # A session that this very request created has cookies that never left; what the browser had before is expired all the same.
+    exchange.issued = None
+    exchange.expire = exchange.expire or record is not None
+
+
+def abandon(core: Core, exchange: Exchange) -> Plan[None]:
+    """The handler has failed: commit nothing. A session that was made for this request ends, since nobody will learn of its id."""
+    tracking = exchange.tracking
+    assert tracking is not None
+    tracking.forget_changes()
+    if exchange.created and not exchange.headers_sent and tracking.record is not None:
+        yield from end(core, tracking.record.locator, "ended")
+
+
+# ------------------------------------------------------------------ ending
+
+
+def end(core: Core, locator: bytes, reason: EndReason, by: Exchange | None = None) -> Plan[bool]:
+    """End a session, now and for good; False if it had ended already. `by` is the exchange of the request that asked for it."""
+    record = yield Ask(core.store.end, (locator, reason, core.clock(), LEASE))
+    if record is None:
+        return False
+    yield from bury(core, record, by)
+    return True
+
+
+def bury(core: Core, record: Record, by: Exchange | None = None) -> Plan[None]:
+    """Everything that follows when a session has been marked as ended, in the order of rule 13."""
+    now = core.clock()
+    ending = record.ending
+    assert ending is not None
+    keeper = core.keeper
+    failure: Exception | None = None
+    if keeper is not None and keeper.keeping:
+        try:
+            yield Work(keeper.note_ended, (record, now))
+        except StoreUnavailable as problem:
+            failure = problem  # It is over all the same; but the one who asked for it has to know that a crash could undo it.
+    tracking = core.tracking_of(record, record.address, now)
+    tracking.discarding = True
+    session = Session(tracking)
+    if ending.at >= now - LEASE or ending.reason == "evicted":
+        yield from emit(core, End(SessionView(tracking), ending.reason), session)
+    residents = core.residents.of(record.locator)
+    for name in [*record.fields, *residents]:
+        key = known_key(name)
+        if isinstance(key, Key) and key.has_hooks:
+            yield from _clean(core, session, key, tracking)
+    core.residents.drop(record.locator)
+    if record.hooked:
+        hooked = [name for name, packed in record.fields.items() if packed[_FLAGS_AT] & FIELD_HOOKED]
+        left = [name for name in hooked if known_key(name) is None and now < ending.at + core.options.reap_grace]
+        yield Ask(core.store.clear, (record.locator, [name for name in record.fields if name not in left] if left else None))
+    tracking.closed = True
+    for client in core.clients.ended(record.locator):
+        if by is not None and client is by.client:
+            client.closing = True
+        else:
+            yield from _close(client.take_close())
+    if failure is not None and by is not None:
+        raise failure
+
+
+def _clean(core: Core, session: Session, key: Key[Any], tracking: Tracking) -> Plan[None]:
+    slot = tracking.slot(key)
+    if not slot.present:
+        return
+    keep: object = True
+    if key.cleanup_no_client is not None:
+        keep = yield from _tell(core, session, key.cleanup_no_client, slot.value, f"cleanup_no_client of {key!r}", True)
+    if keep and key.cleanup_delete is not None:
+        yield from _tell(core, session, key.cleanup_delete, slot.value, f"cleanup_delete of {key!r}", None)
+
+
+def _tell(core: Core, session: Session | None, function: Callable[..., Any], value: object, what: str, otherwise: object) -> Plan[object]:
+    token = enter(None if session is None else Opened(session))
+    try:
+        return (yield Tell(function, (value,)))
+    except Exception:
+        logger.exception("%s raised; everything else goes on", what)
+        return otherwise
+    finally:
+        leave(token)
+
+
+def _close(close: Callable[[], Any] | None) -> Plan[None]:
+    if close is None:
+        return
+    try:
+        yield Tell(close, ())
+    except Exception:
+        logger.exception("closing a client raised; everything else goes on")
+
+
+def last_client_left(core: Core, locator: bytes) -> Plan[None]:
+    """Run `cleanup_no_client` of a session that nobody is connected to any more, and drop the values for which it says False."""
+    now = core.clock()
+    record: Record | None = yield Ask(core.store.open, (locator, None, core.idle, now))
+    if record is None:
+        return
+    residents = core.residents.of(locator)
+    tracking = core.tracking_of(record, record.address, now)
+    session = Session(tracking)
+    dropped: list[str] = []
+    for name in [*record.fields, *residents]:
+        key = known_key(name)
+        if isinstance(key, Key) and key.cleanup_no_client is not None and tracking.slot(key).present:
+            value = tracking.slot(key).value
+            if not (yield from _tell(core, session, key.cleanup_no_client, value, f"cleanup_no_client of {key!r}", True)):
+                dropped.append(name)
+                if name in residents:
+                    core.residents.remove(locator, name, value)
+    tracking.closed = True
+    # Only the very values that the hooks have seen: a request that came meanwhile may have set others.
+    while stored := {name: record.fields[name] for name in dropped if name in record.fields}:
+        changes = Changes()
+        changes.counts_as_use = False
+        for name, packed in stored.items():
+            changes.remove(name, field_revision(packed))
+        outcome: Outcome = yield Ask(core.store.commit, (locator, changes, core.idle, now))
+        if outcome.status != "conflict" or outcome.record is None:
+            return
+        current = outcome.record.fields
+        dropped = [name for name, packed in stored.items() if current.get(name) == packed]
+
+
+# ------------------------------------------------------------------ clearing up, and closing
+
+
+def sweep_step(core: Core, now: float, limit: int = SWEEP_STEP) -> Plan[tuple[int, bool]]:
+    """End what is over, `limit` records at most; how many ended, and whether there is more."""
+    records: Sequence[Record]
+    records, more = yield Ask(core.store.sweep, (now, limit, LEASE, core.options.reap_grace))
+    for record in records:
+        yield from bury(core, record)
+    left = core.clients.lapse(now, limit)
+    for locator in left:
+        yield from last_client_left(core, locator)
+    return len(records), more or len(left) == limit
+
+
+def sweep(core: Core) -> Plan[int]:
+    """End everything that is over; how many sessions."""
+    total, more = 0, True
+    while more:
+        count, more = yield from sweep_step(core, core.clock())
+        total += count
+    return total
+
+
+def in_passing(core: Core, now: float) -> Plan[None]:
+    """A request's share of the clearing up (`gc="passive"`). What goes wrong in it is not that request's trouble."""
+    core.next_sweep = now + core.options.granularity
+    try:
+        _, more = yield from sweep_step(core, now)
+    except Exception:
+        logger.exception("clearing up expired sessions failed; it is tried again later")
+        return
+    if more:
+        core.next_sweep = now
+
+
+def close(core: Core) -> Plan[None]:
+    """Close every client, and run `cleanup_no_client` of their sessions."""
+    for client in core.clients.everyone():
+        close_client = client.take_close()
+        locators = core.clients.detach(client)
+        yield from _close(close_client)
+        for locator in locators:
+            yield from last_client_left(core, locator)
+
+
+def emit(core: Core, event: Event, session: Session | None = None) -> Plan[None]:
+    """Tell the listeners, in the order of subscription; in each, `current_session()` is the session."""
+    listeners = core.listeners(type(event))
+    if not listeners:
+        return
+    if session is None:
+        session = Session(tracking_of(event.session))
+    for listener in listeners:
+        yield from _tell(core, session, listener, event, f"a listener of {type(event).__name__} ({listener!r})", None)

@@ -1,0 +1,331 @@
+"""The typed face of one session during one request: `Session`, and `SessionView` for reading only.
+
+No accessor waits or does I/O: the data came with the one call that opened the session, and goes with the one that commits it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar, cast, final, overload
+
+from typing_extensions import override
+
+from .clients import Client
+from .errors import Headers, NoSession, Rejected
+from .keys import AnyKey, Key, ListKey, known_key
+from .residents import ABSENT
+from .tracking import Tracking
+
+T = TypeVar("T")
+D = TypeVar("D")
+
+Create: TypeAlias = Literal["on_write"] | bool
+"""When a request without a session gets one: with its first committed value, with the request (True), or never (False)."""
+Error: TypeAlias = tuple[int, Headers]
+"""What a refused request is answered with: status and headers."""
+
+_FORBIDDEN: Error = (403, ())
+
+
+@final
+class SessionList(Sequence[T], Generic[T]):
+    """The values of a `ListKey` in one session, oldest first unless prepended. Changes are committed with the request."""
+
+    __slots__ = ("_key", "_tracking")
+
+    def __init__(self, tracking: Tracking, key: ListKey[T]) -> None:
+        self._tracking = tracking
+        self._key = key
+
+    def append(self, value: T, /) -> None:
+        """Add at the end (SWI's assertz). Never collides with another request's."""
+        self._tracking.append(self._key, value, False)
+
+    def prepend(self, value: T, /) -> None:
+        """Add at the front (SWI's asserta)."""
+        self._tracking.append(self._key, value, True)
+
+    def remove_where(self, match: Callable[[T], bool], /, *, first: bool = False) -> int:
+        """Remove what matches, or only the first that does (SWI's retractall and retract); how many that were in this view."""
+        return self._tracking.remove_where(self._key, match, first)
+
+    def clear(self) -> None:
+        """Remove everything that this request has seen; what another one appends meanwhile stays."""
+        self._tracking.clear_list(self._key)
+
+    @override
+    def __len__(self) -> int:
+        return len(self._tracking.list_slot(self._key).items)
+
+    @overload
+    def __getitem__(self, index: int, /) -> T: ...
+    @overload
+    def __getitem__(self, index: slice, /) -> Sequence[T]: ...
+    @override
+    def __getitem__(self, index: int | slice, /) -> T | Sequence[T]:
+        items = self._tracking.list_slot(self._key).items
+        if isinstance(index, slice):
+            return [cast("T", item.value) for item in items[index]]
+        return cast("T", items[index].value)
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        return list(self) == list(cast("SessionList[object]", other)) if isinstance(other, (SessionList, list, tuple)) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # equal by content, which changes
+
+    @override
+    def __repr__(self) -> str:
+        return f"<SessionList of {self._key!r}, {len(self)} values>"
+
+
+class SessionView:
+    """Reading a session: what `get_session`, `all()` and events hand out. An empty session is not false: there is no `len`."""
+
+    __slots__ = ("_tracking",)
+
+    def __init__(self, tracking: Tracking) -> None:
+        self._tracking = tracking
+
+    @overload
+    def __getitem__(self, key: Key[T], /) -> T: ...
+    @overload
+    def __getitem__(self, key: ListKey[T], /) -> Sequence[T]: ...
+    def __getitem__(self, key: Key[T] | ListKey[T], /) -> T | Sequence[T]:
+        """The value. KeyError if there is none, or none that is a `T` (rule 1); a list may be empty."""
+        if isinstance(key, ListKey):
+            return SessionList(self._tracking, key)
+        slot = self._tracking.slot(key)
+        if slot.present:
+            return cast("T", slot.value)
+        raise KeyError(key)
+
+    def __contains__(self, key: AnyKey, /) -> bool:
+        if isinstance(key, ListKey):
+            return bool(self._tracking.list_slot(key).items)
+        return self._tracking.slot(key).present
+
+    @overload
+    def get(self, key: Key[T], /) -> T | None: ...
+    @overload
+    def get(self, key: Key[T], /, default: T) -> T: ...
+    @overload
+    def get(self, key: Key[T], /, default: D) -> T | D: ...
+    def get(self, key: Key[Any], /, default: object = None) -> object:
+        """The value, or `default`, which is not stored."""
+        slot = self._tracking.slot(key)
+        return slot.value if slot.present else default
+
+    def __iter__(self) -> Iterator[AnyKey]:
+        """The keys that have a value, of those declared in this process."""
+        for name in self._tracking.names():
+            key = known_key(name)
+            if key is not None:
+                yield key
+
+    @property
+    def exists(self) -> bool:
+        """Whether the session is stored: False until the first commit of a new one."""
+        return self._tracking.record is not None
+
+    @property
+    def created(self) -> float:
+        """When the session was created, in seconds since 1970."""
+        record = self._tracking.record
+        return self._tracking.now if record is None else record.created
+
+    @property
+    def idle(self) -> float:
+        """Seconds from the last use that was written to the moment the session was opened; `granularity` more than the truth at most."""
+        record = self._tracking.record
+        return 0.0 if record is None else max(0.0, self._tracking.now - record.used)
+
+    @property
+    def address(self) -> str | None:
+        """The address the session is bound to, or that of this request while the session is not stored."""
+        record = self._tracking.record
+        return self._tracking.address if record is None else record.address
+
+    @property
+    def clients(self) -> Sequence[Client]:
+        """The clients that are connected now, in this process."""
+        record = self._tracking.record
+        return () if record is None else self._tracking.around.clients_of(record.locator)
+
+    @property
+    def handle(self) -> str:
+        """The session's public name, for `manager.end(handle)` and logs: made from the locator, opens nothing. Empty while unsaved."""
+        record = self._tracking.record
+        return "" if record is None else record.locator.hex()
+
+    @override
+    def __repr__(self) -> str:
+        record = self._tracking.record
+        return f"<{type(self).__name__} {record.locator.hex() if record is not None else '(not saved)'}>"
+
+
+@final
+class Session(SessionView):
+    """Reading and writing a session during one request. `renew` and `end` take effect at the commit, like every change."""
+
+    __slots__ = ()
+
+    @overload
+    def __getitem__(self, key: Key[T], /) -> T: ...
+    @overload
+    def __getitem__(self, key: ListKey[T], /) -> SessionList[T]: ...
+    @override
+    def __getitem__(self, key: Key[T] | ListKey[T], /) -> T | SessionList[T]:
+        """The value. KeyError if there is none, or none that is a `T` (rule 1); a list may be empty."""
+        if isinstance(key, ListKey):
+            return SessionList(self._tracking, key)
+        slot = self._tracking.slot(key)
+        if slot.present:
+            return cast("T", slot.value)
+        raise KeyError(key)
+
+    def __setitem__(self, key: Key[T], value: T, /) -> None:
+        """Set the value, whatever others do meanwhile: of two assignments the last commit wins. Raises `KeyTypeError` if it is no `T`."""
+        self._tracking.assign(key, value)
+
+    def __delitem__(self, key: AnyKey, /) -> None:
+        """Remove the value (of a list: every element that this request has seen). KeyError if there is none."""
+        self._tracking.delete(key)
+
+    @overload
+    def pop(self, key: Key[T], /) -> T: ...
+    @overload
+    def pop(self, key: Key[T], /, default: T) -> T: ...
+    @overload
+    def pop(self, key: Key[T], /, default: D) -> T | D: ...
+    def pop(self, key: Key[Any], /, default: object = ABSENT) -> object:
+        """Remove the value and return it; without one, `default`, or KeyError."""
+        slot = self._tracking.slot(key)
+        if not slot.present:
+            if default is ABSENT:
+                raise KeyError(key)
+            return default
+        value: object = slot.value
+        self._tracking.delete(key)
+        return value
+
+    def setdefault(self, key: Key[T], make: Callable[[], T], /) -> T:
+        """The value; if there is none, what `make()` returns, which is set."""
+        slot = self._tracking.slot(key)
+        if slot.present:
+            return cast("T", slot.value)
+        value = make()
+        self._tracking.assign(key, value)
+        return value
+
+    @overload
+    def update(self, key: Key[T], change: Callable[[T], T], /) -> T: ...
+    @overload
+    def update(self, key: Key[T], change: Callable[[T], T], /, *, default: T) -> T: ...
+    def update(self, key: Key[T], change: Callable[[T], T], /, *, default: object = ABSENT) -> T:
+        """Set `change(value)`, also when other requests change it at the same time: nothing is lost.
+
+        `change` is applied at once for this request's view, which is returned, and again at the commit to what is there then,
+        as often as others are faster (rule 7): it must be a pure function of its argument. KeyError without a value and `default`.
+        """
+        return cast("T", self._tracking.update(key, change, default))
+
+    def renew(self, *, overlap: float | None = None, clear: bool = False) -> None:
+        """Replace the secret: the old cookie opens nothing from the commit on. Do this at sign-in (ASVS 7.2.4, session fixation).
+
+        The data stays, unless `clear`; so do locator and absolute lifetime. With `overlap` the previous secret opens the session
+        for so many seconds more (routine rotation); the default is the manager's, 0. Raises `HeadersSent` when the response's headers
+        have left, and `Rejected` (409) in a request that came with a previous secret and asks for no overlap.
+        """
+        self._tracking.ask_renew(overlap, clear)
+
+    def require(self, check: Callable[[Session], bool], /, *, error: Error = _FORBIDDEN) -> None:
+        """Refuse the request, raising `Rejected` with `error`, unless `check(session)`. The session stays."""
+        if not check(self):
+            raise Rejected("require", error[0], error[1])
+
+    def end(self) -> None:
+        """End the session at the commit: its clean-up hooks run, its cookies are expired, and nothing brings it back."""
+        self._tracking.ask_end()
+
+    @property
+    def timeout(self) -> float | None:
+        """The idle timeout in seconds; None is never. Setting it is for this session only."""
+        tracking = self._tracking
+        if tracking.timeout_set:
+            return tracking.timeout
+        return tracking.default_timeout if tracking.record is None else tracking.record.timeout
+
+    @timeout.setter
+    def timeout(self, seconds: float | None) -> None:
+        self._tracking.set_timeout(seconds)
+
+    @property
+    def persistent(self) -> bool:
+        """Whether the cookie outlives the browser session (Max-Age). Setting it is for this session only ("remember me")."""
+        return self._tracking.persistent
+
+    @persistent.setter
+    def persistent(self, persistent: bool) -> None:
+        self._tracking.set_persistent(persistent)
+
+
+def tracking_of(session: SessionView) -> Tracking:
+    """For the managers: what is behind a session that a user hands back."""
+    return session._tracking  # pyright: ignore[reportPrivateUsage]  # this module's own
+
+
+class Opener(Protocol):
+    """What stands in the context of a request: gives its session, opening it if that can be done here."""
+
+    def current(self) -> Session: ...
+
+
+_opener: ContextVar[Opener | None] = ContextVar("typed_sessions_opener", default=None)
+
+
+@overload
+def current_session() -> Session: ...
+@overload
+def current_session(default: D, /) -> Session | D: ...
+def current_session(default: object = ABSENT, /) -> object:
+    """The session of the running request or listener. Without one: `default`, or `NoSession`.
+
+    In an asynchronous request it has to be opened before (`await open_session(scope)`), or `NotOpened` is raised.
+    """
+    opener = _opener.get()
+    if opener is not None:
+        return opener.current()
+    if default is ABSENT:
+        raise NoSession("there is no session here: current_session() works in a request that a filter serves, and in a listener")
+    return default
+
+
+enter = _opener.set
+"""Make an opener the current one; `leave` with the token that this returns."""
+leave = _opener.reset
+
+
+@final
+class Opened:
+    """An opener for a session that is open already."""
+
+    __slots__ = ("_session",)
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def current(self) -> Session:
+        return self._session
+
+
+@contextmanager
+def current(opener: Opener | None) -> Iterator[None]:
+    """Within the block, `current_session()` is what `opener` gives."""
+    token = _opener.set(opener)
+    try:
+        yield
+    finally:
+        _opener.reset(token)

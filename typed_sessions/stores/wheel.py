@@ -1,0 +1,66 @@
+"""When something comes due: a timer wheel whose entries move only when their bucket does. It knows no records and no locks.
+
+A bucket is as wide as its distance is far (a 64th of it, at least a second), so that there are a few hundred buckets
+however long the timeouts are. An entry in a far bucket is looked at when that bucket begins, and put into a nearer one if
+it is not due yet; so a session that is used all the time costs one look per timeout, not one per use.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from typing import final
+
+
+@final
+class Wheel:
+    __slots__ = ("_buckets", "_starts", "_waiting")
+
+    def __init__(self) -> None:
+        self._buckets: dict[float, list[int]] = {}
+        self._starts: list[float] = []
+        # Entries of the running second that are not due yet: they wait here, or `take` would find them again and again.
+        self._waiting: list[int] = []
+
+    def add(self, key: int, due: float, now: float) -> None:
+        """Look at `key` again when `due` comes (seconds since 1970; infinity is never)."""
+        if due == math.inf:
+            return
+        distance = due - now
+        width = 2.0 ** max(0, math.frexp(distance / 64)[1]) if distance > 64 else 1.0
+        start = math.floor(due / width) * width
+        if start <= now < due:
+            self._waiting.append(key)
+            return
+        bucket = self._buckets.get(start)
+        if bucket is None:
+            self._buckets[start] = [key]
+            heapq.heappush(self._starts, start)
+        else:
+            bucket.append(key)
+
+    def begin(self, now: float) -> None:
+        """A pass over what is due at `now` begins: entries that waited for their second to be over are looked at once more."""
+        if self._waiting:
+            start = math.floor(now)
+            if start in self._buckets:
+                self._buckets[start].extend(self._waiting)
+            else:
+                self._buckets[start] = self._waiting
+                heapq.heappush(self._starts, start)
+            self._waiting = []
+
+    def take(self, now: float, limit: int) -> list[int]:
+        """At most `limit` keys whose bucket has begun; they are out of the wheel then. Nothing is due where it returns fewer."""
+        taken: list[int] = []
+        while self._starts and self._starts[0] <= now and len(taken) < limit:
+            bucket = self._buckets[self._starts[0]]
+            room = limit - len(taken)
+            taken += bucket[-room:]
+            del bucket[-room:]
+            if not bucket:
+                del self._buckets[heapq.heappop(self._starts)]
+        return taken
+
+    def __len__(self) -> int:
+        return sum(map(len, self._buckets.values())) + len(self._waiting)

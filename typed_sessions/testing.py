@@ -1,0 +1,47 @@
+"""For tests of programs that use sessions: a clock that is set by hand, signed-in cookies, keys that are forgotten. No pytest in here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, final
+
+from .errors import SessionError
+from .exchange import Request
+from .keys import Key, isolated_keys
+from .manager import SessionManager
+
+__all__ = ["FakeClock", "isolated_keys", "login"]
+
+
+@final
+class FakeClock:
+    """A clock for `SessionManager(clock=...)` that stands still until it is moved; in seconds since 1970."""
+
+    def __init__(self, now: float = 1_700_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Move on, or back with a negative number."""
+        if not math.isfinite(seconds):
+            raise ValueError(f"advance({seconds!r}): expected a finite number of seconds")
+        self.now += seconds
+
+
+def login(manager: SessionManager, values: Mapping[Key[Any], object], *, address: str = "127.0.0.1", https: bool = False) -> dict[str, str]:
+    """The cookies of a new session that holds `values`: give them to a test client, coming from `address`.
+
+    Any: keys of every type in one mapping; each value is checked against its key.
+    """
+    request = Request(headers=(), peer=address, https=https)
+    session, finish = manager.start_check(request, create=True)
+    for key, value in values.items():
+        session[key] = value
+    finish()
+    cookies = {cookie.name: cookie.value for cookie in finish.cookies}
+    if not cookies:
+        raise SessionError("the session was not created: is this manager enabled?")
+    return cookies
