@@ -37,11 +37,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
-    """No tests, stubs, examples or stray files are installed; every module of the package is."""
+    """No tests, stubs, examples or stray files are installed; every module of the package is, and the files of the demo's page."""
     names = {name for name in wheel.namelist() if ".dist-info/" not in name}
     package = ROOT / "typed_sessions"
     assert {name for name in names if not name.startswith("typed_sessions/")} == set()
-    assert {path.relative_to(ROOT).as_posix() for path in package.rglob("*.py")} <= names
+    assert {path.relative_to(ROOT).as_posix() for path in [*package.rglob("*.py"), *package.glob("demo/static/*.*")]} <= names
+    assert "typed_sessions/demo/static/page.html" in names
 
 
 def test_the_wheel_says_that_it_is_typed(wheel: zipfile.ZipFile) -> None:

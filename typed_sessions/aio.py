@@ -10,18 +10,18 @@ import inspect
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeVar, cast, final
 
 from typing_extensions import Never, Self
 
 from . import plans
 from .address import AddressPolicy
-from .changes import Outcome
+from .changes import Outcome, Use
 from .clients import Client, Close
 from .cookies import SetCookie
 from .core import Core
-from .events import Event
+from .events import Begin, Event
 from .exchange import BAD_REQUEST, Exchange, Guard, Request, RequestReader
 from .keeper import keeper_of
 from .lifecycle import judge
@@ -30,9 +30,9 @@ from .options import SessionOptions
 from .policy import CookiePolicy
 from .record import Record
 from .sealing import SealingKeys
-from .session import Create, Error, Session, SessionView, tracking_of
+from .session import Create, Error, Session, SessionView, answered, tracking_of
 from .settings import UNCHANGED, build_core, change_options, locator_of
-from .stores.base import AsyncStore, Store
+from .stores.base import AsyncStore, Created, Store
 from .stores.memory import MemoryStore
 
 E = TypeVar("E", bound=Event)
@@ -165,7 +165,7 @@ class AsyncSessionManager:
         reap_grace: float = UNCHANGED,
         **unknown: Never,
     ) -> None:
-        """As `SessionManager.set_options`."""
+        """As `SessionManager.set_options`; inside the event loop, `gc="active"` begins at once, elsewhere with the next request."""
         given = {
             "timeout": timeout,
             "lifetime": lifetime,
@@ -182,6 +182,8 @@ class AsyncSessionManager:
         }
         change_options(self._core, given, unknown)
         self._tend()
+        with suppress(RuntimeError):
+            self._start_loops(asyncio.get_running_loop())
 
     def on(self, event: type[E], listener: Callable[[E], Awaitable[None] | None], /) -> Callable[[], None]:
         """As `SessionManager.on`; a listener may be a coroutine function, which is awaited."""
@@ -224,49 +226,102 @@ class AsyncSessionManager:
     def _guard(self, cookie_policy: CookiePolicy | None, **settings: Any) -> Guard:  # Any: typed on the callers, checked by Guard
         return Guard(_READER, self._core.cookie_policy if cookie_policy is None else cookie_policy, **settings)
 
+    def open_soon(self, exchange: Exchange) -> Session | Awaitable[Session]:
+        """For filters: open the request's session; at once, if there is nothing to wait for."""
+        direct, core = self._direct, self._core
+        now = core.clock()
+        if direct is None or self._loops or now >= core.next_sweep:
+            return self.open_exchange(exchange)
+        presented = core.ask(exchange)
+        record: Record | None = None
+        if presented is not None:
+            use = Use(presented.locator, presented.tag_digest, exchange.address, core.any_address)
+            record = direct.open(presented.locator, use, core.idle, now)
+            session = core.admit(exchange, presented, record, now)
+        else:
+            session = core.admit_nobody(exchange, now)
+        return self.run(plans.open_session(core, exchange, presented, record, now)) if session is None else session
+
     async def open_exchange(self, exchange: Exchange) -> Session:
         """For filters: open the request's session."""
         core = self._core
         if self._loops:
-            self._start_loops()
+            self._start_loops(asyncio.get_running_loop())
         now = core.clock()
         if now >= core.next_sweep:
-            await self.run(plans.in_passing(core, now))
+            await self.run(plans.in_passing(core, exchange, now))
         presented = core.ask(exchange)
         record: Record | None = None
         if presented is not None:
-            use = core.use(exchange, presented)
-            if self._direct is not None:
-                record = self._direct.open(presented.locator, use, core.idle, now)
-            else:
-                record = await self._ask(core.store.open, presented.locator, use, core.idle, now)
+            use = Use(presented.locator, presented.tag_digest, exchange.address, core.any_address)
+            record = await self._ask(core.store.open, presented.locator, use, core.idle, now)
             session = core.admit(exchange, presented, record, now)
-            if session is not None:
-                return session
+        else:
+            session = core.admit_nobody(exchange, now)
+        if session is not None:
+            return session
         return await self.run(plans.open_session(core, exchange, presented, record, now))
+
+    def commit_soon(self, exchange: Exchange) -> Awaitable[None] | None:
+        """For filters: commit what the request has done so far; None if that is done, without having waited."""
+        tracking, direct, core = exchange.tracking, self._direct, self._core
+        if tracking is None or tracking.untouched:
+            return None
+        if direct is None or not core.is_plain(tracking):
+            return self.commit_exchange(exchange)
+        now = core.clock()
+        if tracking.record is None:
+            draft = core.draft(exchange, now)
+            if draft is None:
+                return None
+            created = direct.create(draft.record, now)
+            if created != "created" or draft.residents or core.has_listeners:
+                return self.run(plans.create(core, exchange, now, draft, created))
+            core.born(exchange, draft, {}, now)
+            return None
+        changes = tracking.changes()
+        if changes is None:
+            return None
+        if not core.is_simple(changes):
+            return self.commit_exchange(exchange)
+        outcome = direct.commit(tracking.record.locator, changes, core.idle, now)
+        if core.settled(exchange, tracking, outcome):
+            return None
+        return self.run(plans.commit(core, exchange, now, strict=False, outcome=outcome))
 
     async def commit_exchange(self, exchange: Exchange, *, strict: bool = False) -> None:
         """For filters: commit what the request has done so far."""
         tracking = exchange.tracking
-        if tracking is None:
+        if tracking is None or (tracking.untouched and not (strict and tracking.over)):
             return
         core = self._core
+        now = core.clock()
         outcome: Outcome | None = None
+        direct = self._direct
         if core.is_plain(tracking):
+            if tracking.record is None:
+                draft = core.draft(exchange, now)
+                if draft is None:
+                    return
+                created: Created = direct.create(draft.record, now) if direct else await self._ask(core.store.create, draft.record, now)
+                if created == "created" and not draft.residents and not core.listeners(Begin):
+                    core.born(exchange, draft, {}, now)
+                else:
+                    await self.run(plans.create(core, exchange, now, draft, created))
+                return
             changes = tracking.changes()
             if changes is None:
                 return
             if core.is_simple(changes):
-                assert tracking.record is not None
                 locator = tracking.record.locator
-                if self._direct is not None:
-                    outcome = self._direct.commit(locator, changes, core.idle, core.clock())
+                if direct is not None:
+                    outcome = direct.commit(locator, changes, core.idle, now)
                 else:
-                    outcome = await self._ask(core.store.commit, locator, changes, core.idle, core.clock())
+                    outcome = await self._ask(core.store.commit, locator, changes, core.idle, now)
                 assert outcome is not None
                 if core.settled(exchange, tracking, outcome):
                     return
-        await self.run(plans.commit(core, exchange, core.clock(), strict=strict, outcome=outcome))
+        await self.run(plans.commit(core, exchange, now, strict=strict, outcome=outcome))
 
     async def abandon_exchange(self, exchange: Exchange) -> None:
         """For filters: the handler has failed; as in `SessionManager`."""
@@ -306,8 +361,9 @@ class AsyncSessionManager:
         exchange = Exchange(self._guard(cookie_policy), request)
         record = await self._look(exchange)
         if record is not None:
-            await self.run(plans.end(self._core, record.locator, "ended"))
-        exchange.expire = exchange.key_value is not None and exchange.verdict not in ("cookie", "address", "old")
+            exchange.client = request.client
+            await self.run(plans.end(self._core, record.locator, "ended", exchange))
+        exchange.expire = exchange.verdict in ("live", "previous", "dead", "expired")
         return exchange.headers()
 
     async def _look(self, exchange: Exchange) -> Record | None:
@@ -334,7 +390,7 @@ class AsyncSessionManager:
             return
         now = self._core.clock()
         current: Record | None = await self._ask(self._core.store.open, record.locator, None, self._core.idle, now)
-        tracking.refreshed(still_open(record, current, now, old_secret=tracking.old_secret))
+        tracking.refreshed(still_open(record, current, now))
 
     def edit(self, handle: str, /) -> AbstractAsyncContextManager[Session]:
         """As `SessionManager.edit`."""
@@ -374,8 +430,9 @@ class AsyncSessionManager:
 
     def disconnected(self, client: Client) -> None:
         """For filters: the connection is gone."""
-        for locator in self._core.clients.detach(client):
-            self._spawn(self.run(plans.last_client_left(self._core, locator)))
+        left = self._core.clients.detach(client)
+        if left:
+            self._spawn(self.run(plans.clients_left(self._core, left)))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -407,13 +464,18 @@ class AsyncSessionManager:
         kept = None if keep is None else keep.handle
         ended = 0
         async for view in self.all():
-            if view.handle != kept and (where is None or where(view)):
+            if view.handle != kept and (where is None or answered(where(view), "end_all", where)):
                 ended += await self.end(view.handle)
         return ended
 
     async def sweep(self) -> int:
         """As `SessionManager.sweep`."""
-        return await self.run(plans.sweep(self._core))
+        total, more = 0, True
+        while more:
+            count, more = await self.run(plans.sweep_step(self._core, self._core.clock()))
+            total += count
+            await asyncio.sleep(0)  # other tasks have their turn between two steps (rule 16)
+        return total
 
     # -------------------------------------------------------------- restarts
 
@@ -451,11 +513,11 @@ class AsyncSessionManager:
         else:
             self._loops.pop("sweep", None)
 
-    def _start_loops(self) -> None:
+    def _start_loops(self, loop: asyncio.AbstractEventLoop) -> None:
         for name, (every, work) in self._loops.items():
             task = self._looping.get(name)
             if task is None or task.done():
-                self._looping[name] = asyncio.get_running_loop().create_task(_repeat(name, every, work))
+                self._looping[name] = loop.create_task(_repeat(name, every, work))
 
     async def aclose(self) -> None:
         """As `SessionManager.close`."""
@@ -475,7 +537,7 @@ class AsyncSessionManager:
         await self._ask(self._core.store.close)
 
     async def __aenter__(self) -> Self:
-        self._start_loops()
+        self._start_loops(asyncio.get_running_loop())
         return self
 
     async def __aexit__(self, *exc: object) -> None:

@@ -7,8 +7,10 @@ script) does the same by the same rules. No user code runs in here: values arriv
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, final
+
+import msgspec
+from msgspec.structs import replace
 
 from .record import (
     FIELD_HOOKED,
@@ -19,10 +21,10 @@ from .record import (
     TRANSIENT,
     Element,
     Previous,
+    FIELD,
     Record,
     field_revision,
     pack_elements,
-    pack_field,
     unpack_elements,
 )
 
@@ -31,8 +33,8 @@ _SEQUENCE_SHIFT = 20
 """A commit may add 2**20 elements to a list; sequences stay within 53 bits for 2**32 commits."""
 
 
-@dataclass(slots=True)
-class Write:
+@final
+class Write(msgspec.Struct, eq=False):
     """One key's new value, or its removal (`payload` None). With `base`, only if the stored field is of that revision (0: not there)."""
 
     payload: bytes | None
@@ -41,8 +43,8 @@ class Write:
     base: int | None = None
 
 
-@dataclass(slots=True)
-class ListChange:
+@final
+class ListChange(msgspec.Struct, eq=False):
     """What happened to one `ListKey`: elements are named by sequence, so that two requests never collide."""
 
     appended: Sequence[tuple[int, int, bytes]] = ()
@@ -50,11 +52,11 @@ class ListChange:
     prepended: Sequence[tuple[int, int, bytes]] = ()
     """In the order of the calls: the last one comes first in the list."""
     removed: Sequence[int] = ()
-    """Sequences; one that is no longer there is no conflict."""
+    """Sequences; one that is no longer there is no conflict. Any change, an empty one too, drops a field that is no list."""
 
 
-@dataclass(slots=True)
-class Renewal:
+@final
+class Renewal(msgspec.Struct, eq=False):
     """A new secret. Applies only while `expected` is the current digest: of two renews one wins (rule 9)."""
 
     expected: bytes
@@ -65,26 +67,24 @@ class Renewal:
     """Seconds for which the previous secret still opens the session. With 0, a lost renew refuses the whole commit."""
 
 
-class Changes:
+@final
+class Changes(msgspec.Struct, eq=False):
     """What a commit does, all or nothing. A use is written with it when the last written one is the record's granularity away."""
 
-    # Defaults on the class, since most commits have nothing but writes and there is one per writing request.
+    writes: dict[str, Write] = {}
     lists: Mapping[str, ListChange] = {}
-    clear = False
+    clear: bool = False
     """Drop every field first (`renew(clear=True)`)."""
     timeout: float | None = None
-    set_timeout = False
+    set_timeout: bool = False
     granularity: float | None = None
     persistent: bool | None = None
-    set_persistent = False
+    set_persistent: bool = False
     renewal: Renewal | None = None
-    residents = False
+    residents: bool = False
     """Resident values go with it: none of the store's business, but the session has to be there."""
-    counts_as_use = True
+    counts_as_use: bool = True
     """False for what is not the user's doing: a clean-up when the last client has left."""
-
-    def __init__(self, writes: dict[str, Write] | None = None) -> None:
-        self.writes: dict[str, Write] = {} if writes is None else writes
 
     def remove(self, name: str, base: int) -> None:
         """Remove a field if it is still of that revision."""
@@ -94,7 +94,8 @@ class Changes:
 Status: TypeAlias = Literal["committed", "conflict", "gone", "superseded"]
 
 
-class Outcome(NamedTuple):
+@final
+class Outcome(msgspec.Struct):
     """A store's answer to a commit.
 
     committed    applied; `record` is what is stored now
@@ -107,12 +108,14 @@ class Outcome(NamedTuple):
     record: Record | None = None
 
 
-class Use(NamedTuple):
+@final
+class Use(msgspec.Struct, frozen=True, gc=False):
     """What an `open` presents. A store writes the use only if all of it fits the record, and where the address is
     merely in the same network the manager decides and touches in a trip of its own (rules 9, 12)."""
 
-    digest: bytes
+    locator: bytes
     tag_digest: bytes
+    """Of the secret and SESSION_ADDR, as in the record: whoever presents it has both cookies."""
     address: str | None
     any_address: bool
 
@@ -143,20 +146,33 @@ def apply(record: Record, changes: Changes, idle: Idle, now: float) -> Outcome:
 
     revision = record.revision + 1
     fields = {} if changes.clear else dict(stored)
-    hooked = record.flags & HOOKED
+    size = 0 if changes.clear else record.size
+    flags = record.flags
+    hooked = flags & HOOKED
     for name, write in changes.writes.items():
+        before = fields.get(name)
+        if before is None:
+            size += len(name)
+        else:
+            size -= len(before)
         if write.payload is None:
             fields.pop(name, None)
         else:
-            fields[name] = pack_field(revision, write.version, write.flags, write.payload)
+            fields[name] = packed = FIELD.pack(revision, write.version, write.flags) + write.payload
+            size += len(packed)
             hooked |= write.flags & FIELD_HOOKED
-    for name, change in changes.lists.items():
-        _change_list(fields, name, change, revision)
-    after = record.copy(fields)
-    after.revision = revision
+    if changes.lists:
+        for name, change in changes.lists.items():
+            size += _change_list(fields, name, change, revision)
     if hooked:
-        hooked = any(packed[_FLAGS_AT] & FIELD_HOOKED for packed in fields.values())
-        after.flags = after.flags | HOOKED if hooked else after.flags & ~HOOKED
+        flags &= ~HOOKED
+        if any(packed[_FLAGS_AT] & FIELD_HOOKED for packed in fields.values()):
+            flags |= HOOKED
+    after = replace(record, unpacked=fields, packed=b"", revision=revision, size=size, flags=flags, use_written=False)
+    if changes.counts_as_use and not 0 <= now - record.used < record.granularity:
+        _use(after, idle, now)
+    if not (changes.set_persistent or changes.set_timeout or renewal):
+        return Outcome("committed", after)
     if changes.set_persistent:
         after.flags &= ~(PERSISTENT | TRANSIENT)
         if changes.persistent is not None:
@@ -164,8 +180,6 @@ def apply(record: Record, changes: Changes, idle: Idle, now: float) -> Outcome:
     if renewal is not None:
         after.previous = Previous(record.digest, record.tag_digest, now + renewal.overlap)
         after.digest, after.tag_digest, after.address = renewal.digest, renewal.tag_digest, renewal.address
-    if changes.counts_as_use:
-        _use(after, idle, now)
     if changes.set_timeout:
         after.timeout, after.used = changes.timeout, now
         after.granularity = idle.granularity if changes.granularity is None else changes.granularity
@@ -173,17 +187,23 @@ def apply(record: Record, changes: Changes, idle: Idle, now: float) -> Outcome:
     return Outcome("committed", after)
 
 
-def _change_list(fields: dict[str, bytes], name: str, change: ListChange, revision: int) -> None:
+def _change_list(fields: dict[str, bytes], name: str, change: ListChange, revision: int) -> int:
+    """Change one list; by how many bytes it has grown."""
+    size = len(fields.get(name, b""))
     removed = set(change.removed)
-    kept = [element for element in unpack_elements(fields.get(name)) if element.sequence not in removed]
+    try:
+        kept = [element for element in unpack_elements(fields.get(name)) if element.sequence not in removed]
+    except ValueError:
+        kept = []  # What is no list counts as absent (rule 1), and a list in its place replaces it.
     first = revision << _SEQUENCE_SHIFT
     before = [Element(-(first + n), *element) for n, element in enumerate(change.prepended)]
     after = [Element(first + n, *element) for n, element in enumerate(change.appended)]
     elements = [*reversed(before), *kept, *after]
     if elements:
         fields[name] = pack_elements(revision, elements)
-    else:
-        fields.pop(name, None)
+        return len(fields[name]) - size
+    fields.pop(name, None)
+    return -size
 
 
 def _use(record: Record, idle: Idle, now: float) -> bool:
@@ -201,11 +221,10 @@ def apply_use(record: Record, use: Use, idle: Idle, now: float) -> Record | None
     """The record with this use written, or None if there is nothing to write: it does not fit, or was written lately."""
     if record.flags & REUSED and 0 <= now - record.used < record.granularity:
         return None
+    if not use.tag_digest:
+        return None
     previous = record.previous
-    if use.digest == record.digest:
-        fits = use.tag_digest == record.tag_digest
-    else:
-        fits = previous is not None and (use.digest, use.tag_digest) == previous[:2] and now < previous.until
+    fits = use.tag_digest == record.tag_digest or (previous is not None and use.tag_digest == previous.tag_digest and now < previous.until)
     if not fits or not (use.any_address or (use.address is not None and use.address == record.address)):
         return None
     return apply_touch(record, idle, now)

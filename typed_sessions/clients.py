@@ -7,13 +7,14 @@ Where the server does not tell when a connection closes, an address counts as co
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias, final
 
 from typing_extensions import override
 
 from .errors import Rejected
+from .record import LOCATOR_BYTES
+from .stores.wheel import Wheel
 
 Close: TypeAlias = Callable[[], Awaitable[None] | None]
 
@@ -62,16 +63,18 @@ class Clients:
     def __init__(self, max_clients: int) -> None:
         self._max_clients = max_clients
         self._lock = threading.Lock()
-        self._by_session: dict[bytes, list[Client]] = {}
-        # By (locator, address): when it stops to count. In the order of that moment, since the linger time is one for all.
-        self._lingering: OrderedDict[tuple[bytes, str | None], tuple[float, Client]] = OrderedDict()
+        self.connected: dict[bytes, list[Client]] = {}
+        """The connections of each session that has any."""
+        # Addresses that linger, each with the moment until which it does. As small as can be: every new session has one.
+        self._lingering: dict[int, tuple[tuple[str | None, float], ...]] = {}
+        self._due = Wheel()
 
     def attach(self, client: Client, locator: bytes) -> None:
         """The connection carries this session from now on. Raises `Rejected` (429) when the session has as many as it may."""
         if locator in client.carried:
             return
         with self._lock:
-            clients = self._by_session.setdefault(locator, [])
+            clients = self.connected.setdefault(locator, [])
             if len(clients) >= self._max_clients:
                 raise Rejected(
                     "clients", 429, (("Retry-After", "10"),), f"the session has {len(clients)} clients, and max_clients allows no more"
@@ -79,72 +82,72 @@ class Clients:
             clients.append(client)
             client.carried.add(locator)
 
-    def seen(self, locator: bytes, address: str | None, now: float, linger: float) -> None:
-        """A request came from an address, on a connection that nobody tells about."""
-        key = (locator, address)
-        entry = self._lingering.get(key)
-        # Moved once per tenth of the time, not at every request; so it ends up to a tenth late, never early.
-        if entry is not None and now + linger <= entry[0] <= now + linger * 1.1:
-            return
-        until = now + linger * 1.1
+    def seen(self, locator: bytes, address: str | None, until: float, now: float) -> None:
+        """A request came from an address, on a connection that nobody tells about: it counts as connected `until` then."""
+        key = int.from_bytes(locator, "big")
         with self._lock:
-            entry = self._lingering.pop(key, None)
-            if entry is None:
-                clients = self._by_session.setdefault(locator, [])
-                if len(clients) >= self._max_clients:
-                    return
-                client = Client(address, _nothing)
-                client.carried.add(locator)
-                clients.append(client)
+            entries = self._lingering.get(key)
+            if entries is None:
+                self._lingering[key] = ((address, until),)
+                self._due.add(key, until, now)
             else:
-                client = entry[1]
-            self._lingering[key] = (until, client)
+                others = tuple(entry for entry in entries if entry[0] != address)
+                self._lingering[key] = (*others[-self._max_clients + 1 :], (address, until))
 
     def detach(self, client: Client) -> Sequence[bytes]:
         """The connection is closed; the sessions that have no client left."""
         client.take_close()
         with self._lock:
-            return [locator for locator in client.carried if self._remove(locator, client)]
+            return [locator for locator in client.carried if self._disconnect(locator, client) and not self._lingers(locator)]
 
-    def lapse(self, now: float, limit: int) -> Sequence[bytes]:
-        """Let go of addresses whose time is over, at most `limit`; the sessions that have no client left."""
-        left: list[bytes] = []
-        with self._lock:
-            while self._lingering and limit:
-                key = next(iter(self._lingering))
-                until, client = self._lingering[key]
-                if until > now:
-                    break
-                del self._lingering[key]
-                limit -= 1
-                if self._remove(key[0], client):
-                    left.append(key[0])
-        return left
-
-    def _remove(self, locator: bytes, client: Client) -> bool:
-        clients = self._by_session.get(locator)
+    def _disconnect(self, locator: bytes, client: Client) -> bool:
+        clients = self.connected.get(locator)
         if clients is None or client not in clients:
             return False
         clients.remove(client)
         if clients:
             return False
-        del self._by_session[locator]
+        del self.connected[locator]
         return True
 
-    def of(self, locator: bytes) -> Sequence[Client]:
-        """The clients of a session."""
+    def _lingers(self, locator: bytes) -> bool:
+        return int.from_bytes(locator, "big") in self._lingering
+
+    def lapse(self, now: float, limit: int) -> Sequence[bytes]:
+        """Let go of addresses whose time is over, looking at `limit` sessions; those that have no client left."""
+        left: list[bytes] = []
         with self._lock:
-            return tuple(self._by_session.get(locator, ()))
+            self._due.begin(now)
+            for key in self._due.take(now, limit):
+                entries = tuple(entry for entry in self._lingering.pop(key, ()) if entry[1] > now)
+                locator = key.to_bytes(LOCATOR_BYTES, "big")
+                if entries:
+                    self._lingering[key] = entries
+                    self._due.add(key, max(until for _, until in entries), now)
+                elif locator not in self.connected:
+                    left.append(locator)
+        return left
+
+    def of(self, locator: bytes, now: float) -> Sequence[Client]:
+        """The clients of a session; one that only lingers is made for the occasion, and has nothing to close."""
+        with self._lock:
+            entries = self._lingering.get(int.from_bytes(locator, "big"), ())
+            return (*self.connected.get(locator, ()), *(Client(address, _nothing) for address, until in entries if until > now))
+
+    def lingering(self, address: str | None) -> Sequence[Client]:
+        """What stands for a session's last visitor where nobody tells about connections."""
+        return (Client(address, _nothing),)
 
     def ended(self, locator: bytes) -> Sequence[Client]:
         """A session has ended: forget who it was connected to; the clients to close, which carried nothing else (rule 14)."""
         with self._lock:
-            clients = self._by_session.pop(locator, [])
-            for client in clients:
-                self._lingering.pop((locator, client.address), None)
+            self._lingering.pop(int.from_bytes(locator, "big"), None)
+            clients = self.connected.pop(locator, [])
         return [client for client in clients if len(client.carried) == 1]
 
-    def everyone(self) -> Sequence[Client]:
-        """Every client that carries a session."""
+    def everyone(self) -> tuple[Sequence[Client], Sequence[bytes]]:
+        """Every connection that carries a session, and every session that has a lingering address; the latter are forgotten."""
         with self._lock:
-            return list({id(client): client for clients in self._by_session.values() for client in clients}.values())
+            lingering, self._lingering, self._due = self._lingering, {}, Wheel()
+            connected = {id(client): client for clients in self.connected.values() for client in clients}
+        return list(connected.values()), [key.to_bytes(LOCATOR_BYTES, "big") for key in lingering]

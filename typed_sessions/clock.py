@@ -17,11 +17,10 @@ def steady_clock(
     """
     if steady is None:
         boottime = getattr(time, "CLOCK_BOOTTIME", None)
-        steady = time.monotonic if boottime is None else lambda: time.clock_gettime(boottime)
-    offset = wall() - steady()
-    source = steady
-
-    def now() -> float:
-        return offset + source()
-
-    return now
+        if boottime is not None:
+            read = time.clock_gettime
+            ahead = wall() - read(boottime)
+            return lambda: ahead + read(boottime)
+        steady = time.monotonic
+    source, offset = steady, wall() - steady()
+    return lambda: offset + source()

@@ -14,20 +14,23 @@ import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from hmac import compare_digest
 from typing import Any, TypeVar, final
 
+import msgspec
+
 from .address import AddressPolicy, Origin
-from .changes import Changes, Outcome, Use
+from .changes import Changes, Outcome
 from .clients import Client, Clients
 from .errors import KeyTypeError, NoPeerAddress, PolicyError, Rejected
 from .events import Event
 from .exchange import Exchange
 from .keeper import Keeper
 from .keys import Key
-from .lifecycle import Draw, Presented, idle_of, judge, present
+from .lifecycle import Draw, Presented, idle_of, issue, judge, new_record, present
 from .options import SessionOptions
 from .policy import CookiePolicy
-from .record import REUSED, Record
+from .record import HOOKED, REUSED, Record, SessionId
 from .residents import Residents
 from .sealing import SealingKeys
 from .session import Create, Session, SessionView
@@ -37,8 +40,17 @@ E = TypeVar("E", bound=Event)
 
 logger = logging.getLogger("typed_sessions")
 
-SWEEP_STEP = 256
+SWEEP_STEP = 32
 """How much a request does, at most, of the clearing up that has come due."""
+
+
+@final
+class Draft(msgspec.Struct, frozen=True):
+    """A session that is about to be created."""
+
+    session_id: SessionId
+    record: Record
+    residents: bool
 
 
 @final
@@ -74,6 +86,7 @@ class Core:
         self.residents = Residents()
         self.keeper: Keeper | None = None
         self._seal = seal
+        self.plain = seal is None
         self._listeners: tuple[tuple[type[Event], Callable[[Any], object]], ...] = ()
         self._lock = threading.Lock()
         # The peer of most requests is one of few, and without proxies nothing else counts.
@@ -85,6 +98,8 @@ class Core:
 
     def set_options(self, options: SessionOptions) -> None:
         self.options = options
+        self.enabled = options.enabled
+        self.lingers = options.linger + options.granularity
         self.idle = idle_of(options.timeout, options)
         self.next_sweep = self.clock() + options.granularity if options.gc == "passive" else math.inf
 
@@ -93,80 +108,96 @@ class Core:
     def ask(self, exchange: Exchange) -> Presented | None:
         """Prepare: what the request's cookies say, or None if nothing of it is worth a store call. Raises `NoPeerAddress`."""
         guard = exchange.guard
-        reader = guard.reader
-        source = exchange.source
-        peer = reader.peer(source)
+        peer, https, header = guard.basics(exchange.source)
+        exchange.looked = True
         if self._trusts:
-            origin: Origin = self.address_policy.origin(peer, lambda name: reader.headers(source, name))
+            origin = self.address_policy.origin(peer, lambda name: guard.reader.headers(exchange.source, name))
+            if origin.https is not None:
+                https = origin.https
         else:
             origin = self._origin_of(peer)
-        exchange.looked = True
-        exchange.address, https = origin
-        cookies = exchange.cookies = guard.policy.session_cookies(reader.https(source) if https is None else https)
-        header = exchange.cookie_header = reader.cookie(source)
-        exchange.key_value, exchange.addr_value = key_value, addr_value = cookies.find(header)
-        if key_value is None or not self.options.enabled:
-            exchange.verdict = "absent"
+        exchange.address = origin[0]
+        cookies = exchange.cookies = guard.cookies[https]
+        key_value, addr_value = cookies.find(header)
+        if key_value is None or not self.enabled:
             return None
         presented = present(key_value, addr_value)
         if presented is None:
             exchange.verdict = "dead"
         return presented
 
-    def use(self, exchange: Exchange, presented: Presented) -> Use:
-        return Use(presented.digest, presented.tag_digest, exchange.address, self.any_address)
-
     def admit(self, exchange: Exchange, presented: Presented, record: Record | None, now: float) -> Session | None:
         """Conclude: the session if everything is right and nothing else is to be done, or None for `plans.open_session`."""
+        # Nearly every request is this one, so it does not go through `judge`: everything right to the letter, a use written lately.
+        if (
+            record is not None
+            and compare_digest(presented.tag_digest, record.tag_digest)
+            and (exchange.address == record.address is not None or self.any_address)
+            and 0 <= now - record.used < record.granularity
+            and (record.deadline is None or now < record.deadline)
+            and record.flags & REUSED
+            and exchange.guard.check is None
+        ):
+            exchange.verdict = "live"
+            return self.hand_out(exchange, record, now)
         verdict = exchange.verdict = judge(presented, record, exchange.address, self.address_policy, now)
         if verdict != "live" or record is None or exchange.guard.check is not None or self.use_is_due(record, now):
             return None
         return self.hand_out(exchange, record, now)
 
+    def admit_nobody(self, exchange: Exchange, now: float) -> Session | None:
+        """Conclude for a request without a session: one that is not saved, if that is what it gets and nothing else is to be done."""
+        if exchange.verdict != "absent" or exchange.guard.check is not None or not self.enabled or self.creates(exchange) != "on_write":
+            return None
+        if exchange.address is None:
+            self.require_address(exchange)
+        return self.hand_out(exchange, None, now)
+
     def use_is_due(self, record: Record, now: float) -> bool:
         """Whether a use is to be written that the store did not: the address is not the bound one, but as good."""
         return not record.use_written and (not 0 <= now - record.used < record.granularity or not record.flags & REUSED)
 
-    def hold(self, exchange: Exchange, record: Record | None, now: float) -> Tracking:
-        """The request's view of a record, or (None) of a session that is not saved."""
-        tracking = exchange.tracking = self.tracking_of(record, exchange.address, now)
-        tracking.headers_sent = exchange.headers_sent
-        tracking.owner = exchange
-        exchange.session = Session(tracking)
-        return tracking
-
     def hand_out(self, exchange: Exchange, record: Record | None, now: float) -> Session:
         """The session for this request, of a record or (None) a new one that is not saved."""
-        tracking = self.hold(exchange, record, now)
-        max_age = exchange.guard.policy.max_age
-        if record is not None:
-            if max_age is not None:
-                tracking.lasting = True
-                tracking.persistent = record.persistent is not False
+        guard = exchange.guard
+        tracking = exchange.tracking = Tracking(self, record, exchange.address, now, exchange, exchange.headers_sent)
+        if guard.lasting:
+            tracking.lasting = True
+            tracking.persistent = record is None or record.persistent is not False
+            if record is not None and record.use_written and tracking.persistent and exchange.verdict == "live":
                 # A browser counts Max-Age from the last time it got the cookie, so it gets it again when a use is written (rule 12).
-                exchange.resend = record.use_written and tracking.persistent and exchange.verdict == "live"
-            self.connect(exchange, record.locator, now)
-        elif max_age is not None:
-            tracking.lasting = tracking.persistent = True
-        session = exchange.session
-        assert session is not None
+                exchange.resend = True
+        if record is not None:
+            if guard.has_clients and (client := guard.client(exchange.source)) is not None:
+                exchange.client = client
+                if record.locator not in client.carried:
+                    self.clients.attach(client, record.locator)
+            elif record.flags & HOOKED or self.clients.connected or self.residents.busy:
+                self.linger(record.locator, exchange.address, now)
+        session = exchange.session = Session(tracking)
         return session
 
-    def connect(self, exchange: Exchange, locator: bytes, now: float) -> None:
-        """The request's connection carries this session."""
-        client = exchange.client = exchange.guard.reader.client(exchange.source)
+    def connect(self, exchange: Exchange, record: Record, now: float) -> None:
+        """The request's connection carries this session, which is new or has hooks now."""
+        if exchange.source is None:
+            return  # not a request: an `edit`
+        client = exchange.guard.client(exchange.source) if exchange.guard.has_clients else None
         if client is not None:
-            if locator not in client.carried:
-                self.clients.attach(client, locator)
-        else:
-            self.clients.seen(locator, exchange.address, now, self.options.linger)
+            exchange.client = client
+            self.clients.attach(client, record.locator)
+        elif record.flags & HOOKED or self.clients.connected or self.residents.busy:
+            # Where there are no hooks nobody has to be told who leaves, and who is there can be seen from the record.
+            self.linger(record.locator, exchange.address, now)
+
+    def linger(self, locator: bytes, address: str | None, now: float) -> None:
+        """A request came from an address, on a connection of which nobody will tell that it is closed."""
+        self.clients.seen(locator, address, now + self.options.linger, now)
 
     def require_address(self, exchange: Exchange) -> None:
         """Raise unless a session can be bound to where the request comes from: otherwise every request would get a session of its own."""
         if exchange.address is not None or self.any_address:
             return
-        reader, source = exchange.guard.reader, exchange.source
-        peer = reader.peer(source)
+        peer = exchange.guard.basics(exchange.source)[0]
         if not self._trusts or not peer or self._origin_of(peer).address is None:
             raise NoPeerAddress(
                 f"no session can be bound to the peer {peer!r}: it is no IP address"
@@ -187,27 +218,61 @@ class Core:
 
     # -------------------------------------------------------------- committing
 
+    def draft(self, exchange: Exchange, now: float, *, forced: bool = False) -> Draft | None:
+        """Prepare: the record of the request's new session, under an id just drawn; None if it holds nothing (and is not `forced`)."""
+        tracking = exchange.tracking
+        assert tracking is not None
+        options = self.options
+        session_id = issue(self.draw)
+        changes = tracking.changes(session_id.locator)
+        if changes is None and not forced:
+            return None
+        if exchange.address is None:
+            self.require_address(exchange)
+        if changes is not None and changes.set_timeout and changes.timeout is not None:
+            changes.granularity = idle_of(changes.timeout, options).granularity
+        record = new_record(session_id, exchange.address, changes, options, self.idle, now)
+        return Draft(session_id, record, changes is not None and changes.residents)
+
+    def born(self, exchange: Exchange, draft: Draft, residents: Mapping[str, object], now: float) -> None:
+        """Conclude: the store has created the session of a draft."""
+        tracking = exchange.tracking
+        assert tracking is not None
+        tracking.committed(draft.record, residents)
+        exchange.issued = self.issued(draft.session_id)
+        exchange.verdict = "live"
+        exchange.created = True
+        self.connect(exchange, draft.record, now)
+
+    def issued(self, session_id: SessionId) -> tuple[str, str]:
+        """The values of the two cookies."""
+        route = self.options.route
+        return session_id.key_value if route is None else f"{session_id.key_value}.{route}", session_id.addr_value
+
     def is_plain(self, tracking: Tracking) -> bool:
-        """Prepare: whether committing is telling the store `tracking.changes()` and nothing else; if not, it is for `plans.commit`."""
-        return not (tracking.record is None or tracking.end_asked or tracking.over or tracking.renew_asked or tracking.discarding) and (
-            tracking.refusals is None
-        )
+        """Prepare: whether committing is telling the store what was written and nothing else; if not, it is for `plans.commit`."""
+        return not (tracking.flagged or tracking.over or tracking.discarding or tracking.refusals)
 
     def is_simple(self, changes: Changes) -> bool:
         """Whether nothing but the store is concerned by these changes."""
-        return not (changes.residents or changes.set_timeout or changes.set_persistent)
+        return not changes.residents
 
     def settled(self, exchange: Exchange, tracking: Tracking, outcome: Outcome) -> bool:
         """Conclude: True if the store has committed and that is all; otherwise it is for `plans.commit`."""
-        record = outcome.record
-        if outcome.status != "committed" or record is None:
+        record, seen = outcome.record, tracking.record
+        if outcome.status != "committed" or record is None or seen is None or record.digest != seen.digest:
             return False
-        self.take_over(exchange, tracking, record, {})
+        if record.use_written or record.flags & HOOKED:
+            self.take_over(exchange, tracking, record, {})
+        else:
+            tracking.committed(record, {})
         return True
 
     def take_over(self, exchange: Exchange, tracking: Tracking, record: Record, residents: Mapping[str, object]) -> None:
         if record.use_written and tracking.persistent and exchange.verdict == "live":
             exchange.resend = True
+        if record.flags & HOOKED or residents:
+            self.connect(exchange, record, self.clock())
         tracking.committed(record, residents)
 
     # -------------------------------------------------------------- listeners
@@ -232,8 +297,14 @@ class Core:
 
         return off
 
+    @property
+    def has_listeners(self) -> bool:
+        return bool(self._listeners)
+
     def listeners(self, event: type[Event]) -> Sequence[Callable[[Any], object]]:
         """Who wants to hear of such an event, in the order of subscription."""
+        if not self._listeners:
+            return ()
         return [listener for wanted, listener in self._listeners if issubclass(event, wanted)]
 
     # -------------------------------------------------------------- what sessions ask of their surroundings
@@ -242,11 +313,26 @@ class Core:
     def seal(self) -> SealingKeys | None:
         return self._seal
 
+    @property
+    def default_timeout(self) -> float | None:
+        return self.options.timeout
+
+    @property
+    def default_overlap(self) -> float:
+        return self.options.overlap
+
     def residents_of(self, locator: bytes) -> Mapping[str, object]:
         return self.residents.of(locator)
 
-    def clients_of(self, locator: bytes) -> Sequence[Client]:
-        return self.clients.of(locator)
+    def clients_of(self, tracking: Tracking) -> Sequence[Client]:
+        record = tracking.record
+        if record is None:
+            return ()
+        now = self.clock()
+        clients = self.clients.of(record.locator, now)
+        if not clients and not tracking.over and now < record.used + self.lingers:
+            clients = self.clients.lingering(record.address)
+        return clients
 
     def check_hooks(self, key: Key[Any]) -> None:
         if self.asynchronous:
@@ -264,8 +350,7 @@ class Core:
         return SessionView(tracking)
 
     def tracking_of(self, record: Record | None, address: str | None, now: float) -> Tracking:
-        options = self.options
-        return Tracking(self, record, address=address, now=now, default_timeout=options.timeout, overlap=options.overlap)
+        return Tracking(self, record, address, now)
 
 
 def within(path: str, prefix: str) -> bool:

@@ -45,7 +45,8 @@ class CommitRefused(Event):
 @final
 @dataclass(frozen=True)
 class LostUpdate(Event):
-    """A value changed in place met another request's change of it, and had no `merge`: the other change was overwritten."""
+    """Of two changes of a value one is lost: changed in place without a `merge`, it overwrote another request's change; or an `update`
+    without a default was dropped, since another request had removed the value."""
 
     name: str
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import http
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, final
+
+import msgspec
 
 from .clients import Client
 from .cookies import SetCookie, parse_cookies
@@ -34,7 +36,7 @@ class Request:
     client   the connection (`manager.connect`), if the server tells when it closes
     """
 
-    headers: Iterable[tuple[str, str]] | Iterable[tuple[bytes, bytes]]
+    headers: Iterable[tuple[str, str]] | Iterable[tuple[bytes, bytes]] = field(repr=False)  # they hold the cookies (I4)
     peer: str | None
     path: str = "/"
     https: bool = False
@@ -44,9 +46,15 @@ class Request:
 class Reader(Protocol):
     """How to get what is needed out of a server's request object. Any: each server has its own."""
 
-    def cookie(self, source: Any, /) -> str: ...
-    def peer(self, source: Any, /) -> str | None: ...
-    def https(self, source: Any, /) -> bool: ...
+    @property
+    def has_clients(self) -> bool:
+        """Whether `client` ever gives one."""
+        ...
+
+    def basics(self, source: Any, /) -> tuple[str | None, bool, str]:
+        """The peer's address, whether the connection is encrypted, and the `Cookie` headers, joined by "; "."""
+        ...
+
     def path(self, source: Any, /) -> str: ...
     def headers(self, source: Any, name: str, /) -> Sequence[str]: ...
     def client(self, source: Any, /) -> Client | None: ...
@@ -56,14 +64,10 @@ class Reader(Protocol):
 class RequestReader:
     """The reader of `Request`."""
 
-    def cookie(self, source: Request, /) -> str:
-        return "; ".join(self.headers(source, "cookie"))
+    has_clients = True
 
-    def peer(self, source: Request, /) -> str | None:
-        return source.peer
-
-    def https(self, source: Request, /) -> bool:
-        return source.https
+    def basics(self, source: Request, /) -> tuple[str | None, bool, str]:
+        return source.peer, source.https, "; ".join(self.headers(source, "cookie"))
 
     def path(self, source: Request, /) -> str:
         return source.path
@@ -85,7 +89,7 @@ class RequestReader:
 class Guard:
     """The settings of one filter. Raises `PolicyError` for an illegal one."""
 
-    __slots__ = ("check", "create", "error", "nosession", "policy", "reader")
+    __slots__ = ("basics", "check", "client", "cookies", "create", "error", "has_clients", "lasting", "nosession", "policy", "reader")
 
     def __init__(
         self,
@@ -107,7 +111,12 @@ class Guard:
         if not isinstance(policy, CookiePolicy):
             raise PolicyError(f"cookie_policy = {policy!r}: expected a CookiePolicy")
         self.reader = reader
+        self.basics = reader.basics
+        self.client = reader.client
+        self.has_clients = reader.has_clients
+        self.lasting = policy.max_age is not None
         self.policy = policy
+        self.cookies = (policy.session_cookies(False), policy.session_cookies(True))
         self.create = create
         self.check = check
         self.nosession = nosession
@@ -143,71 +152,53 @@ def plain_answer(status: int, headers: Sequence[tuple[str, str]]) -> tuple[str, 
 
 
 @final
-class Exchange:
+class Exchange(msgspec.Struct, eq=False, weakref=True):
     """One request and its answer."""
 
-    __slots__ = (
-        "address",
-        "addr_value",
-        "client",
-        "cookie_header",
-        "cookies",
-        "created",
-        "done",
-        "expire",
-        "failed",
-        "guard",
-        "headers_sent",
-        "issued",
-        "key_value",
-        "looked",
-        "resend",
-        "session",
-        "source",
-        "tracking",
-        "verdict",
-    )
+    guard: Guard
+    source: Any  # Any: the server's own request object; only the guard's reader looks into it
+    session: Session | None = None
+    tracking: Tracking | None = None
+    looked: bool = False
+    """The session was asked for, in whatever way: the answer depends on the cookie."""
+    headers_sent: bool = False
+    done: bool = False
+    created: bool = False
+    """The session was made by this request."""
+    failed: bool = False
+    expire: bool = False
+    resend: bool = False
+    issued: tuple[str, str] | None = None
+    client: Client | None = None
+    address: str | None = None
+    cookies: SessionCookies | None = None
+    verdict: Verdict = "absent"
 
-    def __init__(self, guard: Guard, source: object) -> None:
-        self.guard = guard
-        self.source: Any = source  # Any: the server's own; only the guard's reader looks into it
-        self.session: Session | None = None
-        self.tracking: Tracking | None = None
-        self.looked = False
-        self.done = False
-        self.created = False
-        self.headers_sent = False
-        self.failed = False
-        self.expire = False
-        self.resend = False
-        self.issued: tuple[str, str] | None = None
-        self.client: Client | None = None
+    def __repr__(self) -> str:
+        return f"<Exchange {self.verdict}>"  # the cookies' values must not reach a log or a traceback (I4)
 
-    # Filled in when the session is opened.
-    cookie_header: str
-    cookies: SessionCookies
-    address: str | None
-    key_value: str | None
-    addr_value: str | None
-    verdict: Verdict
+    @property
+    def quiet(self) -> bool:
+        """Whether `Vary` is all that there is to say."""
+        return self.issued is None and not (self.expire or self.resend or self.failed or self.client is not None)
 
     def set_cookies(self) -> list[SetCookie]:
         """The cookies to set or expire, one per name (C11)."""
-        if not self.looked:
+        if not self.looked or self.cookies is None:
             return []
         if self.issued is not None:
             found = list(self.cookies.set(*self.issued, persistent=self._persistent()))
         elif self.expire:
             found = list(self.cookies.expire())
-        elif self.resend and self.key_value is not None and self.addr_value is not None:
-            found = list(self.cookies.set(self.key_value, self.addr_value, persistent=self._persistent()))
+        elif self.resend and not self._outdated():
+            found = list(self.cookies.set(*self._given(), persistent=self._persistent()))
         else:
             found = []
         return found + self._others()
 
     def headers(self) -> list[tuple[str, str]]:
         """The header pairs for the response: cookies, `Cache-Control: no-store` with one of ours, and `Vary` (rule 24)."""
-        if not self.looked:
+        if not self.looked or self.cookies is None:
             return []
         pairs: list[tuple[str, str]] = []
         values: tuple[str, str] | None = None
@@ -215,8 +206,8 @@ class Exchange:
             values = self.cookies.set_headers(*self.issued, persistent=self._persistent())
         elif self.expire:
             values = self.cookies.expire_headers()
-        elif self.resend and self.key_value is not None and self.addr_value is not None:
-            values = self.cookies.set_headers(self.key_value, self.addr_value, persistent=self._persistent())
+        elif self.resend and not self._outdated():
+            values = self.cookies.set_headers(*self._given(), persistent=self._persistent())
         if values is not None:
             pairs = [("Set-Cookie", values[0]), ("Set-Cookie", values[1]), ("Cache-Control", "no-store")]
         if self.failed:
@@ -225,6 +216,16 @@ class Exchange:
         if self.client is not None and self.client.closing:
             pairs.append(("Connection", "close"))
         return pairs
+
+    def _given(self) -> tuple[str, str]:
+        """The values of the cookies that the request came with."""
+        assert self.cookies is not None
+        key, addr = self.cookies.find(self.guard.basics(self.source)[2])
+        return key or "", addr or ""
+
+    def _outdated(self) -> bool:
+        # The browser gets newer cookies with the answer of the request that has renewed, or has them already.
+        return self.tracking is not None and self.tracking.old_secret
 
     def _persistent(self) -> bool:
         tracking = self.tracking
@@ -237,7 +238,7 @@ class Exchange:
         own = {
             name for https in (False, True) for name in (policy.session_cookies(https).key_name, policy.session_cookies(https).addr_name)
         }
-        return filtered(policy.filter, parse_cookies(self.cookie_header), own)
+        return filtered(policy.filter, parse_cookies(self.guard.basics(self.source)[2]), own)
 
     def reject(self, reason: RejectedReason) -> BaseException:
         """What to raise for a request whose check has failed: the user's own exception for a missing session, or `Rejected`."""

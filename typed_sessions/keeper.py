@@ -1,7 +1,8 @@
 """What of a memory store outlives the process: snapshots, and the journal that keeps ended sessions ended (rules 8, 29).
 
-A snapshot's records are 16 bytes of locator and a packed record (see `record`). The journal's entries are ended locators, and for a
-renewed session the packed record without its fields: digests, never secrets.
+A snapshot's records are 16 bytes of locator and a packed record (see `record`). The journal's entries are ended locators, with the packed
+record for as long as its hooks have not run (rule 13), and for a renewed session the packed record without its fields: digests, never
+secrets.
 """
 
 from __future__ import annotations
@@ -14,10 +15,16 @@ from typing import Protocol, final
 
 from .errors import PolicyError, SnapshotDamaged
 from .journal import Entry, Journal, replay
-from .record import LOCATOR_BYTES, Record
+from .record import LOCATOR_BYTES, OWN_TIMEOUT, Record
 from .snapshot import load_latest, write_snapshot
 
 logger = logging.getLogger("typed_sessions")
+
+
+LONGEST = 400 * 86_400.0
+"""Seconds: browsers keep no cookie for longer (RFC 6265bis 5.5), so a session with a timeout of its own may have had this much."""
+_AND_GRANULARITY = 1.1
+"""A session's granularity is a tenth of its timeout at most."""
 
 
 class Cuttable(Protocol):
@@ -67,7 +74,7 @@ class Keeper:
         records: dict[bytes, Record] = {}
         for packed in snapshot.records:
             try:
-                record = Record.unpack(packed[:LOCATOR_BYTES], packed[LOCATOR_BYTES:])
+                record = Record.unpack(packed[:LOCATOR_BYTES], packed[LOCATOR_BYTES:]).copy()
             except ValueError as problem:
                 problems.append(SnapshotDamaged(name, str(problem)))
                 logger.error("%s", problems[-1])
@@ -75,9 +82,13 @@ class Keeper:
             # Written under a clock that was ahead: it must not live for longer than its timeout from now (L10).
             record.used, record.created = min(record.used, now), min(record.created, now)
             records[record.locator] = record
+            if self._timeout is not None and not record.flags & OWN_TIMEOUT:
+                self._timeout = None if record.timeout is None else max(self._timeout, record.timeout)
         for entry in entries:
             if entry.kind == "ended":
                 records.pop(entry.locator, None)
+                if entry.payload:
+                    _wait(records, entry)
             elif entry.locator in records:
                 _renew(records[entry.locator], entry.payload)
         # Those whose time ran out meanwhile too: they are not open to anybody, but their ends are still to be told and cleaned up after.
@@ -88,13 +99,17 @@ class Keeper:
         """Whether there is a file in which an end has to be noted."""
         return bool(self._journals)
 
-    def note_ended(self, record: Record, now: float) -> None:
-        """Remember for good that a session has ended. Returns when that is on the disk."""
-        self._note(Entry("ended", record.locator, self._until(record, now)))
+    def note_ended(self, records: Sequence[Record], now: float) -> None:
+        """Remember for good that sessions have ended, and what their hooks are to run on. Returns when that is on the disk."""
+        self._note([Entry("ended", r.locator, self._until(r, now), r.pack() if r.hooked else b"") for r in records])
+
+    def note_cleaned(self, records: Sequence[Record], now: float) -> None:
+        """Remember that the hooks of ended sessions have run. Returns when that is on the disk."""
+        self._note([Entry("ended", record.locator, self._until(record, now)) for record in records])
 
     def note_renewed(self, record: Record, now: float) -> None:
         """Remember a session's new digests. Returns when they are on the disk."""
-        self._note(Entry("renewed", record.locator, self._until(record, now), record.copy({}).pack()))
+        self._note([Entry("renewed", record.locator, self._until(record, now), record.copy({}).pack())])
 
     def close(self) -> None:
         with self._lock:
@@ -102,14 +117,14 @@ class Keeper:
         for journal in journals.values():
             journal.close()
 
-    def _note(self, entry: Entry) -> None:
+    def _note(self, entries: Sequence[Entry]) -> None:
         for journal in list(self._journals.values()):
-            journal.append([entry])
+            journal.append(entries)
 
     def _until(self, record: Record, now: float) -> float | None:
-        # As long as any older snapshot could still hold this session alive.
-        timeouts = [record.timeout, self._timeout]
-        idle = None if None in timeouts else now + max(seconds for seconds in timeouts if seconds is not None) + record.granularity
+        # As long as any older snapshot could still hold this session alive, whatever its timeout was then.
+        timeouts = [record.timeout, self._timeout, LONGEST if record.flags & OWN_TIMEOUT else 0]
+        idle = None if None in timeouts else now + max(seconds for seconds in timeouts if seconds is not None) * _AND_GRANULARITY
         if record.deadline is None:
             return idle
         return record.deadline if idle is None else min(idle, record.deadline)
@@ -121,6 +136,13 @@ class Keeper:
             if journal is None:
                 journal = self._journals[name] = Journal(path)
             return journal
+
+
+def _wait(records: dict[bytes, Record], entry: Entry) -> None:
+    try:
+        records[entry.locator] = Record.unpack(entry.locator, entry.payload)
+    except ValueError:
+        logger.error("an end in the journal could not be read; the hooks of the session %s do not run", entry.locator.hex())
 
 
 def _renew(record: Record, payload: bytes) -> None:

@@ -16,6 +16,7 @@ from typing_extensions import TypeForm, override
 
 from .codecs import DecodeRefused, HookedCodec, TypedCodec
 from .errors import DuplicateKeyError, KeyTypeError
+from .record import FIELD_HOOKED, pack_field
 
 T = TypeVar("T")
 
@@ -54,9 +55,11 @@ class Key(Generic[T]):
         "cleanup_no_client",
         "codec",
         "has_hooks",
+        "immutable",
         "kind",
         "merge",
         "name",
+        "plain_head",
         "signature",
         "upgrade",
         "version",
@@ -72,6 +75,9 @@ class Key(Generic[T]):
     cleanup_delete: Delete[T] | None
     cleanup_no_client: NoClient[T] | None
     has_hooks: bool
+    immutable: bool
+    plain_head: bytes
+    """How a stored field begins, after its revision, that can be decoded as it is: this version, hooks or not, and no seal."""
     where: str
     signature: tuple[object, ...]
 
@@ -186,6 +192,8 @@ class Key(Generic[T]):
         set_(self, "cleanup_delete", cleanup_delete)
         set_(self, "cleanup_no_client", cleanup_no_client)
         set_(self, "has_hooks", cleanup_delete is not None or cleanup_no_client is not None)
+        set_(self, "immutable", codec is not None and not codec.mutable)
+        set_(self, "plain_head", pack_field(0, version, FIELD_HOOKED if self.has_hooks else 0, b"")[4:])
         set_(self, "where", where)
         hooks = (save, load, upgrade, merge, cleanup_delete, cleanup_no_client)
         set_(self, "signature", (kind, "" if type is _missing else _type_name(type), version, *map(_hook_name, hooks), _file(where)))
@@ -280,6 +288,11 @@ def known_key(name: str) -> AnyKey | None:
 def known_names() -> frozenset[str]:
     """The names of all declared keys."""
     return frozenset(_registry)
+
+
+def somebody_cleans_up() -> bool:
+    """Whether a key of this process has a `cleanup_no_client`."""
+    return any(isinstance(key, Key) and key.cleanup_no_client is not None for key in list(_registry.values()))
 
 
 @contextmanager

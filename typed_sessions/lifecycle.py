@@ -1,8 +1,10 @@
 """What becomes of a request's session: the rules as decisions over plain data. No I/O, no clock: the time is passed in.
 
-A request presents two cookies. SESSION_KEY is base64url of locator ‖ secret (16 + 32 bytes), SESSION_ADDR is base64url of
-HMAC-SHA256(k, secret ‖ bound address) with a random k that is forgotten as soon as it has been used: the record keeps only SHA-256
-digests of the secret and of the tag, which prove both cookies as well as k would, and with less to steal (rules 17, 20).
+A request presents two cookies. SESSION_KEY is base64url of locator ‖ secret (16 + 32 bytes), SESSION_ADDR is base64url of a tag of 32
+more random bytes. The record keeps the address they are bound to and two SHA-256 digests, of the secret and of secret ‖ SESSION_ADDR. (A
+keyed hash of the address, under a random key of the session's own, would look the same to everybody and prove no more; but the key
+would have to lie in the store, and be used at every request.) So the tag tells its reader nothing, belongs to this secret alone, and
+neither cookie can be made from what a store or a snapshot holds (rules 17, 20).
 
 1. `present` reads the cookies' values. What is not of the right form costs no store call (rule 18).
 2. The store is asked for the record under the locator: one trip, in which the use is written too.
@@ -24,13 +26,14 @@ A refused request is never attached to the session whose id it presented (rule 1
 
 from __future__ import annotations
 
-import hmac
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable
 from hashlib import sha256
 from hmac import compare_digest
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, final
+
+import msgspec
 
 from .address import AddressPolicy
 from .changes import Changes, Idle, Renewal, apply
@@ -38,8 +41,10 @@ from .options import SessionOptions
 from .record import LOCATOR_BYTES, SECRET_BYTES, TAG_DIGEST_BYTES, EndReason, Record, SessionId
 from .session import Create
 
+TAG_BYTES = 32
 KEY_LENGTH = 64
 ADDR_LENGTH = 43
+_RAW_BYTES = LOCATOR_BYTES + SECRET_BYTES
 _TO_STANDARD = bytes.maketrans(b"-_+/", b"+/!!")  # '+' and '/' are no base64url: made illegal, so that an id has one spelling
 _TO_URL = bytes.maketrans(b"+/", b"-_")
 
@@ -49,12 +54,20 @@ Verdict: TypeAlias = Literal["absent", "dead", "expired", "old", "cookie", "addr
 Given: TypeAlias = Literal["session", "new", "empty", "rejected"]
 
 
-class Presented(NamedTuple):
+@final
+class Presented(msgspec.Struct, frozen=True, gc=False):
     """What the cookies said. A `tag_digest` of no bytes stands for a SESSION_ADDR that is absent or malformed: it equals nothing."""
 
     locator: bytes
-    digest: bytes
+    secret: bytes
     tag_digest: bytes
+
+    @property
+    def digest(self) -> bytes:
+        return sha256(self.secret).digest()
+
+    def __repr__(self) -> str:
+        return f"<Presented {self.locator.hex()}>"  # the secret must not reach a log or a traceback (I4)
 
 
 class Answer(NamedTuple):
@@ -85,29 +98,29 @@ def present(key_value: str, addr_value: str | None) -> Presented | None:
         if len(key_value) != KEY_LENGTH or not dot:
             return None
     try:
-        raw = a2b_base64(key_value.encode("ascii").translate(_TO_STANDARD))
-    except (UnicodeEncodeError, Base64Error):
+        raw = a2b_base64(key_value.encode("utf-8", "replace").translate(_TO_STANDARD))
+    except Base64Error:
         return None
-    if len(raw) != LOCATOR_BYTES + SECRET_BYTES:  # the decoder skips what is illegal
+    if len(raw) != _RAW_BYTES:  # the decoder skips what is illegal
         return None
-    tag_digest = b""
-    if addr_value is not None and len(addr_value) == ADDR_LENGTH and addr_value.isascii():
-        tag_digest = sha256(addr_value.encode("ascii")).digest()[:TAG_DIGEST_BYTES]
-    return Presented(raw[:LOCATOR_BYTES], sha256(raw[LOCATOR_BYTES:]).digest(), tag_digest)
+    secret = raw[LOCATOR_BYTES:]
+    if addr_value is None or len(addr_value) != ADDR_LENGTH:
+        return Presented(raw[:LOCATOR_BYTES], secret, b"")
+    tag_digest = sha256(secret + addr_value.encode("utf-8", "replace")).digest()[:TAG_DIGEST_BYTES]
+    return Presented(raw[:LOCATOR_BYTES], secret, tag_digest)
 
 
 def judge(presented: Presented, record: Record | None, address: str | None, policy: AddressPolicy, now: float) -> Verdict:
     """What a record is to the request that presented these cookies from this address."""
     if record is None or record.ending is not None:
         return "dead"
-    if compare_digest(presented.digest, record.digest):
-        if now >= record.due:
-            return "expired"
-        if not compare_digest(presented.tag_digest, record.tag_digest):
-            return "cookie"
-        return "live" if policy.same(record.address, address) else "address"
+    if compare_digest(presented.tag_digest, record.tag_digest):
+        return "expired" if now >= record.due else "live" if policy.same(record.address, address) else "address"
+    digest = presented.digest
+    if compare_digest(digest, record.digest):
+        return "expired" if now >= record.due else "cookie"
     previous = record.previous
-    if previous is None or not compare_digest(presented.digest, previous.digest):
+    if previous is None or not compare_digest(digest, previous.digest):
         return "dead"
     if now >= record.due:
         return "expired"
@@ -118,19 +131,23 @@ def judge(presented: Presented, record: Record | None, address: str | None, poli
     return "previous" if policy.same(record.address, address) else "address"
 
 
-def issue(address: str | None, draw: Draw, locator: bytes | None = None) -> SessionId:
+def opens(record: Record, digest: bytes, now: float) -> bool:
+    """Whether a secret of this digest, proved earlier, still opens the record: the current one, or the previous one in its overlap."""
+    previous = record.previous
+    return digest == record.digest or (previous is not None and digest == previous.digest and now < previous.until)
+
+
+def issue(draw: Draw, locator: bytes | None = None) -> SessionId:
     """A new id; with `locator`, a new secret for that session. `draw` is a source of random bytes (I1)."""
-    random = draw(LOCATOR_BYTES + SECRET_BYTES + 32)
-    if locator is None:
-        locator = random[:LOCATOR_BYTES]
-    secret = random[LOCATOR_BYTES : LOCATOR_BYTES + SECRET_BYTES]
-    tag = hmac.digest(random[-32:], secret + (address or "").encode(), "sha256")
-    addr_value = b2a_base64(tag, newline=False).translate(_TO_URL)[:ADDR_LENGTH]
+    random = draw(_RAW_BYTES + TAG_BYTES)
+    raw = random[:_RAW_BYTES] if locator is None else locator + random[LOCATOR_BYTES:_RAW_BYTES]
+    secret = raw[LOCATOR_BYTES:]
+    addr_value = b2a_base64(random[_RAW_BYTES:], newline=False).translate(_TO_URL)[:ADDR_LENGTH]
     return SessionId(
-        locator,
+        raw[:LOCATOR_BYTES],
         sha256(secret).digest(),
-        sha256(addr_value).digest()[:TAG_DIGEST_BYTES],
-        b2a_base64(locator + secret, newline=False).translate(_TO_URL).decode("ascii"),
+        sha256(secret + addr_value).digest()[:TAG_DIGEST_BYTES],
+        b2a_base64(raw, newline=False).translate(_TO_URL).decode("ascii"),
         addr_value.decode("ascii"),
     )
 
@@ -144,17 +161,9 @@ def new_record(
     session_id: SessionId, address: str | None, changes: Changes | None, options: SessionOptions, idle: Idle, now: float
 ) -> Record:
     """The record of a session that begins at `now` with what its request has done."""
-    record = Record(
-        session_id.locator,
-        digest=session_id.digest,
-        tag_digest=session_id.tag_digest,
-        address=address,
-        created=now,
-        used=now,
-        timeout=idle.timeout,
-        granularity=idle.granularity,
-        deadline=None if options.lifetime is None else now + options.lifetime,
-    )
+    record = Record(session_id.locator, session_id.digest, session_id.tag_digest, now, now, idle.timeout, idle.granularity, 0, address)
+    if options.lifetime is not None:
+        record.deadline = now + options.lifetime
     if changes is None:
         return record
     after = apply(record, changes, idle, now).record

@@ -19,23 +19,24 @@ from typing_extensions import Never, Self
 
 from . import plans
 from .address import AddressPolicy
+from .changes import Use
 from .clients import Client
 from .cookies import SetCookie
 from .core import Core
 from .errors import KeyTypeError, NoSession, SessionEnded, SessionError
-from .events import Event
+from .events import Begin, Event
 from .exchange import BAD_REQUEST, Exchange, Guard, Request, RequestReader
 from .keeper import keeper_of
-from .lifecycle import judge
+from .lifecycle import judge, opens
 from .options import SessionOptions
 from .policy import CookiePolicy
 from .record import Record
 from .sealing import SealingKeys
-from .session import Create, Error, Session, SessionView, tracking_of
+from .session import Create, Error, Session, SessionView, answered, tracking_of
 from .settings import UNCHANGED, build_core, change_options, locator_of
 from .stores.base import Store
 from .stores.memory import MemoryStore
-from .tracking import check_timeout
+from .tracking import Tracking, check_timeout
 
 E = TypeVar("E", bound=Event)
 R = TypeVar("R")
@@ -115,8 +116,10 @@ class Finish:
 def close_exchange(exchange: Exchange) -> None:
     """The request is over: its session answers no more."""
     exchange.done = True
-    if exchange.tracking is not None:
-        exchange.tracking.closed = True
+    tracking = exchange.tracking
+    if tracking is not None:
+        tracking.closed = True
+        tracking.owner = None  # no reference cycle: a request's memory is free when the request is over
 
 
 def discard_exchange(exchange: Exchange) -> None:
@@ -132,8 +135,8 @@ def warn_if_dropped(exchange: Exchange) -> None:
     tracking = exchange.tracking
     if exchange.done or tracking is None or tracking.closed:
         return
-    names = list(tracking.changed_names())
-    if names or tracking.end_asked or tracking.renew_asked:
+    names = tracking.dirty_names()
+    if names or tracking.end_asked or tracking.renew_asked or tracking.timeout_set or tracking.persistent_set:
         warnings.warn(
             f"a session was dropped without finish(): what was done to it is lost (keys {names}); "
             "call (or await) the finish that start_check gave, or finish.discard()",
@@ -306,35 +309,49 @@ class SessionManager:
             _refuse_running_loop()
         now = core.clock()
         if now >= core.next_sweep:
-            run(plans.in_passing(core, now))
+            run(plans.in_passing(core, exchange, now))
         presented = core.ask(exchange)
         record = None
         if presented is not None:
-            record = self._store.open(presented.locator, core.use(exchange, presented), core.idle, now)
+            record = self._store.open(
+                presented.locator, Use(presented.locator, presented.tag_digest, exchange.address, core.any_address), core.idle, now
+            )
             session = core.admit(exchange, presented, record, now)
-            if session is not None:
-                return session
+        else:
+            session = core.admit_nobody(exchange, now)
+        if session is not None:
+            return session
         return run(plans.open_session(core, exchange, presented, record, now))
 
     def commit_exchange(self, exchange: Exchange, *, strict: bool = False) -> None:
         """For filters: commit what the request has done so far."""
         tracking = exchange.tracking
-        if tracking is None:
+        if tracking is None or (tracking.untouched and not (strict and tracking.over)):
             return
         core = self._core
         if self._blocking:
             _refuse_running_loop()
+        now = core.clock()
         outcome = None
         if core.is_plain(tracking):
+            if tracking.record is None:
+                draft = core.draft(exchange, now)
+                if draft is None:
+                    return
+                created = self._store.create(draft.record, now)
+                if created == "created" and not draft.residents and not core.listeners(Begin):
+                    core.born(exchange, draft, {}, now)
+                else:
+                    run(plans.create(core, exchange, now, draft, created))
+                return
             changes = tracking.changes()
             if changes is None:
                 return
             if core.is_simple(changes):
-                assert tracking.record is not None
-                outcome = self._store.commit(tracking.record.locator, changes, core.idle, core.clock())
+                outcome = self._store.commit(tracking.record.locator, changes, core.idle, now)
                 if core.settled(exchange, tracking, outcome):
                     return
-        run(plans.commit(core, exchange, core.clock(), strict=strict, outcome=outcome))
+        run(plans.commit(core, exchange, now, strict=strict, outcome=outcome))
 
     def abandon_exchange(self, exchange: Exchange) -> None:
         """For filters: the handler has failed. Nothing is committed; a session made for this request alone ends with it."""
@@ -359,11 +376,13 @@ class SessionManager:
         exchange = Exchange(self._guard(cookie_policy), request)
         record = self._look(exchange)
         if record is not None:
-            run(plans.end(self._core, record.locator, "ended"))
-        exchange.expire = exchange.key_value is not None and exchange.verdict not in ("cookie", "address", "old")
+            exchange.client = request.client
+            run(plans.end(self._core, record.locator, "ended", exchange))
+        exchange.expire = exchange.verdict in ("live", "previous", "dead", "expired")
         return exchange.headers()
 
     def _look(self, exchange: Exchange) -> Record | None:
+        self._may_wait()
         core = self._core
         presented = core.ask(exchange)
         if presented is None:
@@ -372,6 +391,11 @@ class SessionManager:
         record = self._store.open(presented.locator, None, core.idle, now)
         exchange.verdict = judge(presented, record, exchange.address, core.address_policy, now)
         return record if exchange.verdict in ("live", "previous") else None
+
+    def _may_wait(self) -> None:
+        """Raise rather than hold up a running event loop (rule 27)."""
+        if self._blocking:
+            _refuse_running_loop()
 
     def commit(self, session: Session, /) -> None:
         """Commit in the middle of a request; afterwards the values that `update` returned are settled. Raises `SessionEnded`, and
@@ -386,9 +410,10 @@ class SessionManager:
         record = tracking.record
         if record is None:
             return
+        self._may_wait()
         now = self._core.clock()
         current = self._store.open(record.locator, None, self._core.idle, now)
-        tracking.refreshed(still_open(record, current, now, old_secret=tracking.old_secret))
+        tracking.refreshed(still_open(record, current, now))
 
     @contextmanager
     def edit(self, handle: str, /) -> Iterator[Session]:
@@ -396,6 +421,7 @@ class SessionManager:
 
         Raises `NoSession` if there is none. No cookie can be sent from here: `renew` raises `HeadersSent`.
         """
+        self._may_wait()
         exchange = Exchange(self._guard(None), None)
         locator = locator_of(handle)
         now = self._core.clock()
@@ -423,13 +449,13 @@ class SessionManager:
         try:
             yield client
         finally:
-            for locator in self._core.clients.detach(client):
-                run(plans.last_client_left(self._core, locator))
+            run(plans.clients_left(self._core, self._core.clients.detach(client)))
 
     # -------------------------------------------------------------- all sessions
 
     def all(self) -> Iterator[SessionView]:
         """Every session that is not over, for reading."""
+        self._may_wait()
         now = self._core.clock()
         after: bytes | None = None
         while True:
@@ -442,16 +468,22 @@ class SessionManager:
 
     def end(self, handle: str, /) -> bool:
         """End a session by its handle; False if there is none. Raises TypeError for anything but text."""
+        self._may_wait()
         locator = locator_of(handle)
         return locator is not None and run(plans.end(self._core, locator, "ended"))
 
     def end_all(self, where: Callable[[SessionView], bool] | None = None, /, *, keep: Session | None = None) -> int:
         """End every session, or those for which `where(view)`; how many. `keep` is spared ("sign out everywhere else", ASVS 7.4.5)."""
         kept = None if keep is None else keep.handle
-        return sum(self.end(view.handle) for view in self.all() if view.handle != kept and (where is None or where(view)))
+        return sum(
+            self.end(view.handle)
+            for view in self.all()
+            if view.handle != kept and (where is None or answered(where(view), "end_all", where))
+        )
 
     def sweep(self) -> int:
         """End everything whose time is over, now; how many sessions. Not needed for timeouts to hold."""
+        self._may_wait()
         return run(plans.sweep(self._core))
 
     # -------------------------------------------------------------- restarts
@@ -524,13 +556,11 @@ def exchange_of(session: Session) -> Exchange:
     return tracking.owner
 
 
-def still_open(seen: Record, current: Record | None, now: float, *, old_secret: bool) -> Record:
+def still_open(seen: Record, current: Record | None, now: float) -> Record:
     """The current record if the secret that opened the session still does. Raises `SessionEnded`."""
     if current is None or now >= current.due:
         raise SessionEnded("the session has ended")
-    previous = current.previous
-    overlapping = previous is not None and previous.digest == seen.digest and now < previous.until
-    if current.digest != seen.digest and not overlapping and not old_secret:
+    if not opens(current, seen.digest, now):
         # Otherwise whoever held the session open before a sign-in would see what is in it after (session fixation).
         raise SessionEnded("the session was renewed by another request: this request's id opens it no more")
     return current
@@ -543,9 +573,9 @@ def hold_for_edit(core: Core, exchange: Exchange, record: Record | None, handle:
     exchange.address = record.address
     exchange.verdict = "live"
     exchange.headers_sent = True
-    core.hold(exchange, record, now)
-    assert exchange.session is not None
-    return exchange.session
+    exchange.tracking = Tracking(core, record, record.address, now, exchange, headers_sent=True)
+    session = exchange.session = Session(exchange.tracking)
+    return session
 
 
 def check_every(every: float) -> None:

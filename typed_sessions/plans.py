@@ -17,14 +17,16 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 from .changes import Changes, Outcome
-from .core import SWEEP_STEP, Core
-from .errors import Conflict, Rejected, RejectedReason, SessionEnded, StoreUnavailable
+from .clients import Client
+from .core import SWEEP_STEP, Core, Draft
+from .errors import Conflict, HeadersSent, Rejected, RejectedReason, SessionEnded, StoreUnavailable
 from .events import AddressMismatch, Begin, CommitRefused, End, Event, LostUpdate, ReusedOldId, ValueRefused
 from .exchange import Exchange
-from .keys import Key, known_key
-from .lifecycle import ANSWERS, Presented, ended_by, idle_of, issue, new_record, renewal
-from .record import FIELD_HOOKED, EndReason, Record, field_revision
+from .keys import Key, known_key, somebody_cleans_up
+from .lifecycle import ANSWERS, Presented, ended_by, idle_of, issue, opens, renewal
+from .record import FIELD_HOOKED, EndReason, Record, SessionId, field_revision
 from .session import Opened, Session, SessionView, enter, leave, tracking_of
+from .stores.base import Created
 from .tracking import Tracking
 
 logger = logging.getLogger("typed_sessions")
@@ -67,8 +69,8 @@ Plan: TypeAlias = Generator[Ask | Tell | Work, Any, R]  # Any: each step has a r
 
 def open_session(core: Core, exchange: Exchange, presented: Presented | None, record: Record | None, now: float) -> Plan[Session]:
     """Give the request what its verdict and `create` say, or raise `Rejected`. The verdict is in the exchange."""
-    client = exchange.guard.reader.client(exchange.source)
-    if client is not None and client.closing:
+    client = exchange.guard.client(exchange.source)
+    if client is not None and client.closing and exchange.client is not client:
         yield from _close(client.take_close())
         raise Rejected(
             "no_session", exchange.guard.error[0], exchange.guard.error[1], "the connection's session has ended: it is being closed"
@@ -89,12 +91,18 @@ def open_session(core: Core, exchange: Exchange, presented: Presented | None, re
             return (yield from _resume(core, exchange, presented, record, now))
     reason = None if record is None else ended_by(verdict, record, core.address_policy, core.options, now)
     if reason is not None and record is not None:
-        yield from end(core, record.locator, reason)
+        exchange.client = client
+        yield from end(core, record.locator, reason, carrier=client)
     refusal: RejectedReason = "bad_cookie" if verdict == "cookie" else "other_address" if verdict == "address" else "no_session"
     answer = ANSWERS["dead" if reason is not None else verdict][core.creates(exchange)]
     exchange.expire = answer.expire
     if answer.given == "rejected" or not core.options.enabled:
         raise exchange.reject(refusal)
+    if answer.given == "new" and exchange.headers_sent:
+        raise HeadersSent(
+            "no session can be created any more: the response's headers have left, so its cookie could not be sent; "
+            "open the session before the response starts"
+        )
     core.require_address(exchange)
     session = core.hand_out(exchange, None, now)
     if not (yield from _sound(core, exchange, session)):
@@ -110,7 +118,8 @@ def _resume(core: Core, exchange: Exchange, presented: Presented, record: Record
         digest = presented.digest
         if (yield Ask(core.store.touch, (record.locator, digest, core.idle, now))):
             record = record.copy()
-            record.use_written = True
+            if not 0 <= now - record.used < record.granularity:
+                record.used, record.use_written = now, True
     session = core.hand_out(exchange, record, now)
     if exchange.verdict == "previous":
         assert exchange.tracking is not None
@@ -136,38 +145,36 @@ def _sound(core: Core, exchange: Exchange, session: Session) -> Plan[bool]:
 # ------------------------------------------------------------------ committing
 
 
-def create(core: Core, exchange: Exchange, now: float) -> Plan[None]:
-    """Store the request's new session with what it holds so far."""
-    tracking = exchange.tracking
-    assert tracking is not None
-    core.require_address(exchange)
-    options = core.options
-    idle = idle_of(options.timeout, options)
-    for _ in range(ATTEMPTS):
-        session_id = issue(exchange.address, core.draw)
-        changes = tracking.changes(session_id.locator)
-        if changes is not None and changes.set_timeout and changes.timeout is not None:
-            changes.granularity = idle_of(changes.timeout, options).granularity
-        record = new_record(session_id, exchange.address, changes, options, idle, now)
-        created = yield Ask(core.store.create, (record, now))
+def create(core: Core, exchange: Exchange, now: float, draft: Draft | None = None, created: Created = "taken") -> Plan[None]:
+    """Store the request's new session with what it holds so far; `draft` and `created` are those of a first attempt."""
+    for _ in range(ATTEMPTS if draft is None else ATTEMPTS - 1):
         if created != "taken":
             break
-    else:
-        raise StoreUnavailable(f"{ATTEMPTS} ids drawn in a row were taken: the source of random bytes repeats itself")
-    residents = core.residents.apply(record.locator, tracking.resident_changes())
-    tracking.committed(record, residents)
-    route = options.route
-    exchange.issued = (session_id.key_value if route is None else f"{session_id.key_value}.{route}", session_id.addr_value)
-    exchange.verdict = "live"
-    exchange.created = True
-    core.connect(exchange, record.locator, now)
+        draft = core.draft(exchange, now, forced=True)
+        assert draft is not None
+        created = yield Ask(core.store.create, (draft.record, now))
+    tracking, session = exchange.tracking, exchange.session
+    if created == "taken" or draft is None or tracking is None or session is None:
+        raise _repeated()
+    core.born(exchange, draft, core.residents.apply(draft.record.locator, tracking.resident_changes()), now)
     if created == "crowded":
         yield from sweep_step(core, now)
-    session = exchange.session
-    assert session is not None
-    yield from emit(core, Begin(SessionView(tracking)), session)
-    if core.listeners(Begin) and tracking.changes() is not None:
-        yield from commit(core, exchange, now, strict=False)
+    if core.listeners(Begin):
+        yield from emit(core, Begin(SessionView(tracking)), session)
+        if tracking.end_asked or tracking.changes() is not None:
+            yield from commit(core, exchange, now, strict=False)
+
+
+def _new_secret(core: Core, record: Record, address: str | None) -> SessionId:
+    for _ in range(ATTEMPTS):
+        session_id = issue(core.draw, record.locator)
+        if session_id.digest != record.digest and (record.previous is None or session_id.digest != record.previous.digest):
+            return session_id
+    raise _repeated()
+
+
+def _repeated() -> StoreUnavailable:
+    return StoreUnavailable(f"{ATTEMPTS} ids drawn in a row were taken: the source of random bytes repeats itself")
 
 
 def commit(core: Core, exchange: Exchange, now: float, *, strict: bool, outcome: Outcome | None = None) -> Plan[None]:
@@ -177,10 +184,7 @@ def commit(core: Core, exchange: Exchange, now: float, *, strict: bool, outcome:
     """
     tracking = exchange.tracking
     assert tracking is not None
-    if tracking.refusals is not None:
-        refusals, tracking.refusals = tracking.refusals, None
-        for name, why in refusals:
-            yield from emit(core, ValueRefused(SessionView(tracking), name, why), exchange.session)
+    yield from _report_refused(core, exchange, tracking)
     if tracking.over or tracking.discarding:
         tracking.forget_changes()
         if strict:
@@ -191,7 +195,7 @@ def commit(core: Core, exchange: Exchange, now: float, *, strict: bool, outcome:
         yield from _end_own(core, exchange, record)
         return
     if record is None:
-        if tracking.changes(b"") is not None:
+        if tracking.begins():
             yield from create(core, exchange, now)
         return
     yield from _commit_changes(core, exchange, tracking, record, now, strict, outcome)
@@ -207,14 +211,12 @@ def _commit_changes(
         if outcome is None:
             changes = tracking.changes()
             if changes is None:
-                return
+                break
             if changes.set_timeout and changes.timeout is not None:
                 changes.granularity = idle_of(changes.timeout, core.options).granularity
             if tracking.renew_asked:
-                session_id = issue(exchange.address if exchange.address is not None else record.address, core.draw, record.locator)
-                while session_id.digest in (record.digest, record.previous and record.previous.digest):
-                    session_id = issue(exchange.address, core.draw, record.locator)
                 address = exchange.address if exchange.address is not None else record.address
+                session_id = _new_secret(core, record, address)
                 changes.renewal = renewal(record, session_id, address, tracking.renew_overlap)
             outcome = yield Ask(core.store.commit, (record.locator, changes, core.idle, now))
             assert outcome is not None
@@ -224,13 +226,15 @@ def _commit_changes(
             raise Conflict(f"other requests were faster {attempt + 1} times: nothing was committed", names=tracking.changed_names())
         lost += tracking.rebase(outcome.record)
         outcome = None
-    assert outcome is not None
+    if outcome is None:  # Others have stored just that, or removed what was to be updated: nothing is left to commit.
+        yield from _report_lost(core, exchange, tracking, lost)
+        return
     if outcome.status != "committed" or outcome.record is None:
         names = tracking.changed_names()
         reason: Literal["ended", "renewed"] = "renewed" if outcome.status == "superseded" else "ended"
         tracking.over = True
         tracking.forget_changes()
-        exchange.resend = False
+        exchange.resend, exchange.issued = False, None
         logger.info("a commit to the session %s was refused: %s", record.locator.hex(), reason)
         yield from emit(core, CommitRefused(core.view(record, now), reason, names))
         if strict:
@@ -243,17 +247,31 @@ def _commit_changes(
     if persistent_set and exchange.verdict == "live":
         exchange.resend = True
     if session_id is not None and after.digest == session_id.digest:
-        route = core.options.route
-        exchange.issued = (session_id.key_value if route is None else f"{session_id.key_value}.{route}", session_id.addr_value)
+        exchange.issued = core.issued(session_id)
         if core.keeper is not None and core.keeper.keeping:
             yield Work(core.keeper.note_renewed, (after, now))
-    elif session_id is not None:
-        # Somebody else's routine rotation came first: the browser gets that answer's cookies, and none from here.
-        exchange.resend = False
+    elif after.digest != record.digest:
+        # Another request has renewed it first: the browser gets that answer's cookies, and none from here. Without an overlap that
+        # was a sign-in, and whoever had the session open before it sees nothing of what is in it after (session fixation).
         tracking.old_secret = True
-    for name in lost:
-        logger.warning("a change in place of %r overwrote another request's change of it", name)
+        if not opens(after, record.digest, now):
+            tracking.shut_out(record)
+    yield from _report_lost(core, exchange, tracking, lost)
+
+
+def _report_lost(core: Core, exchange: Exchange, tracking: Tracking, names: Sequence[str]) -> Plan[None]:
+    for name in dict.fromkeys(names):
+        logger.warning("two requests changed %r at the same time, and one of the changes is lost", name)
         yield from emit(core, LostUpdate(SessionView(tracking), name), exchange.session)
+    yield from _report_refused(core, exchange, tracking)
+
+
+def _report_refused(core: Core, exchange: Exchange, tracking: Tracking) -> Plan[None]:
+    """Send `ValueRefused` for the stored values that were refused since the last time."""
+    while tracking.refusals is not None:
+        refusals, tracking.refusals = tracking.refusals, None
+        for name, why in refusals:
+            yield from emit(core, ValueRefused(SessionView(tracking), name, why), exchange.session)
 
 
 def _end_own(core: Core, exchange: Exchange, record: Record | None) -> Plan[None]:
@@ -261,11 +279,10 @@ def _end_own(core: Core, exchange: Exchange, record: Record | None) -> Plan[None
     assert tracking is not None
     tracking.forget_changes()
     tracking.over = True
-    exchange.resend = False
+    # A session that this very request created or renewed has cookies that never left.
+    exchange.resend, exchange.issued = False, None
     if record is not None and not (yield from end(core, record.locator, "ended", exchange)):
         return  # another request has ended it: its cookies are that one's business (rule 23)
-    # A session that this very request created has cookies that never left; what the browser had before is expired all the same.
-    exchange.issued = None
     exchange.expire = exchange.expire or record is not None
 
 
@@ -275,43 +292,67 @@ def abandon(core: Core, exchange: Exchange) -> Plan[None]:
     assert tracking is not None
     tracking.forget_changes()
     if exchange.created and not exchange.headers_sent and tracking.record is not None:
-        yield from end(core, tracking.record.locator, "ended")
+        try:
+            yield from end(core, tracking.record.locator, "ended")
+        except StoreUnavailable:
+            logger.exception("a session that nobody knows of could not be ended")  # the handler's own failure is what counts
 
 
 # ------------------------------------------------------------------ ending
 
 
-def end(core: Core, locator: bytes, reason: EndReason, by: Exchange | None = None) -> Plan[bool]:
-    """End a session, now and for good; False if it had ended already. `by` is the exchange of the request that asked for it."""
+def end(core: Core, locator: bytes, reason: EndReason, by: Exchange | None = None, *, carrier: Client | None = None) -> Plan[bool]:
+    """End a session, now and for good; False if it had ended already.
+
+    `by` is the exchange of the request that asked for it; `carrier` the connection of one in which it merely came out.
+    """
     record = yield Ask(core.store.end, (locator, reason, core.clock(), LEASE))
     if record is None:
         return False
-    yield from bury(core, record, by)
+    failure = yield from _note(core, [record])
+    if (yield from bury(core, record, by, carrier)):
+        yield from _note(core, [record], cleaned=True)
+    if failure is not None and (by is not None or reason == "ended"):
+        raise failure  # It is over all the same; but the one who asked for it has to know that a crash could undo it.
     return True
 
 
-def bury(core: Core, record: Record, by: Exchange | None = None) -> Plan[None]:
-    """Everything that follows when a session has been marked as ended, in the order of rule 13."""
+def _note(core: Core, records: Sequence[Record], *, cleaned: bool = False) -> Plan[StoreUnavailable | None]:
+    """Note ends (or that the hooks have run) where a crash undoes nothing: all of them at once, for it waits for a disk."""
+    keeper = core.keeper
+    if not records or keeper is None or not keeper.keeping:
+        return None
+    try:
+        yield Work(keeper.note_cleaned if cleaned else keeper.note_ended, (records, core.clock()))
+    except StoreUnavailable as problem:
+        logger.error("the end of %d sessions could not be noted, a crash could undo it: %s", len(records), problem)
+        return problem
+    return None
+
+
+def _is_first(record: Record) -> bool:
+    """Whether nobody has looked after this end before: whoever claims it again claims it from a later time on."""
+    ending = record.ending
+    return ending is not None and ending.claimed_until <= ending.at + LEASE
+
+
+def bury(core: Core, record: Record, by: Exchange | None = None, carrier: Client | None = None) -> Plan[bool]:
+    """Everything that follows when a session has been marked as ended, in the order of rule 13; whether all hooks that it has have run."""
     now = core.clock()
     ending = record.ending
     assert ending is not None
-    keeper = core.keeper
-    failure: Exception | None = None
-    if keeper is not None and keeper.keeping:
-        try:
-            yield Work(keeper.note_ended, (record, now))
-        except StoreUnavailable as problem:
-            failure = problem  # It is over all the same; but the one who asked for it has to know that a crash could undo it.
+    left: list[str] = []
     tracking = core.tracking_of(record, record.address, now)
     tracking.discarding = True
     session = Session(tracking)
-    if ending.at >= now - LEASE or ending.reason == "evicted":
+    if _is_first(record):
         yield from emit(core, End(SessionView(tracking), ending.reason), session)
     residents = core.residents.of(record.locator)
+    stored = core.tracking_of(record, record.address, now)  # what is in `session`, listeners and hooks may have changed
     for name in [*record.fields, *residents]:
         key = known_key(name)
         if isinstance(key, Key) and key.has_hooks:
-            yield from _clean(core, session, key, tracking)
+            yield from _clean(core, session, key, stored)
     core.residents.drop(record.locator)
     if record.hooked:
         hooked = [name for name, packed in record.fields.items() if packed[_FLAGS_AT] & FIELD_HOOKED]
@@ -319,16 +360,15 @@ def bury(core: Core, record: Record, by: Exchange | None = None) -> Plan[None]:
         yield Ask(core.store.clear, (record.locator, [name for name in record.fields if name not in left] if left else None))
     tracking.closed = True
     for client in core.clients.ended(record.locator):
-        if by is not None and client is by.client:
-            client.closing = True
+        if client is carrier or (by is not None and client is by.client):
+            client.closing = True  # after the response that is on its way on it
         else:
             yield from _close(client.take_close())
-    if failure is not None and by is not None:
-        raise failure
+    return record.hooked and not left
 
 
-def _clean(core: Core, session: Session, key: Key[Any], tracking: Tracking) -> Plan[None]:
-    slot = tracking.slot(key)
+def _clean(core: Core, session: Session, key: Key[Any], stored: Tracking) -> Plan[None]:
+    slot = stored.slot(key)
     if not slot.present:
         return
     keep: object = True
@@ -358,7 +398,18 @@ def _close(close: Callable[[], Any] | None) -> Plan[None]:
         logger.exception("closing a client raised; everything else goes on")
 
 
-def last_client_left(core: Core, locator: bytes) -> Plan[None]:
+def clients_left(core: Core, locators: Sequence[bytes]) -> Plan[None]:
+    """Nobody is connected to these sessions any more. What goes wrong then is logged: there is nobody left to tell."""
+    if not somebody_cleans_up():
+        return  # without a trip for each
+    for locator in locators:
+        try:
+            yield from _last_client_left(core, locator)
+        except Exception:
+            logger.exception("cleaning up after the last client of the session %s failed", locator.hex())
+
+
+def _last_client_left(core: Core, locator: bytes) -> Plan[None]:
     """Run `cleanup_no_client` of a session that nobody is connected to any more, and drop the values for which it says False."""
     now = core.clock()
     record: Record | None = yield Ask(core.store.open, (locator, None, core.idle, now))
@@ -367,11 +418,12 @@ def last_client_left(core: Core, locator: bytes) -> Plan[None]:
     residents = core.residents.of(locator)
     tracking = core.tracking_of(record, record.address, now)
     session = Session(tracking)
+    values = core.tracking_of(record, record.address, now)  # what is in `session`, hooks may change
     dropped: list[str] = []
     for name in [*record.fields, *residents]:
         key = known_key(name)
-        if isinstance(key, Key) and key.cleanup_no_client is not None and tracking.slot(key).present:
-            value = tracking.slot(key).value
+        if isinstance(key, Key) and key.cleanup_no_client is not None and values.slot(key).present:
+            value = values.slot(key).value
             if not (yield from _tell(core, session, key.cleanup_no_client, value, f"cleanup_no_client of {key!r}", True)):
                 dropped.append(name)
                 if name in residents:
@@ -393,15 +445,18 @@ def last_client_left(core: Core, locator: bytes) -> Plan[None]:
 # ------------------------------------------------------------------ clearing up, and closing
 
 
-def sweep_step(core: Core, now: float, limit: int = SWEEP_STEP) -> Plan[tuple[int, bool]]:
-    """End what is over, `limit` records at most; how many ended, and whether there is more."""
+def sweep_step(core: Core, now: float, limit: int = SWEEP_STEP, carrier: Client | None = None) -> Plan[tuple[int, bool]]:
+    """End what is over, `limit` records at most; how many ended, and whether there is more. `carrier` waits for its response."""
     records: Sequence[Record]
     records, more = yield Ask(core.store.sweep, (now, limit, LEASE, core.options.reap_grace))
+    yield from _note(core, [record for record in records if _is_first(record)])
+    cleaned: list[Record] = []
     for record in records:
-        yield from bury(core, record)
+        if (yield from bury(core, record, carrier=carrier)):
+            cleaned.append(record)
+    yield from _note(core, cleaned, cleaned=True)
     left = core.clients.lapse(now, limit)
-    for locator in left:
-        yield from last_client_left(core, locator)
+    yield from clients_left(core, left)
     return len(records), more or len(left) == limit
 
 
@@ -414,26 +469,33 @@ def sweep(core: Core) -> Plan[int]:
     return total
 
 
-def in_passing(core: Core, now: float) -> Plan[None]:
+def in_passing(core: Core, exchange: Exchange, now: float) -> Plan[None]:
     """A request's share of the clearing up (`gc="passive"`). What goes wrong in it is not that request's trouble."""
     core.next_sweep = now + core.options.granularity
+    client = exchange.guard.reader.client(exchange.source)
+    carrier = None if client is None or client.closing else client
     try:
-        _, more = yield from sweep_step(core, now)
+        _, more = yield from sweep_step(core, now, carrier=carrier)
     except Exception:
         logger.exception("clearing up expired sessions failed; it is tried again later")
         return
+    finally:
+        if carrier is not None and carrier.closing:
+            exchange.client = carrier  # its session was among them: this request is still answered
     if more:
         core.next_sweep = now
 
 
 def close(core: Core) -> Plan[None]:
     """Close every client, and run `cleanup_no_client` of their sessions."""
-    for client in core.clients.everyone():
+    clients, lingering = core.clients.everyone()
+    for client in clients:
         close_client = client.take_close()
         locators = core.clients.detach(client)
         yield from _close(close_client)
-        for locator in locators:
-            yield from last_client_left(core, locator)
+        yield from clients_left(core, locators)
+    now = core.clock()
+    yield from clients_left(core, [locator for locator in lingering if not core.clients.of(locator, now)])
 
 
 def emit(core: Core, event: Event, session: Session | None = None) -> Plan[None]:

@@ -6,14 +6,15 @@ It has one packed form, which the memory store keeps and a snapshot writes:
     offset  size  what
     0       1     format (1)
     1       1     flags: REUSED, HOOKED, OWN_TIMEOUT, ENDED, PERSISTENT, TRANSIENT, PREVIOUS, DEADLINE
-    2       32    SHA-256 of the secret
-    34      16    the first 16 bytes of the SHA-256 of the SESSION_ADDR value
-    50      8     created       float, seconds since 1970
-    58      8     used          float, the last use that was written
-    66      8     timeout       float, seconds; infinity is none
-    74      4     granularity   float, seconds
-    78      4     revision      unsigned; one more at every commit
-    82      1     length a of the bound address, then a bytes of it (ASCII); 0 is none
+    2       1     length a of the bound address; 0 is none
+    3       32    SHA-256 of the secret
+    35      16    the first 16 bytes of the SHA-256 of secret ‖ SESSION_ADDR value
+    51      8     created       float, seconds since 1970
+    59      8     used          float, the last use that was written
+    67      8     timeout       float, seconds; infinity is none
+    75      4     granularity   float, seconds
+    79      4     revision      unsigned; one more at every commit
+    83      a     the bound address, ASCII
     then    56    only with PREVIOUS: digest (32), tag digest (16), open until (float)
     then    8     only with DEADLINE: the end of the absolute lifetime (float)
     then    17    only with ENDED: reason (1), ended at (float), claimed until (float)
@@ -33,6 +34,7 @@ from struct import error as struct_error
 from typing import Literal, NamedTuple, TypeAlias, final
 
 import msgspec
+from msgspec.structs import replace
 
 FORMAT = 1
 LOCATOR_BYTES = 16
@@ -45,12 +47,13 @@ FIELD_HOOKED, FIELD_LIST, FIELD_SEALED = 1, 2, 4
 EndReason: TypeAlias = Literal["ended", "timeout", "lifetime", "check", "address", "evicted"]
 END_REASONS: tuple[EndReason, ...] = ("ended", "timeout", "lifetime", "check", "address", "evicted")
 
-_HEAD = Struct("<BB32s16sdddfIB")
+_HEAD = Struct("<BBB32s16sdddfI")
 _PREVIOUS = Struct("<32s16sd")
 _DEADLINE = Struct("<d")
 _ENDED = Struct("<Bdd")
-_FIELD = Struct("<IHB")
-FIELD_HEAD = _FIELD.size
+FIELD = Struct("<IHB")
+FIELD_HEAD = FIELD.size
+_FIELD_FLAGS_AT = 6
 
 _decode_fields = msgspec.msgpack.Decoder(dict[str, bytes]).decode
 _encode = msgspec.msgpack.Encoder().encode
@@ -76,11 +79,11 @@ class Element(NamedTuple):
 
 
 def pack_field(revision: int, version: int, flags: int, payload: bytes) -> bytes:
-    return _FIELD.pack(revision, version, flags) + payload
+    return FIELD.pack(revision, version, flags) + payload
 
 
 def unpack_field(packed: bytes) -> Field:
-    revision, version, flags = _FIELD.unpack_from(packed)
+    revision, version, flags = FIELD.unpack_from(packed)
     return Field(revision, version, flags, packed[FIELD_HEAD:])
 
 
@@ -90,19 +93,26 @@ def field_revision(packed: bytes | None) -> int:
 
 
 def unpack_elements(packed: bytes | None) -> list[Element]:
+    """The elements of a list's field. ValueError if it is none: a single value, stored by code that had another key of this name."""
     if packed is None:
         return []
-    return [Element(*element) for element in _decode_elements(memoryview(packed)[FIELD_HEAD:])]
+    if not packed[_FIELD_FLAGS_AT] & FIELD_LIST:
+        raise ValueError("stored as a single value, not as a list")
+    try:
+        return [Element(*element) for element in _decode_elements(memoryview(packed)[FIELD_HEAD:])]
+    except msgspec.DecodeError as problem:
+        raise ValueError(f"not the elements of a list: {problem}") from problem
 
 
 def pack_elements(revision: int, elements: list[Element]) -> bytes:
     flags = FIELD_LIST
     for element in elements:
         flags |= element.flags & FIELD_SEALED
-    return _FIELD.pack(revision, 0, flags) + _encode(elements)
+    return FIELD.pack(revision, 0, flags) + _encode(elements)
 
 
-class Previous(NamedTuple):
+@final
+class Previous(msgspec.Struct, frozen=True, gc=False):
     """The secret before the last renew: opens the session until `until` (seconds since 1970), and is remembered after."""
 
     digest: bytes
@@ -110,7 +120,8 @@ class Previous(NamedTuple):
     until: float
 
 
-class Ending(NamedTuple):
+@final
+class Ending(msgspec.Struct, frozen=True, gc=False):
     """An ended session that still has hooks to run: why and when it ended, and until when a worker has claimed it."""
 
     reason: EndReason
@@ -119,87 +130,41 @@ class Ending(NamedTuple):
 
 
 @final
-class Record:
-    """One session as a store holds it. Treated as immutable: a change makes a new one with `replace`."""
-
-    __slots__ = (
-        "_fields",
-        "_packed",
-        "_tail",
-        "address",
-        "created",
-        "deadline",
-        "digest",
-        "ending",
-        "flags",
-        "granularity",
-        "locator",
-        "previous",
-        "revision",
-        "tag_digest",
-        "timeout",
-        "use_written",
-        "used",
-    )
+class Record(msgspec.Struct, eq=False):
+    """One session as a store holds it. Treated as immutable: a change makes a new one with `copy`."""
 
     locator: bytes
     digest: bytes
+    """SHA-256 of the secret."""
     tag_digest: bytes
-    address: str | None
+    """Of the secret and SESSION_ADDR together: who presents what gives this has both cookies."""
     created: float
     used: float
     timeout: float | None
     granularity: float
-    deadline: float | None
-    revision: int
-    flags: int
-    previous: Previous | None
-    ending: Ending | None
-    use_written: bool
+    revision: int = 0
+    address: str | None = None
+    flags: int = 0
+    deadline: float | None = None
+    previous: Previous | None = None
+    ending: Ending | None = None
+    unpacked: Mapping[str, bytes] | None = None
+    """The fields, once they have been looked at."""
+    packed: bytes = b""
+    """The packed form, if there is one that is still true."""
+    tail: int = 0
+    """Where the fields begin in it."""
+    size: int = 0
+    """About how many bytes the packed form has."""
+    use_written: bool = False
     """Whether the verb that gave out this record has written a use (not stored)."""
-
-    def __init__(
-        self,
-        locator: bytes,
-        *,
-        digest: bytes,
-        tag_digest: bytes,
-        address: str | None,
-        created: float,
-        used: float,
-        timeout: float | None,
-        granularity: float,
-        deadline: float | None,
-        revision: int = 0,
-        flags: int = 0,
-        previous: Previous | None = None,
-        ending: Ending | None = None,
-        fields: Mapping[str, bytes] | None = None,
-    ) -> None:
-        self.locator = locator
-        self.digest = digest
-        self.tag_digest = tag_digest
-        self.address = address
-        self.created = created
-        self.used = used
-        self.timeout = timeout
-        self.granularity = granularity
-        self.deadline = deadline
-        self.revision = revision
-        self.flags = flags
-        self.previous = previous
-        self.ending = ending
-        self._fields: Mapping[str, bytes] | None = fields or {}
-        self._packed = b""
-        self._tail = 0
-        self.use_written = False
 
     @property
     def fields(self) -> Mapping[str, bytes]:
         """The packed fields by key name; see `unpack_field` and `unpack_elements`."""
-        fields = self._fields
+        fields = self.unpacked
         if fields is None:
-            fields = self._fields = _decode_fields(memoryview(self._packed)[self._tail :])
+            fields = self.unpacked = _decode_fields(memoryview(self.packed)[self.tail :]) if self.packed else {}
         return fields
 
     @property
@@ -223,80 +188,56 @@ class Record:
         return True if self.flags & PERSISTENT else False if self.flags & TRANSIENT else None
 
     def copy(self, fields: Mapping[str, bytes] | None = None) -> Record:
-        """A second record to change; with `fields`, of these instead."""
-        twin = Record.__new__(Record)
-        twin.locator = self.locator
-        twin.digest = self.digest
-        twin.tag_digest = self.tag_digest
-        twin.address = self.address
-        twin.created = self.created
-        twin.used = self.used
-        twin.timeout = self.timeout
-        twin.granularity = self.granularity
-        twin.deadline = self.deadline
-        twin.revision = self.revision
-        twin.flags = self.flags
-        twin.previous = self.previous
-        twin.ending = self.ending
-        twin._fields = self._fields if fields is None else fields
-        twin._packed = self._packed
-        twin._tail = self._tail
-        twin.use_written = False
-        return twin
+        """A second record to change, of these `fields` if they are given."""
+        return replace(self, unpacked=self.fields if fields is None else fields, packed=b"", use_written=False)
 
     def pack(self) -> bytes:
         """The packed form, as the module's first lines give it (the locator is not in it)."""
+        if self.packed:
+            return self.packed
+        fields = _encode(self.unpacked or {})
         flags = self.flags & ~(PREVIOUS | DEADLINE | ENDED)
         address = b"" if self.address is None else self.address.encode("ascii", "replace")[:255]
         tail = b""
-        if self.previous is not None:
-            flags |= PREVIOUS
-            tail = _PREVIOUS.pack(*self.previous)
-        if self.deadline is not None:
-            flags |= DEADLINE
-            tail += _DEADLINE.pack(self.deadline)
-        if self.ending is not None:
-            flags |= ENDED
-            tail += _ENDED.pack(END_REASONS.index(self.ending.reason), self.ending.at, self.ending.claimed_until)
-        timeout = math.inf if self.timeout is None else self.timeout
+        if self.previous is not None or self.deadline is not None or self.ending is not None:
+            if self.previous is not None:
+                flags |= PREVIOUS
+                tail = _PREVIOUS.pack(self.previous.digest, self.previous.tag_digest, self.previous.until)
+            if self.deadline is not None:
+                flags |= DEADLINE
+                tail += _DEADLINE.pack(self.deadline)
+            if self.ending is not None:
+                flags |= ENDED
+                tail += _ENDED.pack(END_REASONS.index(self.ending.reason), self.ending.at, self.ending.claimed_until)
         head = _HEAD.pack(
             FORMAT,
             flags,
+            len(address),
             self.digest,
             self.tag_digest,
             self.created,
             self.used,
-            timeout,
+            math.inf if self.timeout is None else self.timeout,
             self.granularity,
             self.revision,
-            len(address),
         )
-        fields = _encode(self._fields) if self._fields is not None else self._packed[self._tail :]
-        return b"".join((head, address, tail, fields))
+        return head + address + tail + fields
 
     @classmethod
     def unpack(cls, locator: bytes, packed: bytes) -> Record:
         """The record of a packed form written by this version or an earlier one. ValueError for anything else."""
-        record = cls.__new__(cls)
         try:
-            (
-                version,
-                flags,
-                record.digest,
-                record.tag_digest,
-                record.created,
-                record.used,
-                timeout,
-                record.granularity,
-                record.revision,
-                length,
-            ) = _HEAD.unpack_from(packed)
+            version, flags, length, *head = _HEAD.unpack_from(packed)
+            if version != FORMAT:
+                raise ValueError(f"a packed record of format {version}; this version reads {FORMAT}")
+            record = cls(locator, *head)
+            record.flags = flags
             at = _HEAD.size
-            record.address = packed[at : at + length].decode("ascii") if length else None
-            at += length
-            record.locator = locator
-            record.timeout = None if timeout == math.inf else timeout
-            record.previous = record.deadline = record.ending = None
+            if length:
+                record.address = packed[at : at + length].decode("ascii")
+                at += length
+            if record.timeout == math.inf:
+                record.timeout = None
             if flags & (PREVIOUS | DEADLINE | ENDED):
                 if flags & PREVIOUS:
                     record.previous = Previous(*_PREVIOUS.unpack_from(packed, at))
@@ -310,20 +251,17 @@ class Record:
                     at += _ENDED.size
         except (struct_error, IndexError, UnicodeDecodeError) as problem:
             raise ValueError(f"no packed record: {problem}") from problem
-        if version != FORMAT:
-            raise ValueError(f"a packed record of format {version}; this version reads {FORMAT}")
-        record.flags = flags
-        record._fields = None
-        record._packed = packed
-        record._tail = at
-        record.use_written = False
+        record.packed = packed
+        record.size = len(packed)
+        record.tail = at
         return record
 
     def __repr__(self) -> str:
         return f"<Record {self.locator.hex()} revision {self.revision}, {len(self.fields)} fields>"
 
 
-class SessionId(NamedTuple):
+@final
+class SessionId(msgspec.Struct, frozen=True, gc=False):
     """A new id: what the record keeps of it, and the two cookie values, which nothing keeps."""
 
     locator: bytes

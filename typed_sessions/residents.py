@@ -27,48 +27,59 @@ class Residents:
         self._lock = threading.Lock()
         self._sessions: dict[bytes, dict[str, object]] = {}
 
+    @property
+    def busy(self) -> bool:
+        """Whether any session has any value."""
+        return bool(self._sessions)
+
     def of(self, locator: bytes) -> Mapping[str, object]:
         """The session's values by key name."""
         return self._sessions.get(locator) or {}
 
     def apply(self, locator: bytes, changes: Sequence[ResidentChange]) -> dict[str, object]:
         """Apply changes one by one; the values that came of them (`ABSENT` for one that is gone)."""
-        results: dict[str, object] = {}
-        for change in changes:
-            if not change.functions:
-                with self._lock:
-                    self._put(locator, change.name, change.value)
-                results[change.name] = change.value
-                continue
-            while True:
-                with self._lock:
-                    before = self._sessions.get(locator, {}).get(change.name, ABSENT)
-                value = change.default if before is ABSENT else before
-                if value is ABSENT:
-                    results[change.name] = ABSENT
-                    break
-                for function in change.functions:
-                    value = function(value)
-                with self._lock:
-                    if self._sessions.get(locator, {}).get(change.name, ABSENT) is before:
-                        self._put(locator, change.name, value)
-                        results[change.name] = value
-                        break
-        return results
+        return {
+            change.name: self._update(locator, change) if change.functions else self._set(locator, change.name, change.value)
+            for change in changes
+        }
+
+    def _set(self, locator: bytes, name: str, value: object) -> object:
+        with self._lock:
+            dropped = self._put(locator, name, value)
+        del dropped  # with the lock free again: a destructor may come back here (rule 10)
+        return value
+
+    def _update(self, locator: bytes, change: ResidentChange) -> object:
+        while True:
+            before = self.of(locator).get(change.name, ABSENT)
+            value = change.default if before is ABSENT else before
+            if value is ABSENT:
+                return ABSENT
+            for function in change.functions:
+                value = function(value)
+            with self._lock:
+                applied = self.of(locator).get(change.name, ABSENT) is before
+                dropped = self._put(locator, change.name, value) if applied else None
+            del dropped
+            if applied:
+                return value
 
     def remove(self, locator: bytes, name: str, value: object) -> None:
         """Forget one value, if it is still this one."""
         with self._lock:
-            if self._sessions.get(locator, {}).get(name, ABSENT) is value:
-                self._put(locator, name, ABSENT)
+            applied = self.of(locator).get(name, ABSENT) is value
+            dropped = self._put(locator, name, ABSENT) if applied else None
+        del dropped
 
     def drop(self, locator: bytes) -> Mapping[str, object]:
         """Forget a session; what it had."""
         with self._lock:
             return self._sessions.pop(locator, {})
 
-    def _put(self, locator: bytes, name: str, value: object) -> None:
-        values = dict(self._sessions.get(locator, {}))
+    def _put(self, locator: bytes, name: str, value: object) -> object:
+        """Make the change, with the lock held; what must not be let go of before it is free."""
+        before = self.of(locator)
+        values = dict(before)
         if value is ABSENT:
             values.pop(name, None)
         else:
@@ -77,3 +88,4 @@ class Residents:
             self._sessions[locator] = values
         else:
             self._sessions.pop(locator, None)
+        return before

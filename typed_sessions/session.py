@@ -5,11 +5,13 @@ No accessor waits or does I/O: the data came with the one call that opened the s
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar, cast, final, overload
 
+import msgspec
 from typing_extensions import override
 
 from .clients import Client
@@ -49,7 +51,7 @@ class SessionList(Sequence[T], Generic[T]):
 
     def remove_where(self, match: Callable[[T], bool], /, *, first: bool = False) -> int:
         """Remove what matches, or only the first that does (SWI's retractall and retract); how many that were in this view."""
-        return self._tracking.remove_where(self._key, match, first)
+        return self._tracking.remove_where(self._key, lambda value: answered(match(value), "remove_where", match), first)
 
     def clear(self) -> None:
         """Remove everything that this request has seen; what another one appends meanwhile stays."""
@@ -81,13 +83,10 @@ class SessionList(Sequence[T], Generic[T]):
         return f"<SessionList of {self._key!r}, {len(self)} values>"
 
 
-class SessionView:
+class SessionView(msgspec.Struct, eq=False):
     """Reading a session: what `get_session`, `all()` and events hand out. An empty session is not false: there is no `len`."""
 
-    __slots__ = ("_tracking",)
-
-    def __init__(self, tracking: Tracking) -> None:
-        self._tracking = tracking
+    _tracking: Tracking
 
     @overload
     def __getitem__(self, key: Key[T], /) -> T: ...
@@ -97,15 +96,15 @@ class SessionView:
         """The value. KeyError if there is none, or none that is a `T` (rule 1); a list may be empty."""
         if isinstance(key, ListKey):
             return SessionList(self._tracking, key)
-        slot = self._tracking.slot(key)
-        if slot.present:
-            return cast("T", slot.value)
+        value = self._tracking.read(key)
+        if value is not ABSENT:
+            return cast("T", value)
         raise KeyError(key)
 
     def __contains__(self, key: AnyKey, /) -> bool:
         if isinstance(key, ListKey):
             return bool(self._tracking.list_slot(key).items)
-        return self._tracking.slot(key).present
+        return self._tracking.read(key) is not ABSENT
 
     @overload
     def get(self, key: Key[T], /) -> T | None: ...
@@ -115,8 +114,8 @@ class SessionView:
     def get(self, key: Key[T], /, default: D) -> T | D: ...
     def get(self, key: Key[Any], /, default: object = None) -> object:
         """The value, or `default`, which is not stored."""
-        slot = self._tracking.slot(key)
-        return slot.value if slot.present else default
+        value: object = self._tracking.read(key)
+        return default if value is ABSENT else value
 
     def __iter__(self) -> Iterator[AnyKey]:
         """The keys that have a value, of those declared in this process."""
@@ -127,8 +126,8 @@ class SessionView:
 
     @property
     def exists(self) -> bool:
-        """Whether the session is stored: False until the first commit of a new one."""
-        return self._tracking.record is not None
+        """Whether the session is stored: False until the first commit of a new one, and after the commit of its end."""
+        return self._tracking.record is not None and not self._tracking.over
 
     @property
     def created(self) -> float:
@@ -151,8 +150,7 @@ class SessionView:
     @property
     def clients(self) -> Sequence[Client]:
         """The clients that are connected now, in this process."""
-        record = self._tracking.record
-        return () if record is None else self._tracking.around.clients_of(record.locator)
+        return self._tracking.around.clients_of(self._tracking)
 
     @property
     def handle(self) -> str:
@@ -167,10 +165,8 @@ class SessionView:
 
 
 @final
-class Session(SessionView):
+class Session(SessionView, eq=False):
     """Reading and writing a session during one request. `renew` and `end` take effect at the commit, like every change."""
-
-    __slots__ = ()
 
     @overload
     def __getitem__(self, key: Key[T], /) -> T: ...
@@ -181,9 +177,9 @@ class Session(SessionView):
         """The value. KeyError if there is none, or none that is a `T` (rule 1); a list may be empty."""
         if isinstance(key, ListKey):
             return SessionList(self._tracking, key)
-        slot = self._tracking.slot(key)
-        if slot.present:
-            return cast("T", slot.value)
+        value = self._tracking.read(key)
+        if value is not ABSENT:
+            return cast("T", value)
         raise KeyError(key)
 
     def __setitem__(self, key: Key[T], value: T, /) -> None:
@@ -213,9 +209,9 @@ class Session(SessionView):
 
     def setdefault(self, key: Key[T], make: Callable[[], T], /) -> T:
         """The value; if there is none, what `make()` returns, which is set."""
-        slot = self._tracking.slot(key)
-        if slot.present:
-            return cast("T", slot.value)
+        present = self._tracking.read(key)
+        if present is not ABSENT:
+            return cast("T", present)
         value = make()
         self._tracking.assign(key, value)
         return value
@@ -243,7 +239,7 @@ class Session(SessionView):
 
     def require(self, check: Callable[[Session], bool], /, *, error: Error = _FORBIDDEN) -> None:
         """Refuse the request, raising `Rejected` with `error`, unless `check(session)`. The session stays."""
-        if not check(self):
+        if not answered(check(self), "session.require", check):
             raise Rejected("require", error[0], error[1])
 
     def end(self) -> None:
@@ -256,7 +252,7 @@ class Session(SessionView):
         tracking = self._tracking
         if tracking.timeout_set:
             return tracking.timeout
-        return tracking.default_timeout if tracking.record is None else tracking.record.timeout
+        return tracking.around.default_timeout if tracking.record is None else tracking.record.timeout
 
     @timeout.setter
     def timeout(self, seconds: float | None) -> None:
@@ -270,6 +266,15 @@ class Session(SessionView):
     @persistent.setter
     def persistent(self, persistent: bool) -> None:
         self._tracking.set_persistent(persistent)
+
+
+def answered(answer: object, asked: str, function: object) -> bool:
+    """What a function of the user's has answered. TypeError for something to await: it would count as True, and let everybody in."""
+    if type(answer) is not bool and inspect.isawaitable(answer):
+        if inspect.iscoroutine(answer):
+            answer.close()
+        raise TypeError(f"{asked}({function!r}): it gave an awaitable, and this does not wait; give a plain function, and await before")
+    return bool(answer)
 
 
 def tracking_of(session: SessionView) -> Tracking:

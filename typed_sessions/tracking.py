@@ -18,12 +18,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeAlias, final
 
+import msgspec
+
 from .changes import Changes, ListChange, Write
 from .clients import Client
-from .codecs import DecodeRefused
+from .codecs import DecodeRefused, TypedCodec
 from .errors import HeadersSent, KeyTypeError, PolicyError, Rejected, SessionClosed, SessionEnded
 from .keys import AnyKey, Key, ListKey, known_key
-from .record import FIELD_HOOKED, FIELD_SEALED, Record, field_revision, unpack_elements, unpack_field
+from .record import FIELD_HEAD, FIELD_HOOKED, FIELD_LIST, FIELD_SEALED, Record, field_revision, unpack_elements, unpack_field
 from .residents import ABSENT, ResidentChange
 from .sealing import SealingKeys
 
@@ -38,119 +40,127 @@ class Surroundings(Protocol):
 
     @property
     def seal(self) -> SealingKeys | None: ...
+
+    plain: bool
+    """No `seal`: a stored value is what its key's codec made of it."""
+
+    @property
+    def default_timeout(self) -> float | None: ...
+    @property
+    def default_overlap(self) -> float: ...
     def residents_of(self, locator: bytes) -> Mapping[str, object]: ...
-    def clients_of(self, locator: bytes) -> Sequence[Client]: ...
+    def clients_of(self, tracking: Tracking) -> Sequence[Client]: ...
     def check_hooks(self, key: Key[Any]) -> None:
         """Raise `KeyTypeError` for a key whose hooks this manager could not call: coroutine functions, in a synchronous one."""
 
 
 @final
-class Slot:
-    __slots__ = ("base", "default", "encoded", "functions", "in_place", "key", "mode", "present", "refused", "stored", "value", "version")
-
-    def __init__(self, key: Key[Any]) -> None:
-        self.key = key
-        self.mode: Mode = "read"
-        self.present = False
-        self.value: Any = None
-        self.base = 0
-        self.stored: bytes | None = None
-        self.version = 0
-        self.refused = False
-        self.encoded: bytes | None = None
-        self.functions: tuple[Updater, ...] = ()
-        self.default: object = ABSENT
-        self.in_place = False
+class Slot(msgspec.Struct, eq=False):
+    key: Key[Any]
+    mode: Mode = "read"
+    present: bool = False
+    value: Any = None
+    base: int = 0
+    stored: bytes | None = None
+    version: int = 0
+    refused: bool = False
+    encoded: bytes | None = None
+    functions: tuple[Updater, ...] = ()
+    default: object = ABSENT
+    in_place: bool = False
 
 
 @final
-class Item:
+class Item(msgspec.Struct, eq=False):
     """One element of a list as this request sees it; `sequence` is None for one that it has added."""
 
-    __slots__ = ("front", "payload", "sequence", "value")
-
-    def __init__(self, value: object, sequence: int | None, payload: bytes, front: bool) -> None:
-        self.value = value
-        self.sequence = sequence
-        self.payload = payload
-        self.front = front
+    value: object
+    sequence: int | None
+    payload: bytes
+    front: bool
 
 
 @final
-class ListSlot:
-    __slots__ = ("items", "key", "refused", "removed")
-
-    def __init__(self, key: ListKey[Any]) -> None:
-        self.key = key
-        self.items: list[Item] = []
-        self.refused: list[int] = []
-        self.removed: list[int] = []
+class ListSlot(msgspec.Struct, eq=False):
+    key: ListKey[Any]
+    items: list[Item] = []
+    refused: list[int] = []
+    removed: list[int] = []
+    unreadable: bool = False
+    """What is stored is no list at all, and stays until it is `dropped` or an element is added."""
+    dropped: bool = False
 
 
 @final
-class Tracking:
+class Tracking(msgspec.Struct, eq=False):
     """The state behind a `Session` or a `SessionView`."""
 
-    __slots__ = (
-        "around",
-        "address",
-        "clear",
-        "closed",
-        "created_at",
-        "default_timeout",
-        "discarding",
-        "end_asked",
-        "fields",
-        "headers_sent",
-        "lists",
-        "now",
-        "old_secret",
-        "over",
-        "owner",
-        "lasting",
-        "persistent",
-        "persistent_set",
-        "record",
-        "refusals",
-        "renew_asked",
-        "renew_overlap",
-        "slots",
-        "timeout",
-        "timeout_set",
-    )
-
-    def __init__(
-        self, around: Surroundings, record: Record | None, *, address: str | None, now: float, default_timeout: float | None, overlap: float
-    ) -> None:
-        self.around = around
-        self.record = record
-        self.fields: Mapping[str, bytes] | None = None
-        self.slots: dict[str, Slot] = {}
-        self.lists: dict[str, ListSlot] | None = None
-        self.address = address
-        self.now = now
-        self.default_timeout = default_timeout
-        self.closed = False
-        self.discarding = False
-        """What is written goes nowhere: the session has ended, and a listener of its end is looking."""
-        self.headers_sent = False
-        self.old_secret = False
-        self.over = False
-        self.end_asked = False
-        self.renew_asked = False
-        self.renew_overlap = overlap
-        self.clear = False
-        self.timeout_set = False
-        self.timeout: float | None = None
-        self.persistent_set = False
-        self.persistent = False
-        self.lasting = False
-        """Whether the policy has a Max-Age, so that `persistent` can be True."""
-        self.owner: object = None
-        """The exchange that this session is part of, for the manager."""
-        self.refusals: list[tuple[str, str]] | None = None
+    around: Surroundings
+    record: Record | None
+    address: str | None
+    now: float
+    owner: object = None
+    """The exchange that this session is part of, for the manager."""
+    headers_sent: bool = False
+    closed: bool = False
+    over: bool = False
+    discarding: bool = False
+    """What is written goes nowhere: the session has ended, and a listener of its end is looking."""
+    slots: dict[str, Slot] = {}
+    values: dict[str, Any] = {}
+    """What was read of keys whose values cannot be changed in place: nobody has to look at them again."""
+    lists: dict[str, ListSlot] | None = None
+    flagged: bool = False
+    """Something was asked for that is no value: an end, a renew, a timeout, another cookie."""
+    old_secret: bool = False
+    """Whether another secret than this request's is the current one: it may not renew, and gets no cookie."""
+    end_asked: bool = False
+    renew_asked: bool = False
+    renew_overlap: float = 0.0
+    clear: bool = False
+    timeout_set: bool = False
+    timeout: float | None = None
+    persistent_set: bool = False
+    persistent: bool = False
+    lasting: bool = False
+    """Whether the policy has a Max-Age, so that `persistent` can be True."""
+    refusals: list[tuple[str, str]] | None = None
 
     # -------------------------------------------------------------- reading
+
+    def read(self, key: Key[Any]) -> Any:
+        """The value of a key, or `ABSENT`. Decoded at the first look."""
+        if self.closed:
+            self.refuse_closed()
+        name = key.name
+        slot = self.slots.get(name)
+        if slot is not None:
+            return slot.value if slot.present else ABSENT
+        if key.immutable:
+            value = self.values.get(name, self)
+            if value is not self:
+                return value
+            record = self.record
+            if record is None or self.clear:
+                return ABSENT
+            packed = (record.unpacked or record.fields).get(name)
+            if packed is None:
+                return ABSENT
+            codec = key.codec
+            if (
+                not packed[6] & FIELD_SEALED
+                and packed[4] + 256 * packed[5] == key.version
+                and self.around.seal is None
+                and codec is not None
+            ):
+                try:
+                    value = self.values[name] = codec.decode(packed[FIELD_HEAD:])
+                except DecodeRefused:
+                    pass  # the slot reports it
+                else:
+                    return value
+        slot = self.slot(key)
+        return slot.value if slot.present else ABSENT
 
     def slot(self, key: Key[Any]) -> Slot:
         """The slot of a key, decoded at the first look."""
@@ -163,26 +173,25 @@ class Tracking:
         record = self.record
         if record is None or self.clear:
             return slot
-        codec = key.codec
-        if codec is None:
+        if key.codec is None:
             value = self.around.residents_of(record.locator).get(key.name, ABSENT)
             slot.present = value is not ABSENT
             slot.value = value if slot.present else None
             return slot
-        fields = self.fields
-        if fields is None:
-            fields = self.fields = record.fields
-        packed = fields.get(key.name)
+        packed = record.fields.get(key.name)
         if packed is not None:
             self._decode(slot, packed, record.locator)
         return slot
 
     def _decode(self, slot: Slot, packed: bytes, locator: bytes) -> None:
         key = slot.key
-        slot.base, slot.version, flags, payload = unpack_field(packed)
+        field = unpack_field(packed)
+        slot.base, slot.version = field.revision, field.version
         try:
-            payload = self._unsealed(key.name, flags, payload, locator)
-            slot.value = key.load(payload, slot.version)
+            if field.flags & FIELD_LIST:
+                raise DecodeRefused("stored as a list, not as a single value")
+            payload = self._unsealed(key.name, field.flags, field.payload, locator)
+            slot.value = key.load(payload, field.version)
             slot.stored = payload
             slot.present = True
         except DecodeRefused as problem:
@@ -223,7 +232,13 @@ class Tracking:
 
     def _read_list(self, slot: ListSlot, record: Record) -> None:
         key = slot.key
-        for element in unpack_elements(record.fields.get(key.name)):
+        try:
+            elements = unpack_elements(record.fields.get(key.name))
+        except ValueError as problem:
+            slot.unreadable = True
+            self._report(key, str(problem))
+            return
+        for element in elements:
             if element.sequence in slot.removed:
                 continue
             try:
@@ -265,24 +280,27 @@ class Tracking:
             )
 
     def assign(self, key: Key[Any], value: object) -> None:
-        self.before_write(key)
+        if self.closed or self.over or self.end_asked or self.headers_sent:
+            self.before_write(key)
         if key.has_hooks:
             self.around.check_hooks(key)
-        codec = key.codec
+        # Before there is a slot: a value that is refused leaves the one that is stored to be read.
+        encoded = self._accepted(key, value) if key.codec is not None else None
         slot = self.slots.get(key.name)
         if slot is None:
             slot = self.slots[key.name] = Slot(key)
-        slot.encoded = self._accepted(key, value) if codec is not None else None
+        slot.encoded = encoded
         slot.value = value
         slot.present = True
         slot.mode = "assigned"
         slot.functions = ()
+        slot.in_place = False
 
     def delete(self, key: AnyKey) -> None:
         self.before_write(key)
         if isinstance(key, ListKey):
             items = self.list_slot(key)
-            if not items.items and not items.refused:
+            if not (items.items or items.refused or items.unreadable):
                 raise KeyError(key)
             self.clear_list(key)
             return
@@ -293,6 +311,7 @@ class Tracking:
         slot.value = None
         slot.mode = "deleted"
         slot.functions = ()
+        slot.in_place = False
 
     def update(self, key: Key[Any], change: Updater, default: object) -> object:
         self.before_write(key)
@@ -306,14 +325,12 @@ class Tracking:
         in_place = slot.in_place or (slot.mode == "updated" and self._changed_since_update(slot))
         if slot.mode == "read" and slot.present and codec is not None:
             in_place = self._changed_in_place(slot) is not None
-        if not slot.present:
-            if not unconditional and not slot.functions:
-                # Kept encoded: a function that changes its argument would change this default, and a repetition would begin from that.
-                slot.default = self._accepted(key, default) if codec is not None else default
-            argument = default
-        else:
-            argument = slot.value
-        value = change(argument)
+        if not unconditional and not slot.functions:
+            # Also beside a value, which may be gone by the commit. What a function could change is kept encoded, or a repetition
+            # would begin from the changed default.
+            encode = codec is not None and codec.mutable and default is not ABSENT
+            slot.default = self._accepted(key, default) if encode else default
+        value = change(slot.value if slot.present else default)
         encoded = self._accepted(key, value) if codec is not None else None
         slot.value, slot.encoded, slot.present, slot.in_place = value, encoded, True, in_place
         if unconditional:
@@ -363,6 +380,8 @@ class Tracking:
         slot = self.list_slot(key)
         slot.removed += slot.refused
         slot.refused = []
+        if slot.unreadable:
+            slot.unreadable, slot.dropped = False, True
 
     def ask_renew(self, overlap: float | None, clear: bool) -> None:
         self._before_lifecycle("renewed")
@@ -372,30 +391,31 @@ class Tracking:
             raise HeadersSent(
                 "the session cannot be renewed any more: the response's headers have left without the new cookie; renew earlier"
             )
-        seconds = self.renew_overlap if overlap is None else overlap
+        seconds = self.around.default_overlap if overlap is None else overlap
         if self.old_secret:
             if seconds:
                 return  # Somebody has just renewed, which is all that a routine rotation wants.
             raise Rejected(
                 "renewed", 409, (), "the session was renewed by another request; this one came with the previous id and may not renew"
             )
-        self.renew_asked = True
+        self.renew_asked = self.flagged = True
         self.renew_overlap = seconds
         if clear:
             self.clear = True
             self.slots.clear()
+            self.values.clear()
             self.lists = None
 
     def ask_end(self) -> None:
         if self.closed:
             self.refuse_closed()
-        self.end_asked = True
+        self.end_asked = self.flagged = True
 
     def set_timeout(self, seconds: float | None) -> None:
         self._before_lifecycle("changed")
         check_timeout("session.timeout", seconds)
         self.timeout = seconds
-        self.timeout_set = True
+        self.timeout_set = self.flagged = True
 
     def set_persistent(self, persistent: bool) -> None:
         self._before_lifecycle("changed")
@@ -410,7 +430,7 @@ class Tracking:
         if self.headers_sent:
             raise HeadersSent("session.persistent cannot be set any more: the response's headers have left with the cookie as it was")
         self.persistent = persistent
-        self.persistent_set = True
+        self.persistent_set = self.flagged = True
 
     def _before_lifecycle(self, verb: str) -> None:
         if self.closed:
@@ -426,62 +446,67 @@ class Tracking:
 
     # -------------------------------------------------------------- committing
 
+    @property
+    def untouched(self) -> bool:
+        """Whether there is certainly nothing to commit or to report."""
+        return not (self.slots or self.flagged or self.lists or self.refusals)
+
     def changes(self, locator: bytes | None = None) -> Changes | None:
         """What to tell the store, or None if nothing was done. `locator` is that of a session about to be created.
 
         Raises what an encoder raises: a value changed in place into something that its key cannot carry.
         """
-        writes: dict[str, Write] | None = None
-        for slot in self.slots.values():
-            if slot.mode == "read":
-                codec = slot.key.codec
-                if codec is None or not codec.mutable or not slot.present:
+        writes: dict[str, Write] = {}
+        residents = False
+        seal = self.around.seal
+        for name, slot in self.slots.items():
+            key, mode = slot.key, slot.mode
+            codec = key.codec
+            if codec is None:
+                residents = residents or mode != "read"
+                continue
+            base: int | None = None
+            if mode == "assigned":
+                if codec.mutable and codec.comparable:
+                    slot.encoded = self._accepted(key, slot.value)  # it may have been changed in place since
+                payload = slot.encoded
+            elif mode == "read":
+                if key.immutable or not slot.present:
                     continue
                 payload = self._changed_in_place(slot)
                 if payload is None:
                     continue
-                slot.in_place, slot.encoded = True, payload
-                base: int | None = slot.base
-            elif slot.mode == "deleted":
-                if slot.key.codec is None:
-                    continue
-                payload, base = None, None
+                slot.in_place, slot.encoded, base = True, payload, slot.base
+            elif mode == "updated":
+                if codec.mutable and codec.comparable:
+                    slot.in_place = slot.in_place or self._changed_since_update(slot)
+                    slot.encoded = self._accepted(key, slot.value)
+                payload, base = slot.encoded, slot.base
             else:
-                codec = slot.key.codec
-                if codec is None:
-                    continue
-                if codec.mutable:
-                    # It may have been changed in place since it was assigned.
-                    if slot.mode == "updated" and not slot.in_place:
-                        slot.in_place = self._changed_since_update(slot)
-                    if codec.comparable:
-                        slot.encoded = self._accepted(slot.key, slot.value)
-                payload = slot.encoded
-                base = slot.base if slot.mode == "updated" else None
-            if writes is None:
-                writes = {}
-            writes[slot.key.name] = self._write(slot.key, payload, base, locator)
+                payload = None
+            flags = FIELD_HOOKED if key.has_hooks else 0
+            if seal is not None and payload is not None:
+                payload, flags = seal.seal(self._locator(locator), name, payload), flags | FIELD_SEALED
+            writes[name] = Write(payload, key.version, flags, base)
         lists = self._list_changes(locator) if self.lists else None
-        residents = self._residents_changed()
-        if not (writes or lists or self.timeout_set or self.persistent_set or self.clear or self.renew_asked or residents):
+        if not (writes or lists or residents or self.flagged):
             return None
         changes = Changes(writes)
         if lists:
             changes.lists = lists
-        changes.residents = residents
-        if self.clear or self.timeout_set or self.persistent_set:
+        if residents:
+            changes.residents = True
+        if self.flagged:
             changes.clear = self.clear
             changes.timeout, changes.set_timeout = self.timeout, self.timeout_set
             changes.persistent, changes.set_persistent = self.persistent, self.persistent_set
         return changes
 
-    def _write(self, key: Key[Any], payload: bytes | None, base: int | None, locator: bytes | None) -> Write:
-        flags = FIELD_HOOKED if key.has_hooks else 0
-        seal = self.around.seal
-        if seal is not None and payload is not None:
-            payload = seal.seal(self._locator(locator), key.name, payload)
-            flags |= FIELD_SEALED
-        return Write(payload, key.version, flags, base)
+    def begins(self) -> bool:
+        """Whether a session that is not stored has something to be stored for: a value, or an element of a list."""
+        if any(slot.present and slot.mode != "read" for slot in self.slots.values()):
+            return True
+        return any(slot.items for slot in (self.lists or {}).values())
 
     def _locator(self, locator: bytes | None) -> bytes:
         if locator is not None:
@@ -495,7 +520,7 @@ class Tracking:
         found: dict[str, ListChange] = {}
         for name, slot in self.lists.items():
             new = [item for item in slot.items if item.sequence is None]
-            if new or slot.removed:
+            if new or slot.removed or slot.dropped:
                 found[name] = ListChange(
                     appended=[self._element(slot.key, item, locator) for item in new if not item.front],
                     prepended=[self._element(slot.key, item, locator) for item in reversed(new) if item.front],
@@ -516,7 +541,7 @@ class Tracking:
             return None
         try:
             payload = codec.encode(slot.value)
-        except KeyTypeError:
+        except Exception:  # a user's `save` may raise anything
             payload = b""
         if payload == slot.stored:
             return None
@@ -528,7 +553,7 @@ class Tracking:
                 return None
         except DecodeRefused:
             return None
-        except KeyTypeError:
+        except Exception:
             return None if payload == b"" else payload
         return self._accepted(slot.key, slot.value)
 
@@ -537,9 +562,6 @@ class Tracking:
         if codec is None or not codec.mutable or not codec.comparable or slot.encoded is None:
             return False
         return codec.encode(slot.value) != slot.encoded
-
-    def _residents_changed(self) -> bool:
-        return any(slot.key.codec is None and slot.mode != "read" for slot in self.slots.values())
 
     def resident_changes(self) -> list[ResidentChange]:
         """What to do to the resident values once the store has committed."""
@@ -554,7 +576,7 @@ class Tracking:
         return found
 
     def rebase(self, current: Record) -> list[str]:
-        """Make every conditional change fit what is stored now. The names of those whose other change is overwritten (`LostUpdate`).
+        """Make every conditional change fit what is stored now. The names of those of which one change is lost (`LostUpdate`).
 
         Runs `update` functions and `merge` again; what they raise goes to the caller, and nothing has been applied.
         """
@@ -574,10 +596,13 @@ class Tracking:
                 if key.merge is not None and theirs.present and slot.stored is not None:
                     slot.value = key.merge(key.load(slot.stored, slot.version), slot.value, theirs.value)
                     slot.encoded = self._accepted(key, slot.value)
-                else:
+                elif theirs.stored != slot.encoded:
                     lost.append(key.name)
+                if theirs.stored is None:
+                    slot.mode = "updated"  # nothing is stored that it could be compared with
             elif theirs.present or slot.default is not ABSENT:
-                value: Any = theirs.value if theirs.present else codec.decode(slot.default)  # type: ignore[arg-type]  # bytes, since it has a codec
+                default: Any = slot.default
+                value = theirs.value if theirs.present else codec.decode(default) if codec.mutable else default
                 for function in slot.functions:
                     value = function(value)
                 slot.value, slot.encoded = value, self._accepted(key, value)
@@ -591,14 +616,14 @@ class Tracking:
     def committed(self, record: Record, residents: Mapping[str, object]) -> None:
         """Take over what is stored now: the next change in this request starts from it."""
         self.record = record
-        self.fields = None
+        fields = record.fields
         for name, slot in self.slots.items():
             if slot.key.codec is None:
                 if slot.mode != "read":
                     value = residents.get(name, ABSENT)
                     slot.present, slot.value = value is not ABSENT, None if value is ABSENT else value
             elif slot.mode != "read" or slot.in_place:
-                packed = record.fields.get(name)
+                packed = fields.get(name)
                 slot.base = field_revision(packed)
                 slot.stored = None if packed is None else slot.encoded
                 slot.version = slot.key.version
@@ -606,32 +631,59 @@ class Tracking:
                 continue
             slot.mode, slot.functions, slot.in_place, slot.default = "read", (), False, ABSENT
         self.lists = None
-        self.clear = self.renew_asked = self.timeout_set = self.persistent_set = False
+        if self.flagged:
+            self.clear = self.renew_asked = self.timeout_set = self.persistent_set = self.flagged = False
 
     def refreshed(self, record: Record) -> None:
         """Take over what others have stored; what this request has changed and not committed stays as it is."""
+        if self.record is not None and record.digest != self.record.digest:
+            self.old_secret = True
         self.record = record
-        self.fields = None
+        self.values.clear()
         for name, slot in list(self.slots.items()):
             if slot.mode == "read" and self._changed_in_place(slot) is None:
                 del self.slots[name]
         for items in (self.lists or {}).values():
             new = [item for item in items.items if item.sequence is None]
-            items.items, items.refused = [], []
+            items.items, items.refused, items.unreadable = [], [], False
             self._read_list(items, record)
             items.items = [*(item for item in new if item.front), *items.items, *(item for item in new if not item.front)]
 
+    def shut_out(self, seen: Record) -> None:
+        """Another request has renewed the session, and its id opens it no more: nothing that comes after is for this request."""
+        self.record = seen
+        self.values.clear()
+        self.over = True
+
     def changed_names(self) -> tuple[str, ...]:
         """The names of the keys that hold uncommitted changes, as far as that can be told without running a codec."""
-        names = [name for name, slot in self.slots.items() if slot.mode != "read"]
-        names += [name for name, items in (self.lists or {}).items() if items.removed or any(i.sequence is None for i in items.items)]
+        names = [name for name, slot in self.slots.items() if slot.mode != "read" or slot.in_place]
+        names += [
+            name
+            for name, items in (self.lists or {}).items()
+            if items.removed or items.dropped or any(item.sequence is None for item in items.items)
+        ]
         return tuple(names)
+
+    def dirty_names(self) -> list[str]:
+        """`changed_names`, and those of values changed in place whose codec runs no code of a user's."""
+        names = list(self.changed_names())
+        for name, slot in self.slots.items():
+            codec = slot.key.codec
+            if name not in names and slot.present and isinstance(codec, TypedCodec) and slot.version == slot.key.version:
+                try:
+                    changed = self._changed_in_place(slot) is not None
+                except KeyTypeError:
+                    changed = True
+                if changed:
+                    names.append(name)
+        return names
 
     def forget_changes(self) -> None:
         """Drop everything that was not committed."""
         self.slots.clear()
         self.lists = None
-        self.clear = self.renew_asked = self.end_asked = self.timeout_set = self.persistent_set = False
+        self.clear = self.renew_asked = self.end_asked = self.timeout_set = self.persistent_set = self.flagged = False
 
 
 def check_timeout(option: str, seconds: float | None) -> None:

@@ -2,8 +2,55 @@
 
 from __future__ import annotations
 
-from tests.faces import Face
-from typed_sessions import Key
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.faces import Browser, Face, Turn
+from tests.planting import heard, record_of
+from typed_sessions import (
+    CommitRefused,
+    CookiePolicy,
+    HeadersSent,
+    Key,
+    PolicyError,
+    Rejected,
+    ReusedOldId,
+    Session,
+    SessionEnded,
+)
+from typed_sessions.record import REUSED
+
+
+@pytest.fixture
+def user() -> Key[str]:
+    return Key("user", str)
+
+
+def signed_in(face: Face, user: Key[str]) -> tuple[Browser, str]:
+    browser = face.browser()
+    with browser.visit() as session:
+        session[user] = "ann"
+    with browser.visit() as session:
+        return browser, session.handle
+
+
+def cookies_in(turn: Turn) -> list[str]:
+    return [value for name, value in turn.headers if name == "Set-Cookie"]
+
+
+def everything(face: Face, handle: str) -> bytes:
+    """All that is stored of a session: its times and flags, too."""
+    record = record_of(face, handle)
+    assert record is not None
+    return record.pack()
+
+
+def opens(browser: Browser, handle: str) -> bool:
+    """Whether a browser's cookies open the session; asked without a use."""
+    view = browser.face.call(browser.face.manager.get_session(browser.request()))
+    return view is not None and view.handle == handle
 
 
 def test_rule_09_renew_replaces_the_secret_and_keeps_the_data(face: Face) -> None:
@@ -22,3 +69,477 @@ def test_rule_09_renew_replaces_the_secret_and_keeps_the_data(face: Face) -> Non
     with browser.visit() as session:
         assert session.handle == handle
         assert session[user] == "ann"
+
+
+def test_rule_09_both_cookies_are_new(face: Face, user: Key[str]) -> None:
+    """The secret and the address tag with it; the locator in the cookie stays, and neither half of the old pair goes with a new one (C7)."""
+    browser, handle = signed_in(face, user)
+    old = browser.copy()
+    with browser.visit() as session:
+        session.renew()
+    assert browser.jar.keys() == old.jar.keys() == {"SESSION_KEY", "SESSION_ADDR"}
+    assert all(browser.jar[name] != old.jar[name] for name in old.jar)
+    for name in old.jar:
+        mixed = browser.copy()
+        mixed.jar[name] = old.jar[name]
+        assert not opens(mixed, handle)
+    assert opens(browser, handle)
+
+
+def test_rule_09_what_changed_is_committed_with_the_renewal(face: Face, user: Key[str]) -> None:
+    """A sign-in writes and renews in one commit, before or after one another."""
+    browser, _ = signed_in(face, user)
+    before, after = Key("before", int), Key("after", int)
+    with browser.visit() as session:
+        session[before] = 1
+        session.renew()
+        session[after] = 2
+    with browser.visit() as session:
+        assert (session[user], session[before], session[after]) == ("ann", 1, 2)
+
+
+def test_rule_09_clear_drops_the_data(face: Face, user: Key[str]) -> None:
+    """`renew(clear=True)` begins with an empty session under the same locator; what is written after it is there."""
+    browser, handle = signed_in(face, user)
+    name = Key("name", str)
+    with browser.visit() as session:
+        session[name] = "dropped"
+        session.renew(clear=True)
+        assert user not in session
+        assert name not in session
+        session[name] = "kept"
+    with browser.visit() as session:
+        assert session.handle == handle
+        assert list(session) == [name]
+        assert session[name] == "kept"
+
+
+def test_rule_09_the_absolute_lifetime_is_not_reset(make_face: Callable[..., Face], user: Key[str]) -> None:
+    """However often it is renewed, the session is over `lifetime` seconds after its creation (L2, ASVS 7.3.2)."""
+    face = make_face(timeout=None, lifetime=1_000)
+    browser, handle = signed_in(face, user)
+    for _ in range(3):
+        face.clock.advance(300)
+        with browser.visit() as session:
+            assert session[user] == "ann"
+            session.renew()
+    record = record_of(face, handle)
+    assert record is not None
+    assert record.deadline == record.created + 1_000
+    face.clock.advance(100)
+    assert not opens(browser, handle)
+
+
+def test_rule_09_by_default_the_previous_secret_opens_nothing(face: Face, user: Key[str]) -> None:
+    """Not even in the same second: a sign-in needs that (session fixation)."""
+    browser, handle = signed_in(face, user)
+    thief = browser.copy()
+    with browser.visit() as session:
+        session.renew()
+    assert not opens(thief, handle)
+    turn = thief.open(create="on_write")
+    assert user not in turn.session
+    assert not turn.session.exists
+    turn.finish()
+    with pytest.raises(Rejected):
+        thief.open(create=False)
+
+
+@pytest.mark.parametrize("by_option", [True, False], ids=["option", "argument"])
+def test_rule_09_with_an_overlap_the_previous_secret_opens_for_so_long(make_face: Callable[..., Face], user: Key[str], by_option: bool) -> None:
+    """Up to the last second, and not in the one after (routine rotation)."""
+    face = make_face(**({"overlap": 30} if by_option else {}))
+    browser, handle = signed_in(face, user)
+    old = browser.copy()
+    with browser.visit() as session:
+        session.renew() if by_option else session.renew(overlap=30)
+    face.clock.advance(29.9)
+    with old.visit() as session:
+        assert session.handle == handle
+        assert session[user] == "ann"
+    face.clock.advance(0.1)
+    assert not opens(old, handle)
+    assert opens(browser, handle)
+
+
+def test_rule_09_the_argument_goes_before_the_option(make_face: Callable[..., Face], user: Key[str]) -> None:
+    """`renew(overlap=0)` at sign-in is without an overlap, whatever the manager's rotation has."""
+    face = make_face(overlap=30)
+    browser, handle = signed_in(face, user)
+    old = browser.copy()
+    with browser.visit() as session:
+        session.renew(overlap=0)
+    assert not opens(old, handle)
+
+
+@pytest.mark.parametrize("overlap", [-1, float("inf"), float("nan"), True], ids=repr)
+def test_rule_09_an_overlap_is_a_number_of_seconds(face: Face, user: Key[str], overlap: Any) -> None:
+    """Anything else is refused at the call, which has done nothing."""
+    browser, handle = signed_in(face, user)
+    with browser.visit() as session, pytest.raises(PolicyError, match="overlap"):
+        session.renew(overlap=overlap)
+    assert opens(browser, handle)
+
+
+def test_rule_09_a_request_under_the_previous_secret_works_and_gets_no_cookie(make_face: Callable[..., Face], user: Key[str]) -> None:
+    """It reads and writes; its answer must not put the old cookie over the new one, which the browser may have by then."""
+    face = make_face(cookie_policy=CookiePolicy(max_age=3600))
+    browser, _ = signed_in(face, user)
+    old = browser.copy()
+    with browser.visit() as session:
+        session.renew(overlap=300)
+    face.clock.advance(61)  # so that a use is written, and a cookie with Max-Age would be sent again
+    turn = old.open()
+    turn.session[user] = "ben"
+    turn.finish()
+    assert cookies_in(turn) == []
+    with browser.visit() as session:
+        assert session[user] == "ben"
+
+
+def test_rule_09_a_request_under_the_previous_secret_may_not_renew(face: Face, user: Key[str]) -> None:
+    """Without an overlap (sign-in) it is refused with status 409, and nothing has happened."""
+    browser, handle = signed_in(face, user)
+    old = browser.copy()
+    with browser.visit() as session:
+        session.renew(overlap=60)
+    turn = old.open()
+    with pytest.raises(Rejected) as caught:
+        turn.session.renew()
+    assert (caught.value.reason, caught.value.status) == ("renewed", 409)
+    turn.discard()
+    assert opens(browser, handle)
+
+
+def test_rule_09_a_rotation_under_the_previous_secret_is_no_work(face: Face, user: Key[str]) -> None:
+    """With an overlap nothing more is wanted than that somebody has renewed lately: no error, no cookie, the rest is committed."""
+    browser, handle = signed_in(face, user)
+    old = browser.copy()
+    with browser.visit() as session:
+        session.renew(overlap=60)
+    turn = old.open()
+    turn.session.renew(overlap=60)
+    turn.session[user] = "ben"
+    turn.finish()
+    assert cookies_in(turn) == []
+    assert opens(browser, handle)
+    with browser.visit() as session:
+        assert session[user] == "ben"
+
+
+def test_rule_09_of_two_sign_ins_one_wins(face: Face, user: Key[str]) -> None:
+    """The other is refused as a whole and gets no cookie; exactly one secret opens the session, and the browser has it (R3)."""
+    browser, handle = signed_in(face, user)
+    before = browser.copy()
+    refused = heard(face, CommitRefused)
+    first, second = browser.open(), browser.open()
+    for turn, name in ((first, "first"), (second, "second")):
+        turn.session[user] = name
+        turn.session.renew()
+    second.send()
+    first.send()
+    assert (len(cookies_in(first)), len(cookies_in(second))) == (0, 2)
+    second.arrive()
+    first.arrive()
+    assert [(event.reason, event.names) for event in refused] == [("renewed", ("user",))]
+    assert opens(browser, handle)
+    assert not opens(before, handle)
+    with browser.visit() as session:
+        assert session[user] == "second"
+
+
+def test_rule_09_of_two_rotations_one_wins(face: Face, user: Key[str]) -> None:
+    """With an overlap the other's changes are committed all the same, and the browser keeps the winner's cookies."""
+    browser, handle = signed_in(face, user)
+    refused = heard(face, CommitRefused)
+    first, second = browser.open(), browser.open()
+    for turn, number in ((first, 1), (second, 2)):
+        turn.session[Key(f"key {number}", int)] = number
+        turn.session.renew(overlap=60)
+    second.send()
+    first.send()
+    assert (len(cookies_in(first)), len(cookies_in(second))) == (0, 2)
+    second.arrive()
+    first.arrive()
+    assert refused == []
+    assert opens(browser, handle)
+    with browser.visit() as session:
+        assert [session[Key(f"key {number}", int)] for number in (1, 2)] == [1, 2]
+
+
+def test_rule_09_a_request_whose_rotation_lost_may_not_renew_later(face: Face, user: Key[str]) -> None:
+    """After a commit in the middle it is a request under the previous secret."""
+    browser, handle = signed_in(face, user)
+    first, second = browser.open(), browser.open()
+    second.session.renew(overlap=60)
+    second.finish()
+    first.session.renew(overlap=60)
+    face.call(face.manager.commit(first.session))
+    with pytest.raises(Rejected, match="previous id"):
+        first.session.renew(overlap=0)
+    first.finish()
+    assert cookies_in(first) == []
+    assert opens(browser, handle)
+
+
+@pytest.mark.parametrize("catch_up", ["commit", "refresh"])
+def test_rule_09_a_request_that_learns_of_a_rotation_may_not_renew(face: Face, user: Key[str], catch_up: str) -> None:
+    """Having seen the new state does not make it a request under the new secret."""
+    browser, handle = signed_in(face, user)
+    first, second = browser.open(), browser.open()
+    second.session.renew(overlap=60)
+    second.finish()
+    first.session[Key("other", int)] = 1
+    face.call(getattr(face.manager, catch_up)(first.session))
+    with pytest.raises(Rejected, match="previous id"):
+        first.session.renew(overlap=0)
+    first.finish()
+    assert cookies_in(first) == []
+    assert opens(browser, handle)
+
+
+def test_rule_09_a_request_from_before_a_sign_in_sees_nothing_of_what_is_in_it_after(face: Face, user: Key[str]) -> None:
+    """What it writes to other keys is committed (rule 7); but it gets neither the new data nor a new secret (session fixation)."""
+    visits = Key("visits", int)
+    browser = face.browser()
+    with browser.visit() as session:
+        session[visits] = 1
+    thief = browser.copy().open()
+    turn = browser.open()
+    turn.session[user] = "ann"
+    turn.session.renew()
+    turn.finish()
+    thief.session.update(visits, lambda n: n + 1)
+    face.call(face.manager.commit(thief.session))
+    assert user not in thief.session
+    assert list(thief.session) == [visits]
+    writes: list[Callable[[Session], object]] = [lambda session: session.__setitem__(visits, 9), lambda session: session.renew()]
+    for write in writes:
+        with pytest.raises(SessionEnded):
+            write(thief.session)
+    for look in (face.manager.refresh, face.manager.commit):
+        with pytest.raises(SessionEnded):
+            face.call(look(thief.session))
+    thief.finish()
+    assert cookies_in(thief) == []
+    with browser.visit() as session:
+        assert (session[user], session[visits]) == ("ann", 2)
+
+
+def test_rule_09_refresh_raises_after_a_sign_in_elsewhere(face: Face, user: Key[str]) -> None:
+    """Also in a request that came under the previous secret of an earlier rotation."""
+    browser, _ = signed_in(face, user)
+    old = browser.copy()
+    with browser.visit() as session:
+        session.renew(overlap=600)
+    under_previous, under_current = old.open(), browser.open()
+    for turn in (under_previous, under_current):
+        face.call(face.manager.refresh(turn.session))
+    with browser.visit() as session:
+        session.renew()
+    for turn in (under_previous, under_current):
+        with pytest.raises(SessionEnded):
+            face.call(face.manager.refresh(turn.session))
+        turn.finish()
+
+
+def test_rule_09_the_previous_secret_after_its_time_is_reported(face: Face, user: Key[str]) -> None:
+    """`ReusedOldId` says from where; the session lives on, and the cookies are left alone: the browser may hold newer ones by now."""
+    browser, handle = signed_in(face, user)
+    old = browser.copy("10.1.2.77")
+    with browser.visit() as session:
+        session.renew(overlap=10)
+    reports = heard(face, ReusedOldId)
+    with old.visit():
+        pass
+    assert reports == []
+    face.clock.advance(10)
+    turn = old.open()
+    assert not turn.session.exists
+    turn.finish()
+    assert cookies_in(turn) == []
+    assert [(event.session.handle, event.address) for event in reports] == [(handle, "10.1.2.77")]
+    assert opens(browser, handle)
+
+
+def test_rule_09_the_policy_may_end_the_session_for_it(make_face: Callable[..., Face], user: Key[str]) -> None:
+    """`old_id="end"`: whoever presents an old id, the thief or the owner, ends the session for both, and it is reported."""
+    face = make_face(old_id="end")
+    browser, handle = signed_in(face, user)
+    thief = browser.copy()
+    with browser.visit() as session:
+        session.renew()
+    reports = heard(face, ReusedOldId)
+    with thief.visit() as session:
+        assert user not in session
+    assert thief.jar == {}
+    assert len(reports) == 1
+    assert record_of(face, handle) is None
+    with browser.visit() as session:
+        assert user not in session
+
+
+def test_rule_09_only_the_previous_secret_is_an_old_id(face: Face, user: Key[str]) -> None:
+    """The one before it is a wrong secret like any other: nothing is remembered of it, so nothing is said."""
+    browser, handle = signed_in(face, user)
+    older = browser.copy()
+    for _ in range(2):
+        with browser.visit() as session:
+            session.renew(overlap=60)
+    reports = heard(face, ReusedOldId)
+    with older.visit() as session:
+        assert not session.exists
+    assert reports == []
+    assert opens(browser, handle)
+
+
+def wrong_secret(browser: Browser) -> None:
+    key = browser.jar["SESSION_KEY"]
+    browser.jar["SESSION_KEY"] = key[:22] + ("B" if key[22] == "A" else "A") + key[23:]
+
+
+def wrong_tag(browser: Browser) -> None:
+    tag = browser.jar["SESSION_ADDR"]
+    browser.jar["SESSION_ADDR"] = ("B" if tag[0] == "A" else "A") + tag[1:]
+
+
+def no_tag(browser: Browser) -> None:
+    del browser.jar["SESSION_ADDR"]
+
+
+def no_secret(browser: Browser) -> None:
+    browser.jar["SESSION_KEY"] = browser.jar["SESSION_KEY"][:22] + "A" * 42
+
+
+def another_network(browser: Browser) -> None:
+    browser.address = "192.0.2.1"
+
+
+@pytest.mark.parametrize("spoil", [wrong_secret, wrong_tag, no_tag, no_secret, another_network], ids=lambda spoil: spoil.__name__)
+@pytest.mark.parametrize("used", [False, True], ids=["new", "used before"])
+def test_rule_09_a_wrong_secret_changes_nothing(face: Face, user: Key[str], spoil: Callable[[Browser], None], used: bool) -> None:
+    """Not the time of last use, nor whether a second request has used the session, nor anything else: the record is the same, byte by byte."""
+    browser = face.browser()
+    with browser.visit() as session:
+        session[user] = "ann"
+    handle = bytes.fromhex(face.call(face.manager.get_session(browser.request())).handle).hex()
+    if used:
+        with browser.visit():
+            pass
+    before = record_of(face, handle)
+    assert before is not None
+    assert bool(before.flags & REUSED) is used
+    face.clock.advance(300)  # long enough for a use to be written
+    forger = browser.copy()
+    spoil(forger)
+    for create in (False, True, "on_write"):
+        try:
+            turn = forger.copy().open(create=create)
+        except Rejected:
+            continue
+        assert turn.session.handle != handle
+        turn.finish()
+    face.call(face.manager.get_session(forger.request()))
+    face.call(face.manager.delete_session(forger.request()))
+    assert everything(face, handle) == before.pack()
+    with browser.visit() as session:  # and the owner's own use is written
+        assert session[user] == "ann"
+    after = record_of(face, handle)
+    assert after is not None
+    assert after.used == before.used + 300
+    assert after.flags & REUSED
+
+
+def test_rule_09_a_wrong_secret_does_not_keep_a_session_alive(make_face: Callable[..., Face], user: Key[str]) -> None:
+    """A forger who knows the locator (it is no secret) cannot prolong the session's idle time."""
+    face = make_face(timeout=600, granularity=60)
+    browser, handle = signed_in(face, user)
+    forger = browser.copy()
+    wrong_secret(forger)
+    for _ in range(7):
+        face.clock.advance(100)
+        forger.copy().open().finish()
+    assert not opens(browser, handle)
+
+
+def test_rule_09_an_old_secret_after_its_time_changes_nothing_either(face: Face, user: Key[str]) -> None:
+    """It is a wrong secret by then."""
+    browser, handle = signed_in(face, user)
+    old = browser.copy()
+    with browser.visit() as session:
+        session.renew(overlap=10)
+    face.clock.advance(300)
+    before = everything(face, handle)
+    old.open().finish()
+    assert everything(face, handle) == before
+
+
+def test_rule_09_a_renewal_binds_the_session_to_where_it_was_asked_for(face: Face, user: Key[str]) -> None:
+    """The new tag is of the address of the request that renews: from then on that one is the bound address."""
+    browser, handle = signed_in(face, user)
+    browser.address = "10.1.2.99"  # the same network
+    with browser.visit() as session:
+        assert session.address == "10.1.2.3"
+        session.renew()
+    with browser.visit() as session:
+        assert session.address == "10.1.2.99"
+    assert opens(browser, handle)
+
+
+def test_rule_09_a_new_session_may_be_renewed_in_its_first_request(face: Face, user: Key[str]) -> None:
+    """There is nothing to replace yet: one pair of cookies, and they open it (C11)."""
+    browser = face.browser()
+    turn = browser.open()
+    turn.session[user] = "ann"
+    turn.session.renew()
+    turn.finish()
+    assert len(cookies_in(turn)) == 2
+    with browser.visit() as session:
+        assert session[user] == "ann"
+
+
+def test_rule_09_renewing_twice_in_a_request_sets_one_pair_of_cookies(face: Face, user: Key[str]) -> None:
+    """Also with a commit in between: the browser gets the last secret, and only that opens the session (C11)."""
+    browser, handle = signed_in(face, user)
+    turn = browser.open()
+    for _ in range(2):
+        turn.session.renew()
+        face.call(face.manager.commit(turn.session))
+    turn.session.renew()
+    turn.finish()
+    assert len(cookies_in(turn)) == 2
+    assert opens(browser, handle)
+
+
+def test_rule_09_outside_of_a_request_there_is_no_cookie_to_renew(face: Face, user: Key[str]) -> None:
+    """`edit` raises at the call, since nobody would get the new secret."""
+    browser, handle = signed_in(face, user)
+
+    def work(session: Session) -> None:
+        with pytest.raises(HeadersSent):
+            session.renew()
+
+    face.edit(handle, work)
+    assert opens(browser, handle)
+
+
+@pytest.mark.parametrize("learn", ["commit", "refresh", "finish"])
+@pytest.mark.parametrize("overlap", [0, 60])
+def test_rule_09_who_learns_of_a_renewal_does_not_send_the_old_cookie_again(
+    make_face: Callable[..., Face], user: Key[str], learn: str, overlap: float
+) -> None:
+    """A lasting cookie is sent again when a use is written; not by a request that has seen that it was replaced meanwhile (rule 23)."""
+    face = make_face(cookie_policy=CookiePolicy(max_age=3600))
+    browser, handle = signed_in(face, user)
+    face.clock.advance(61)
+    first, second = browser.open(), browser.open()
+    second.session.renew(overlap=overlap)
+    second.finish()
+    first.session[Key("other", int)] = 1
+    if learn == "commit":
+        face.call(face.manager.commit(first.session))
+    elif learn == "refresh" and overlap:
+        face.call(face.manager.refresh(first.session))
+    first.finish()
+    assert cookies_in(first) == []
+    assert opens(browser, handle)

@@ -8,8 +8,11 @@ manager's `commit` and at its end, a message counts as use, and when the session
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, MutableMapping, Sequence
+from contextlib import suppress
 from typing import Any, Protocol, TypeAlias, cast, final
 from urllib.parse import urlsplit
+
+import msgspec
 
 from ..aio import AsyncSessionManager
 from ..clients import Client
@@ -27,25 +30,24 @@ App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _KEY = "typed_sessions"
 POLICY_VIOLATION = 1008
+_VARY = (b"vary", b"Cookie")
+_NAMES = {"Set-Cookie": b"set-cookie", "Cache-Control": b"cache-control", "Vary": b"vary"}
+INTERNAL_ERROR = 1011
 
 
 @final
 class ScopeReader:
     """Gets what is needed out of an ASGI scope."""
 
-    def cookie(self, source: Any, /) -> str:
-        found = ""
+    has_clients = True
+
+    def basics(self, source: Any, /) -> tuple[str | None, bool, str]:
+        cookie = ""
         for name, value in source["headers"]:
             if name == b"cookie":
-                found = f"{found}; {value.decode('latin-1')}" if found else value.decode("latin-1")
-        return found
-
-    def peer(self, source: Any, /) -> str | None:
+                cookie = f"{cookie}; {value.decode('latin-1')}" if cookie else value.decode("latin-1")
         client = source.get("client")
-        return client[0] if client else None
-
-    def https(self, source: Any, /) -> bool:
-        return source.get("scheme") in ("https", "wss")
+        return client[0] if client else None, source.get("scheme") in ("https", "wss"), cookie
 
     def path(self, source: Any, /) -> str:
         return cast("str", source["path"])
@@ -84,7 +86,7 @@ class SessionMiddleware:
         eager: bool = False,
         allowed_origins: Collection[str] = (),
     ) -> None:
-        if not isinstance(sessions, AsyncSessionManager):
+        if not isinstance(cast("object", sessions), AsyncSessionManager):
             raise TypeError(f"SessionMiddleware(app, {sessions!r}): expected an AsyncSessionManager; SessionManager is for filters.wsgi")
         if isinstance(allowed_origins, str):
             raise TypeError(f'allowed_origins = {allowed_origins!r}: expected a list of origins, ["https://example.org"]')
@@ -107,23 +109,28 @@ class SessionMiddleware:
             await self._app(scope, receive, send)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = _Response(self._sessions, self._guard, scope, send)
+        exchange = Exchange(self._guard, scope)
+        response = _Response(exchange, self._sessions, send)
         scope[_KEY] = response
         token = enter(response)
         try:
             if self._eager:
                 await response.open()
             await self._app(scope, receive, response.send)
-            if response.exchange.tracking is not None:
-                await response.finish()
+            if exchange.tracking is not None:
+                if exchange.tracking.untouched:
+                    close_exchange(exchange)
+                else:
+                    await response.finish()
         except (Rejected, *COMMIT_FAILURES) as refused:
             await response.refuse(refused)
         except BaseException:
-            if response.exchange.tracking is not None:
-                await self._sessions.abandon_exchange(response.exchange)
+            if exchange.tracking is not None:
+                await self._sessions.abandon_exchange(exchange)
             raise
         finally:
             leave(token)
+            exchange.source = None  # no reference cycle through the scope
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         connection = _WebSocket(self._sessions, self._guard, scope, receive, send, self._same_origin(scope))
@@ -132,7 +139,8 @@ class SessionMiddleware:
         try:
             if self._eager:
                 await connection.open()
-            await self._app(scope, connection.receive, connection.send)
+            with suppress(_Cut):
+                await self._app(scope, connection.receive, connection.send)
             await connection.finish()
         except (Rejected, *COMMIT_FAILURES) as refused:
             await connection.refuse(refused)
@@ -154,19 +162,41 @@ class SessionMiddleware:
         origin = origins[0].lower()
         if origin in self._origins:
             return True
-        return len(hosts) == 1 and origin != "null" and urlsplit(origin).netloc == hosts[0].lower()
+        try:
+            netloc = urlsplit(origin).netloc
+        except ValueError:
+            return False
+        return len(hosts) == 1 and netloc != "" and netloc == hosts[0].lower()
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        closed = False
+        asked = answered = closed = False
+
+        async def asking() -> Message:
+            nonlocal asked
+            asked = True
+            return await receive()
 
         async def closing(message: Message) -> None:
-            nonlocal closed
+            nonlocal answered, closed
+            answered = True
             if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed") and not closed:
                 closed = True
                 await self._sessions.aclose()
             await send(message)
 
-        await self._app(scope, receive, closing)
+        try:
+            await self._app(scope, asking, closing)
+        except Exception:
+            # That is how an application says that it knows no lifespan; the manager has to be closed all the same.
+            if asked or answered:
+                raise
+        if not answered:
+            if not asked:
+                await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await self._sessions.aclose()
+            await send({"type": "lifespan.shutdown.complete"})
 
 
 async def open_session(scope: Scope, /) -> Session:
@@ -175,7 +205,12 @@ async def open_session(scope: Scope, /) -> Session:
     if not isinstance(response, (_Response, _WebSocket)):
         raise NoSession("this request did not come through typed_sessions.filters.asgi.SessionMiddleware")
     session = response.exchange.session
-    return await response.open() if session is None else session
+    if session is not None:
+        return session
+    if isinstance(response, _WebSocket):
+        return await response.open()
+    opened = response.sessions.open_soon(response.exchange)
+    return opened if isinstance(opened, Session) else await opened
 
 
 class _Opening(Protocol):
@@ -186,58 +221,66 @@ def _current(response: _Opening) -> Session:
     session = response.exchange.session
     if session is None:
         raise NotOpened(
-            "the session is not open yet: use `session = await open_session(scope)` first, or SessionMiddleware(..., eager=True) for all requests"
+            "the session is not open yet: use `session = await open_session(scope)` first, "
+            "or SessionMiddleware(..., eager=True) for all requests"
         )
     return session
 
 
 @final
-class _Response:
+class _Response(msgspec.Struct, eq=False):
     """The session's part in one http exchange."""
 
-    __slots__ = ("_send", "_sessions", "exchange")
-
-    def __init__(self, sessions: AsyncSessionManager, guard: Guard, scope: Scope, send: Send) -> None:
-        self.exchange = Exchange(guard, scope)
-        self._sessions = sessions
-        self._send = send
+    exchange: Exchange
+    sessions: AsyncSessionManager
+    raw_send: Send
 
     def current(self) -> Session:
         return _current(self)
 
     async def open(self) -> Session:
-        return await self._sessions.open_exchange(self.exchange)
+        return await self.sessions.open_exchange(self.exchange)
 
     def send(self, message: Message) -> Awaitable[None]:
         # Not a coroutine: a request that never looks at its session should not pay for one.
         exchange = self.exchange
-        if exchange.looked and not exchange.headers_sent and message["type"] == "http.response.start":
-            return self._start(message)
         if not exchange.headers_sent and message["type"] == "http.response.start":
+            if exchange.looked:
+                tracking = exchange.tracking
+                if tracking is None or message["status"] >= 500:
+                    return self._start(message, None)
+                committing = self.sessions.commit_soon(exchange)
+                if committing is not None:
+                    return self._start(message, committing)
+                tracking.headers_sent = True
+                message["headers"] = [*message.get("headers", ()), *([_VARY] if exchange.quiet else encoded(exchange.headers()))]
             exchange.headers_sent = True
-        return self._send(message)
+        return self.raw_send(message)
 
-    async def _start(self, message: Message) -> None:
+    async def _start(self, message: Message, committing: Awaitable[None] | None) -> None:
         exchange = self.exchange
+        if committing is not None:
+            await committing
+        else:
+            discard_exchange(exchange)
         if exchange.tracking is not None:
-            if message["status"] >= 500:
-                discard_exchange(exchange)
-            else:
-                await self._sessions.commit_exchange(exchange)
             exchange.tracking.headers_sent = True
         exchange.headers_sent = True
         message["headers"] = [*message.get("headers", ()), *encoded(exchange.headers())]
-        await self._send(message)
+        await self.raw_send(message)
 
     async def finish(self) -> None:
         """The application has returned: commit what it changed while the body went out."""
         exchange = self.exchange
-        if not exchange.done:
-            try:
-                if exchange.headers_sent:
-                    await self._sessions.commit_exchange(exchange)
-            finally:
-                close_exchange(exchange)
+        if exchange.done:
+            return
+        if not exchange.headers_sent:
+            await self.sessions.abandon_exchange(exchange)  # there was no response
+            return
+        try:
+            await self.sessions.commit_exchange(exchange)
+        finally:
+            close_exchange(exchange)
 
     async def refuse(self, refused: Rejected | CommitFailure) -> None:
         """Answer with an error in the application's place. Raises it again if the headers have left."""
@@ -250,15 +293,20 @@ class _Response:
             raise refused
         exchange.headers_sent = True
         start, body = answer("http.response", refused, extra)
-        await self._send(start)
-        await self._send(body)
+        await self.raw_send(start)
+        await self.raw_send(body)
+
+
+@final
+class _Cut(ConnectionError):
+    """What an application gets that goes on sending after the session's end: as if the client had gone (an OSError, says ASGI)."""
 
 
 @final
 class _WebSocket:
     """The session's part in one WebSocket connection, which is a client of it."""
 
-    __slots__ = ("_accepted", "_receive", "_refused", "_scope", "_send", "_sessions", "_closed", "client", "exchange")
+    __slots__ = ("_accepted", "_closed", "_cut", "_receive", "_refused", "_scope", "_send", "_sessions", "client", "exchange")
 
     def __init__(self, sessions: AsyncSessionManager, guard: Guard, scope: Scope, receive: Receive, send: Send, same_origin: bool) -> None:
         self.exchange = Exchange(guard, scope)
@@ -269,6 +317,7 @@ class _WebSocket:
         self._refused = not same_origin
         self._accepted = False
         self._closed = False
+        self._cut = False
         peer = scope.get("client")
         self.client = Client(peer[0] if peer else None, self._close)
 
@@ -282,11 +331,12 @@ class _WebSocket:
             )
         return await self._sessions.open_exchange(self.exchange)
 
-    async def _close(self) -> None:
-        """The session has ended."""
+    async def _close(self, code: int = POLICY_VIOLATION, reason: str = "the session has ended") -> None:
+        """Close it over the application's head, which from now on gets to hear of that and of nothing else."""
+        self._cut = True
         if not self._closed:
             self._closed = True
-            await self._send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": "the session has ended"})
+            await self._send({"type": "websocket.close", "code": code, "reason": reason})
 
     async def receive(self) -> Message:
         if self.client.closing:
@@ -297,47 +347,66 @@ class _WebSocket:
                 await self._close()
         elif message["type"] == "websocket.disconnect":
             self._closed = True
+        if self._cut and message["type"] == "websocket.receive":
+            return {"type": "websocket.disconnect", "code": POLICY_VIOLATION}
         return message
 
     async def send(self, message: Message) -> None:
         kind = message["type"]
-        exchange = self.exchange
+        if kind == "websocket.close" and self._closed:
+            return
+        if self._cut:
+            raise _Cut("the WebSocket was closed, since its session has ended")
         if kind == "websocket.accept" and not self._accepted:
-            if exchange.tracking is not None:
-                await self._sessions.commit_exchange(exchange)
-                exchange.tracking.headers_sent = True
-            self._accepted = exchange.headers_sent = True
-            if exchange.looked:
-                message["headers"] = [*message.get("headers", ()), *encoded(exchange.headers())]
+            await self._leave(message, 101)
+            self._accepted = True
+        elif kind == "websocket.http.response.start":
+            await self._leave(message, message["status"])
         elif kind == "websocket.close":
-            if self._closed:
-                return
             self._closed = True
-        elif self._closed and kind == "websocket.send":
-            return  # the session's end has closed it; what the application had still to say reaches nobody
         await self._send(message)
+
+    async def _leave(self, message: Message, status: int) -> None:
+        """The headers leave, in the answer to the handshake."""
+        exchange = self.exchange
+        if exchange.tracking is not None:
+            if status >= 500:
+                discard_exchange(exchange)
+            else:
+                await self._sessions.commit_exchange(exchange)
+            exchange.tracking.headers_sent = True
+        exchange.headers_sent = True
+        if exchange.looked:
+            message["headers"] = [*message.get("headers", ()), *encoded(exchange.headers())]
 
     async def finish(self) -> None:
         """The application has returned: commit what it changed since."""
         exchange = self.exchange
         if exchange.tracking is not None and not exchange.done:
-            try:
-                if self._accepted:
+            if exchange.headers_sent:
+                try:
                     await self._sessions.commit_exchange(exchange)
-            finally:
-                close_exchange(exchange)
+                finally:
+                    close_exchange(exchange)
+            else:
+                await self._sessions.abandon_exchange(exchange)
         if self.client.closing:
             await self._close()
 
     async def refuse(self, refused: Rejected | CommitFailure) -> None:
+        """Refuse the handshake. After it: close the connection, and raise what was not the client's doing."""
         exchange = self.exchange
         extra: Headers = ()
         if not exchange.done:
             discard_exchange(exchange)
             extra = exchange.headers()
         if self._accepted:
-            await self._close()
-        elif not self._closed and "websocket.http.response" in (self._scope.get("extensions") or {}):
+            if isinstance(refused, Rejected):
+                await self._close(reason="refused")
+                return
+            await self._close(INTERNAL_ERROR, "the session could not be saved")
+            raise refused
+        if not self._closed and "websocket.http.response" in (self._scope.get("extensions") or {}):
             self._closed = True
             start, body = answer("websocket.http.response", refused, extra)
             await self._send(start)
@@ -349,7 +418,7 @@ class _WebSocket:
 
 def encoded(headers: Sequence[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
     """Header pairs as ASGI wants them."""
-    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+    return [(_NAMES.get(name) or name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
 
 
 def answer(kind: str, refused: Rejected | CommitFailure, extra: Headers) -> tuple[Message, Message]:

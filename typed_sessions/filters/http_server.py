@@ -9,14 +9,14 @@ import io
 import socket
 import ssl
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from http.server import BaseHTTPRequestHandler
-from typing import Any, BinaryIO, ClassVar, cast, final
+from typing import Any, ClassVar, cast, final
 
 from typing_extensions import override
 
 from ..clients import Client
-from ..errors import COMMIT_FAILURES, CommitFailure, Headers, Rejected
+from ..errors import COMMIT_FAILURES, CommitFailure, Headers, NoSession, Rejected
 from ..exchange import BAD_REQUEST, Exchange, Guard, plain_answer
 from ..manager import SessionManager, close_exchange, discard_exchange
 from ..policy import CookiePolicy
@@ -27,15 +27,14 @@ from ..session import Create, Error, Session, enter, leave
 class HandlerReader:
     """Gets what is needed out of a handler."""
 
-    def cookie(self, source: Any, /) -> str:
-        return "; ".join(source.headers.get_all("cookie", ()))
+    has_clients = True
+
+    def basics(self, source: Any, /) -> tuple[str | None, bool, str]:
+        return self.peer(source), isinstance(source.connection, ssl.SSLSocket), "; ".join(source.headers.get_all("cookie", ()))
 
     def peer(self, source: Any, /) -> str | None:
         address = source.client_address
-        return address[0] if isinstance(address, tuple) and address else None
-
-    def https(self, source: Any, /) -> bool:
-        return isinstance(source.connection, ssl.SSLSocket)
+        return cast("str", address[0]) if isinstance(address, tuple) and address else None
 
     def path(self, source: Any, /) -> str:
         return cast("str", source.path.partition("?")[0])
@@ -53,9 +52,10 @@ _READER = HandlerReader()
 class SessionHandler(BaseHTTPRequestHandler):
     """A `BaseHTTPRequestHandler` whose `self.session` is the request's session, opened when it is first looked at.
 
-    Set `sessions` on the class. `session_create`, `session_error` and `session_cookie_policy` are those of `SessionManager.filter`; override
-    `check_session` for its `check`: the session is then opened before the handler runs. `Rejected`, raised anywhere in a handler, is
-    answered with its status and headers. A response of 500 and above is not committed; a commit that fails is answered in its place.
+    Set `sessions` on the class. `session_create`, `session_error` and `session_cookie_policy` are those of `SessionManager.filter`;
+    override `check_session` for its `check`: the session is then opened before the handler runs. `Rejected`, raised anywhere in a
+    handler, is answered with its status and headers. A response of 500 and above is not committed; a commit that fails is answered in
+    its place.
     """
 
     sessions: ClassVar[SessionManager]
@@ -68,7 +68,7 @@ class SessionHandler(BaseHTTPRequestHandler):
 
     _exchange: Exchange | None = None
     _status = 0
-    _held: BinaryIO | None = None
+    _held: io.BufferedIOBase | None = None
 
     @property
     def session(self) -> Session:
@@ -79,7 +79,7 @@ class SessionHandler(BaseHTTPRequestHandler):
         """For `current_session()`."""
         exchange = self._exchange
         if exchange is None:
-            raise RuntimeError("there is no request yet: self.session is for do_GET and its like")
+            raise NoSession("there is no request yet: self.session is for do_GET and its like")
         session = exchange.session
         return self.sessions.open_exchange(exchange) if session is None else session
 
@@ -104,10 +104,8 @@ class SessionHandler(BaseHTTPRequestHandler):
         self.session_client = self._connection.enter_context(sessions.connect(_READER.peer(self), self._close))
 
     def _close(self) -> None:
-        try:
+        with suppress(OSError):  # it has gone by itself
             self.connection.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # it has gone by itself
 
     @override
     def finish(self) -> None:
@@ -121,12 +119,13 @@ class SessionHandler(BaseHTTPRequestHandler):
         if not super().parse_request():
             return False
         self._exchange = Exchange(self._guard, self)
+        enter(self)  # until `handle_one_request` goes back to what was before
         return True
 
     @override
     def handle_one_request(self) -> None:
         self._exchange = None
-        token = enter(self)
+        token = enter(None)
         try:
             super().handle_one_request()
             self._after()
@@ -196,6 +195,7 @@ class SessionHandler(BaseHTTPRequestHandler):
         extra: Headers = ()
         if exchange is not None:
             if exchange.headers_sent:
+                self.sessions.abandon_exchange(exchange)
                 raise refused
             if not exchange.done:
                 discard_exchange(exchange)

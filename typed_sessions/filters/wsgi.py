@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, cast, final
 
+import msgspec
+
 from ..clients import Client
 from ..errors import COMMIT_FAILURES, CommitFailure, Headers, NoSession, Rejected
 from ..exchange import BAD_REQUEST, Exchange, Guard, plain_answer
@@ -28,14 +30,10 @@ _Write: TypeAlias = Callable[[bytes], object]
 class EnvironReader:
     """Gets what is needed out of a WSGI environ."""
 
-    def cookie(self, source: Any, /) -> str:
-        return cast("str", source.get("HTTP_COOKIE", ""))
+    has_clients = False
 
-    def peer(self, source: Any, /) -> str | None:
-        return source.get("REMOTE_ADDR") or None
-
-    def https(self, source: Any, /) -> bool:
-        return cast("bool", source["wsgi.url_scheme"] == "https")
+    def basics(self, source: Any, /) -> tuple[str | None, bool, str]:
+        return source.get("REMOTE_ADDR") or None, source["wsgi.url_scheme"] == "https", source.get("HTTP_COOKIE", "")
 
     def path(self, source: Any, /) -> str:
         return cast("str", source.get("SCRIPT_NAME", "") + source.get("PATH_INFO", ""))
@@ -67,7 +65,7 @@ class SessionMiddleware:
         error: Error = BAD_REQUEST,
         cookie_policy: CookiePolicy | None = None,
     ) -> None:
-        if not isinstance(sessions, SessionManager):
+        if not isinstance(cast("object", sessions), SessionManager):
             raise TypeError(f"SessionMiddleware(app, {sessions!r}): expected a SessionManager; AsyncSessionManager is for filters.asgi")
         policy = sessions.cookie_policy if cookie_policy is None else cookie_policy
         self._guard = Guard(EnvironReader(), policy, create=create, check=check, error=error)
@@ -75,16 +73,20 @@ class SessionMiddleware:
         self._sessions = sessions
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        response = _Response(self._sessions, Exchange(self._guard, environ), start_response)
+        exchange = Exchange(self._guard, environ)
+        response = _Response(self._sessions, exchange, start_response)
         environ[_KEY] = response
         token = enter(response)
         try:
             if self._guard.check is not None:
                 response.current()
             body = self._app(environ, response.start)
-            if isinstance(body, (list, tuple)) and response.status:
+            if (type(body) is list or type(body) is tuple) and response.status:
                 # The application is done: nothing of it runs any more.
-                return response.whole(cast("Sequence[bytes]", body))
+                response.send_headers()
+                close_exchange(exchange)
+                exchange.source = None  # no reference cycle through the environ
+                return cast("Sequence[bytes]", body)
         except (Rejected, *COMMIT_FAILURES) as refused:
             return response.refuse(refused)
         except BaseException:
@@ -104,20 +106,16 @@ def open_session(environ: WSGIEnvironment, /) -> Session:
 
 
 @final
-class _Response:
+class _Response(msgspec.Struct, eq=False):
     """What the application says, held back until the session is committed."""
 
-    __slots__ = ("exchange", "exc_info", "headers", "refusing", "sessions", "start_response", "status", "write")
-
-    def __init__(self, sessions: SessionManager, exchange: Exchange, start_response: StartResponse) -> None:
-        self.sessions = sessions
-        self.exchange = exchange
-        self.start_response = start_response
-        self.status = ""
-        self.headers: list[tuple[str, str]] = []
-        self.exc_info: Any = None  # Any: typeshed's triple, passed through
-        self.write: _Write | None = None
-        self.refusing: list[bytes] | None = None
+    sessions: SessionManager
+    exchange: Exchange
+    start_response: StartResponse
+    status: str = ""
+    headers: list[tuple[str, str]] = []
+    exc_info: Any = None  # Any: typeshed's triple, passed through
+    write: _Write | None = None
 
     def current(self) -> Session:
         session = self.exchange.session
@@ -126,7 +124,8 @@ class _Response:
     def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None, /) -> _Write:
         if exc_info is not None and self.write is not None:
             try:
-                return self.start_response(status, headers, exc_info)  # which raises: the headers have left
+                # Which raises if the headers have left; after empty chunks alone they have not.
+                return self.start_response(status, [*headers, *self.exchange.headers()], exc_info)
             finally:
                 exc_info = None
         self.status, self.headers, self.exc_info = status, headers, exc_info
@@ -142,12 +141,13 @@ class _Response:
         if self.write is not None:
             return
         exchange = self.exchange
-        if exchange.tracking is not None:
-            if self.status >= "500":
-                discard_exchange(exchange)
-            else:
-                self.sessions.commit_exchange(exchange)
         if exchange.looked:
+            tracking = exchange.tracking
+            if tracking is not None and not tracking.untouched:
+                if self.status >= "500":
+                    discard_exchange(exchange)
+                else:
+                    self.sessions.commit_exchange(exchange)
             self.headers.extend(exchange.headers())
         self._let_go(self.status, self.headers)
 
@@ -158,24 +158,17 @@ class _Response:
         if self.exchange.tracking is not None:
             self.exchange.tracking.headers_sent = True
 
-    def whole(self, body: Sequence[bytes]) -> Sequence[bytes]:
-        """The answer of an application that has nothing left to do."""
-        self.send_headers()
-        if self.exchange.tracking is not None:
-            close_exchange(self.exchange)
-        return body
-
     def refuse(self, refused: Rejected | CommitFailure) -> list[bytes]:
         """Answer with an error in the application's place. Raises it again if the headers have left."""
         if self.write is not None:
-            self.abandon()
-            raise refused
+            self.exc_info = (type(refused), refused, refused.__traceback__)  # with which only the server can tell whether they have
         extra: Headers = ()
         if not self.exchange.done:
             discard_exchange(self.exchange)
             extra = self.exchange.headers()
         status, headers, body = plain_answer(refused.status, [*refused.headers, *extra])
-        self.exc_info = None
+        if self.write is None:
+            self.exc_info = None
         self._let_go(status, headers)
         return [body]
 
@@ -212,8 +205,7 @@ class _Body:
                 response.send_headers()
                 self._finish()
                 raise
-            if chunk or response.write is not None:
-                response.send_headers()
+            response.send_headers()  # before an empty chunk too: a server is owed the headers before the first of any kind
             return chunk
         except (Rejected, *COMMIT_FAILURES) as refused:
             self._over = True
@@ -230,7 +222,7 @@ class _Body:
     def _finish(self) -> None:
         self._over = True
         exchange = self._response.exchange
-        if exchange.tracking is not None and not exchange.done:
+        if not exchange.done:
             try:
                 self._response.sessions.commit_exchange(exchange)
             finally:
@@ -250,3 +242,4 @@ class _Body:
                     self._response.abandon()
             finally:
                 leave(token)
+                self._response.exchange.source = None  # no reference cycle through the environ

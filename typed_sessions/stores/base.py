@@ -43,7 +43,7 @@ class Store(Protocol):
     def open(self, locator: bytes, use: Use | None, idle: Idle, now: float) -> Record | None:
         """The record, expired or not, or None if there is none or it has ended.
 
-        With `use`: if it fits the record (both digests are the current ones, or the previous secret's in its overlap; the
+        With `use`: if it fits the record (the digest of both cookies is the current one, or the previous in its overlap; the
         address is equal, or any will do) and the record is not over, the use is remembered: once as "used by a second
         request", and as `used = now` when the written use is `granularity` or more away (in either direction: clocks step).
         A session without a timeout of its own then takes over `idle`. What does not fit changes nothing at all.

@@ -12,7 +12,9 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Sequence
-from typing import final
+from typing import TypeAlias, final
+
+from msgspec.structs import replace
 
 from ..changes import GONE, Changes, Idle, Outcome, Use, apply, apply_touch, apply_use
 from ..errors import PolicyError, StoreFull, TooLarge
@@ -21,27 +23,48 @@ from .base import Created
 from .wheel import Wheel
 
 _FLAGS_AT = 1
+_WARM = 8
+"""How many records of a shard may be unpacked at a time."""
 _STEP = 128
+_SLACK = 1_000
 """How many entries a sweep looks at before it lets go of a lock (rule 16)."""
 
 
+_Stored: TypeAlias = bytes | Record
+"""A session at rest is packed; one in use is kept as it is for a while, so that a page's requests do not unpack it again."""
+
+
 class _Shard:
-    __slots__ = ("before", "lock", "records")
+    __slots__ = ("before", "lock", "records", "warm")
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.records: dict[int, bytes] = {}
-        self.before: dict[int, bytes | None] | None = None
+        self.records: dict[int, _Stored] = {}
+        self.warm: deque[int] = deque()
+        """The keys of records that are not packed, the one longest so first; one may be packed or gone by now."""
+        self.before: dict[int, _Stored | None] | None = None
         """While a cut is taken: what was there at its moment, of the records changed since."""
 
-    def put(self, key: int, packed: bytes | None) -> None:
+    def put(self, key: int, stored: _Stored | None) -> None:
         """Set or remove a record; with the lock held."""
+        records = self.records
         if self.before is not None and key not in self.before:
-            self.before[key] = self.records.get(key)
-        if packed is None:
-            self.records.pop(key, None)
+            self.before[key] = records.get(key)
+        if stored is None:
+            records.pop(key, None)
         else:
-            self.records[key] = packed
+            records[key] = stored
+
+    def warm_up(self, key: int) -> None:
+        """A record was put here unpacked; with the lock held. Packs the one that has been so for longest, if there are many."""
+        warm = self.warm
+        warm.append(key)
+        if len(warm) > _WARM:
+            coldest = warm.popleft()
+            record = self.records.get(coldest)
+            if type(record) is Record and coldest not in warm:
+                # The same record in another form: no change that a cut would have to know of.
+                self.records[coldest] = record.pack()
 
 
 @final
@@ -64,12 +87,14 @@ class MemoryStore:
         self._max_bytes = max_bytes
         self._max_keys = max_keys
         self._shards = tuple(_Shard() for _ in range(shards))
+        self._shard_count = shards
         self._wheel = Wheel()
         self._wheel_lock = threading.Lock()
         self._admission = threading.Lock()
         self._count = 0
-        # Sessions that only their first request has used, oldest first: `_newer` is gone through from the left, two a creation,
-        # and those still unused go over to `_older`; so the oldest is at the left of `_older`, and nothing dead stays for long.
+        # Sessions that only their first request has used, oldest first. Where these queues are twice as long as there are sessions,
+        # `_newer` is gone through from the left, a few a creation, and what is still unused goes over to `_older`: so the oldest is at
+        # the left of `_older`, if there is one, and the queues never grow for good.
         self._older: deque[int] = deque()
         self._newer: deque[int] = deque()
         self._unclaimed: deque[int] = deque()
@@ -88,11 +113,11 @@ class MemoryStore:
 
     def create(self, record: Record, now: float) -> Created:
         key = int.from_bytes(record.locator, "big")
-        packed = self._packed(record)
-        shard = self._shards[key % len(self._shards)]
-        if key in shard.records:
-            return "taken"
-        crowded = self._admit(key)
+        if record.size > self._max_bytes or len(record.fields) > self._max_keys:
+            self._check_size(record)
+        packed = record.pack()
+        shard = self._shards[key % self._shard_count]
+        crowded = self._admit(key, now)
         with shard.lock:
             taken = key in shard.records
             if not taken:
@@ -106,79 +131,107 @@ class MemoryStore:
 
     def open(self, locator: bytes, use: Use | None, idle: Idle, now: float) -> Record | None:
         key = int.from_bytes(locator, "big")
-        shard = self._shards[key % len(self._shards)]
-        packed = shard.records.get(key)
-        if packed is None or packed[_FLAGS_AT] & ENDED:
+        shard = self._shards[key % self._shard_count]
+        stored = shard.records.get(key)
+        if type(stored) is Record:
+            record = stored
+        elif stored is None or stored[_FLAGS_AT] & ENDED:
             return None
-        record = Record.unpack(locator, packed)
+        else:
+            record = Record.unpack(locator, stored)
+            if use is not None:
+                with shard.lock:
+                    if shard.records.get(key) is stored:
+                        shard.records[key] = record
+                        shard.warm_up(key)
+                        stored = record
+        if record.ending is not None:
+            return None
         if use is None or (record.flags & REUSED and 0 <= now - record.used < record.granularity):
             return record
         after = apply_use(record, use, idle, now)
         if after is None:
             return record
         with shard.lock:
-            if shard.records.get(key) is packed:
-                shard.put(key, after.pack())
-                return after
-        return self.open(locator, use, idle, now)
+            unchanged = shard.records.get(key) is stored
+            if unchanged:
+                self._keep(shard, key, after, stored)
+        if not unchanged:
+            return self.open(locator, use, idle, now)
+        if after.timeout != record.timeout:
+            self._note_sooner(key, record, after, now)
+        return after
 
     def touch(self, locator: bytes, digest: bytes, idle: Idle, now: float) -> bool:
         key = int.from_bytes(locator, "big")
-        shard = self._shards[key % len(self._shards)]
+        shard = self._shards[key % self._shard_count]
         with shard.lock:
-            packed = shard.records.get(key)
-            if packed is None or packed[_FLAGS_AT] & ENDED:
+            stored = shard.records.get(key)
+            record = None if stored is None else _record(key, stored)
+            if stored is None or record is None or record.ending is not None:
                 return False
-            record = Record.unpack(locator, packed)
             previous = record.previous
             current = digest == record.digest or (previous is not None and digest == previous.digest and now < previous.until)
             if not current or now >= record.due:
                 return False
             after = apply_touch(record, idle, now)
             if after is not None:
-                shard.put(key, after.pack())
+                self._keep(shard, key, after, stored)
+        if after is not None and after.timeout != record.timeout:
+            self._note_sooner(key, record, after, now)
         return True
 
     def commit(self, locator: bytes, changes: Changes, idle: Idle, now: float) -> Outcome:
         key = int.from_bytes(locator, "big")
-        shard = self._shards[key % len(self._shards)]
+        shard = self._shards[key % self._shard_count]
         with shard.lock:
-            packed = shard.records.get(key)
-            if packed is None or packed[_FLAGS_AT] & ENDED:
+            stored = shard.records.get(key)
+            if stored is None:
                 return GONE
-            outcome = apply(Record.unpack(locator, packed), changes, idle, now)
-            if outcome.status != "committed" or outcome.record is None:
+            before = stored if type(stored) is Record else _record(key, stored)
+            outcome = apply(before, changes, idle, now)
+            record = outcome.record
+            if outcome.status != "committed" or record is None:
                 return outcome
-            shard.put(key, self._packed(outcome.record))
-        if changes.set_timeout:
-            # The wheel's entry may lie behind the new timeout; one too many is merely looked at once.
-            with self._wheel_lock:
-                self._wheel.add(key, outcome.record.due, now)
+            if record.size > self._max_bytes or len(record.fields) > self._max_keys:
+                self._check_size(record)
+            if type(stored) is Record and shard.before is None and not record.use_written:
+                shard.records[key] = record
+            else:
+                self._keep(shard, key, record, stored)
+        if record.timeout != before.timeout:
+            self._note_sooner(key, before, record, now)
         return outcome
 
     def end(self, locator: bytes, reason: EndReason, now: float, lease: float) -> Record | None:
         key = int.from_bytes(locator, "big")
-        shard = self._shards[key % len(self._shards)]
+        shard = self._shards[key % self._shard_count]
         with shard.lock:
-            packed = shard.records.get(key)
-            if packed is None or packed[_FLAGS_AT] & ENDED:
+            stored = shard.records.get(key)
+            record = None if stored is None else _record(key, stored)
+            if record is None or record.ending is not None:
                 return None
-            return self._end(shard, key, packed, Ending(reason, now, now + lease))
+            return self._end(shard, key, record, Ending(reason, now, now + lease))
 
     def sweep(self, now: float, limit: int, lease: float, grace: float) -> tuple[Sequence[Record], bool]:
         swept: list[Record] = []
-        while self._unclaimed and len(swept) < limit:
-            record = self._look(self._unclaimed.popleft(), now, lease, grace)
+        looked = 0
+        while looked < limit:
+            try:
+                key = self._unclaimed.popleft()
+            except IndexError:
+                break
+            looked += 1
+            record = self._look(key, now, lease, grace)
             if record is not None:
                 swept.append(record)
         with self._wheel_lock:
             self._wheel.begin(now)
-        looked = len(swept)
         while looked < limit:
             step = min(_STEP, limit - looked)
             with self._wheel_lock:
                 keys = self._wheel.take(now, step)
-            for key in keys:
+            for key in dict.fromkeys(keys):  # a session whose timeout got shorter is in the wheel twice, until both entries meet
                 record = self._look(key, now, lease, grace)
                 if record is not None:
                     swept.append(record)
@@ -189,30 +242,26 @@ class MemoryStore:
 
     def clear(self, locator: bytes, names: Sequence[str] | None) -> None:
         key = int.from_bytes(locator, "big")
-        shard = self._shards[key % len(self._shards)]
+        shard = self._shards[key % self._shard_count]
         with shard.lock:
-            packed = shard.records.get(key)
-            if packed is None or not packed[_FLAGS_AT] & ENDED:
+            stored = shard.records.get(key)
+            record = None if stored is None else _record(key, stored)
+            if record is None or record.ending is None:
                 return
-            if names is not None:
-                record = Record.unpack(locator, packed)
-                left = {name: value for name, value in record.fields.items() if name not in names}
-                if left:
-                    shard.put(key, record.copy(left).pack())
-                    return
-            shard.put(key, None)
+            left = {} if names is None else {name: value for name, value in record.fields.items() if name not in names}
+            shard.put(key, record.copy(left).pack() if left else None)
 
     def scan(self, after: bytes | None, limit: int) -> tuple[Sequence[Record], bytes | None]:
         # A whole shard at a time: a dictionary's order does not hold a place in it while others write.
         number = 0 if after is None else int.from_bytes(after, "big")
         found: list[Record] = []
-        while number < len(self._shards) and len(found) < limit:
+        while number < self._shard_count and len(found) < limit:
             shard = self._shards[number]
             with shard.lock:
                 items = list(shard.records.items())
-            found += [_unpack(key, packed) for key, packed in items if not packed[_FLAGS_AT] & ENDED]
+            found += [record for key, stored in items if (record := _record(key, stored)).ending is None]
             number += 1
-        return found, None if number == len(self._shards) else number.to_bytes(4, "big")
+        return found, None if number == self._shard_count else number.to_bytes(4, "big")
 
     def close(self) -> None:
         """Nothing to let go of: the sessions stay for as long as the store does."""
@@ -233,16 +282,17 @@ class MemoryStore:
                 with shard.lock:
                     items = list(shard.records.items())
                     before, shard.before = shard.before or {}, None
-                taken += [(key.to_bytes(16, "big"), packed) for key, packed in items if key not in before]
-                taken += [(key.to_bytes(16, "big"), packed) for key, packed in before.items() if packed is not None]
+                items = [(key, stored) for key, stored in items if key not in before]
+                items += [(key, stored) for key, stored in before.items() if stored is not None]
+                taken += [(key.to_bytes(16, "big"), stored.pack() if isinstance(stored, Record) else stored) for key, stored in items]
         return taken
 
     def restore(self, records: Sequence[Record], now: float) -> int:
         """Put back saved records whose locator is free; how many. `max_sessions` does not hold here: nobody saved is thrown out."""
         restored = 0
-        for record in records:
+        for record in sorted(records, key=lambda record: record.created):  # whoever makes room later is the oldest
             key = int.from_bytes(record.locator, "big")
-            shard = self._shards[key % len(self._shards)]
+            shard = self._shards[key % self._shard_count]
             with shard.lock:
                 if key in shard.records:
                     continue
@@ -269,54 +319,77 @@ class MemoryStore:
         self._admission = threading.Lock()
         self._cutting = threading.Lock()
 
-    def _packed(self, record: Record) -> bytes:
-        packed = record.pack()
-        if len(packed) > self._max_bytes:
-            raise TooLarge(f"the session would take {len(packed)} bytes; MemoryStore(max_bytes={self._max_bytes}) allows no more")
-        if len(record.fields) > self._max_keys:
-            raise TooLarge(f"the session would hold {len(record.fields)} keys; MemoryStore(max_keys={self._max_keys}) allows no more")
-        return packed
+    def _note_sooner(self, key: int, before: Record, after: Record, now: float) -> None:
+        """A session's timeout has changed: if it comes due sooner now, its entry in the wheel lies behind that."""
+        if after.due < before.due:
+            with self._wheel_lock:
+                self._wheel.add(key, after.due, now)
 
-    def _admit(self, key: int) -> bool:
+    def _check_size(self, record: Record) -> None:
+        if record.size > self._max_bytes:
+            raise TooLarge(f"the session would take {record.size} bytes; MemoryStore(max_bytes={self._max_bytes}) allows no more")
+        fields = record.unpacked
+        if fields is not None and len(fields) > self._max_keys:
+            raise TooLarge(f"the session would hold {len(fields)} keys; MemoryStore(max_keys={self._max_keys}) allows no more")
+
+    def _keep(self, shard: _Shard, key: int, record: Record, before: _Stored) -> None:
+        """Put a record in the place of another; with the shard's lock held."""
+        if shard.before is not None:
+            shard.put(key, before)
+        # Whether a use was written is the caller's to know; the next one gets this record too.
+        shard.records[key] = replace(record, use_written=False) if record.use_written else record
+        if type(before) is not Record:
+            shard.warm_up(key)
+
+    def _admit(self, key: int, now: float) -> bool:
         """Count one more session, making room if there is none; whether somebody had to go."""
         crowded = False
         while True:
             with self._admission:
-                for _ in range(min(2, len(self._newer))):
-                    candidate = self._newer.popleft()
-                    if self._unused(candidate):
-                        self._older.append(candidate)
-                if not self._newer:
-                    self._older, self._newer = self._newer, self._older
+                if len(self._newer) + len(self._older) > 2 * self._count + _SLACK:
+                    self._drop_used()
                 if self._count < self._max_sessions:
                     self._count += 1
                     self._newer.append(key)
                     return crowded
-            if not self._evict():
+            if not self._evict(now):
                 raise StoreFull(
-                    f"MemoryStore(max_sessions={self._max_sessions}) is full, and each session has been used more than once: none makes room"
+                    f"MemoryStore(max_sessions={self._max_sessions}) is full, and each session was used more than once: none makes room"
                 )
             crowded = True
 
-    def _unused(self, key: int) -> bool:
-        packed = self._shards[key % len(self._shards)].records.get(key)
-        return packed is not None and not packed[_FLAGS_AT] & (ENDED | REUSED)
+    def _drop_used(self) -> None:
+        """Go on a little in clearing the queues of what no longer belongs there; with the admission lock held."""
+        for _ in range(min(4, len(self._newer))):
+            candidate = self._newer.popleft()
+            if self._unused(candidate):
+                self._older.append(candidate)
+        if not self._newer:
+            self._older, self._newer = self._newer, self._older
 
-    def _evict(self) -> bool:
+    def _unused(self, key: int) -> bool:
+        stored = self._shards[key % self._shard_count].records.get(key)
+        if stored is None:
+            return False
+        if type(stored) is Record:
+            return stored.ending is None and not stored.flags & REUSED
+        return not stored[_FLAGS_AT] & (ENDED | REUSED)
+
+    def _evict(self, now: float) -> bool:
         while True:
             with self._admission:
                 queue = self._older or self._newer
                 if not queue:
                     return False
                 key = queue.popleft()
-            shard = self._shards[key % len(self._shards)]
+            shard = self._shards[key % self._shard_count]
             with shard.lock:
-                packed = shard.records.get(key)
-                if packed is None or packed[_FLAGS_AT] & (ENDED | REUSED):
+                stored = shard.records.get(key)
+                if stored is None or not self._unused(key):
                     continue
                 # Kept, but as ended and no longer counted, until a sweep has told everybody.
-                record = _unpack(key, packed)
-                record.ending = Ending("evicted", record.used, 0.0)
+                record = _record(key, stored).copy()
+                record.ending = Ending("evicted", now, 0.0)
                 shard.put(key, record.pack())
             self._leave()
             self._unclaimed.append(key)
@@ -326,9 +399,9 @@ class MemoryStore:
         with self._admission:
             self._count -= 1
 
-    def _end(self, shard: _Shard, key: int, packed: bytes, ending: Ending) -> Record:
+    def _end(self, shard: _Shard, key: int, record: Record, ending: Ending) -> Record:
         """Mark a live record as ended (with hooks) or remove it (without); with the shard's lock held."""
-        record = _unpack(key, packed)
+        record = record.copy()
         record.ending = ending
         shard.put(key, record.pack() if record.hooked else None)
         self._leave()
@@ -339,24 +412,26 @@ class MemoryStore:
 
     def _look(self, key: int, now: float, lease: float, grace: float) -> Record | None:
         """What a sweep does with one entry that came due: end it, claim it, or put it back into the wheel."""
-        shard = self._shards[key % len(self._shards)]
+        shard = self._shards[key % self._shard_count]
         with shard.lock:
-            packed = shard.records.get(key)
-            if packed is None:
+            stored = shard.records.get(key)
+            if stored is None:
                 return None
-            record = _unpack(key, packed)
+            record = _record(key, stored)
             ending = record.ending
             claimed = False
             due = record.due
             if ending is None:
                 if due <= now:
                     reason: EndReason = "lifetime" if due == record.deadline else "timeout"
-                    return self._end(shard, key, packed, Ending(reason, now, now + lease))
+                    return self._end(shard, key, record, Ending(reason, now, now + lease))
             elif not record.hooked or now >= ending.at + grace:
                 shard.put(key, None)
                 return record
             elif ending.claimed_until <= now:
-                record.ending = Ending(ending.reason, ending.at, now + lease)
+                record = record.copy()
+                # The first claim of an evicted one counts from now: that is how it is told from a second.
+                record.ending = Ending(ending.reason, ending.at if ending.claimed_until else now, now + lease)
                 shard.put(key, record.pack())
                 claimed, due = True, now + lease
             else:
@@ -366,8 +441,8 @@ class MemoryStore:
         return record if claimed else None
 
 
-def _unpack(key: int, packed: bytes) -> Record:
-    return Record.unpack(key.to_bytes(16, "big"), packed)
+def _record(key: int, stored: _Stored) -> Record:
+    return stored if type(stored) is Record else Record.unpack(key.to_bytes(16, "big"), stored)
 
 
 def _renew_locks(store: MemoryStore | None) -> None:

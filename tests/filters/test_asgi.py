@@ -1,0 +1,398 @@
+"""The ASGI filter, http and lifespan: rules 24 to 28 and issue 2 item 9. WebSockets have a file of their own."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.filters.asgi_site import App, Site, says, streams
+from tests.filters.servers import ASGIRequest, Jar, asgi, in_loop, scope
+from typed_sessions import (
+    Conflict,
+    HeadersSent,
+    NoSession,
+    NotOpened,
+    Rejected,
+    Session,
+    SessionClosed,
+    StoreUnavailable,
+    TooLarge,
+    current_session,
+    redirect,
+)
+from typed_sessions.filters.asgi import Receive, Scope, Send, open_session
+
+FAILURES = [(StoreUnavailable("it is down"), 503), (Conflict("eight times"), 503), (TooLarge("too large"), 500)]
+
+
+@pytest.fixture
+def site() -> Site:
+    return Site()
+
+
+async def hello(_: Scope) -> str:
+    return "hello"
+
+
+async def look(scope: Scope) -> bool:
+    return (await open_session(scope)).exists
+
+
+@in_loop
+async def test_a_session_nobody_asks_about_costs_nothing(site: Site) -> None:
+    """Rule 25: lazy. A valid cookie and an untouched session: no trip, and a response that no cache has to tell apart (rule 24)."""
+    jar = await site.jar()
+    answer = await asgi(site.app(says(hello)), jar)
+    assert (answer.text, answer.headers) == ("hello", [("content-type", "text/plain")])
+    assert site.store.trips == 0
+
+
+@in_loop
+async def test_the_first_value_makes_the_session(site: Site) -> None:
+    """Rules 24 and 25: with the first committed value, in one trip; who only looks makes none. C12."""
+    jar = Jar()
+    answer = await asgi(site.app(says(look)), jar)
+    assert (answer.text, answer.all("vary"), answer.all("set-cookie"), site.store.trips) == ("False", ["Cookie"], [], 0)
+    answer = await asgi(site.app(says(lambda scope: site.set(scope, 1))), jar)
+    assert [cookie.partition("=")[0] for cookie in answer.all("set-cookie")] == ["SESSION_KEY", "SESSION_ADDR"]
+    assert (answer.all("cache-control"), site.store.calls) == (["no-store"], {"create": 1})
+    assert await site.stored(jar) == 1
+
+
+@in_loop
+async def test_several_cookie_headers_are_read(site: Site) -> None:
+    """C6: HTTP/2 lets a browser send a header per cookie (RFC 9113 8.2.3)."""
+    jar = await site.jar(7)
+    request = ASGIRequest()
+    split = scope(None, headers=[("cookie", f"{name}={value}") for name, value in [("theme", "dark"), *jar.cookies.items()]])
+    await site.app(says(lambda scope: _value(site, scope)))(split, request.receive, request.send)
+    assert request.answer().text == "7"
+
+
+async def _value(site: Site, scope: Scope) -> int:
+    return (await open_session(scope))[site.visits]
+
+
+@in_loop
+async def test_what_changed_is_committed_before_the_headers_leave(site: Site) -> None:
+    """Issue 2 item 9: when the server gets the response's beginning, the store has the value."""
+    jar = await site.jar()
+    seen: list[int] = []
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            seen.append(await site.stored(jar))
+
+    await site.app(says(lambda scope: site.set(scope, 7)))(scope(jar), ASGIRequest().receive, send)
+    assert seen == [7]
+
+
+@in_loop
+async def test_what_changes_while_the_body_streams_is_committed_at_its_end(site: Site) -> None:
+    """Rule 26: writing to an existing session, and ending it, work after the headers have left."""
+    jar = await site.jar()
+    during: list[int] = []
+
+    async def more(scope: Scope) -> str:
+        (await open_session(scope)).update(site.visits, lambda n: n + 10)
+        during.append(await site.stored(jar))
+        return "more"
+
+    assert (await asgi(site.app(streams(hello, more)), jar)).text == "hellomore"
+    assert (during, await site.stored(jar)) == ([1], 11)
+
+    async def leave(scope: Scope) -> str:
+        (await open_session(scope)).end()
+        return "bye"
+
+    await asgi(site.app(streams(hello, leave)), jar)
+    assert len(site.store.store) == 0
+
+
+@pytest.mark.parametrize("late", ["create", "create=True", "renew", "persistent"])
+@pytest.mark.parametrize("opened", ["before", "after"])
+@in_loop
+async def test_what_needs_a_cookie_is_refused_once_the_headers_have_left(site: Site, late: str, opened: str) -> None:
+    """Rule 26: HeadersSent at the call, whether the session was opened before the headers left or after."""
+    jar = await site.jar() if late in ("renew", "persistent") else Jar()
+    caught: list[str] = []
+
+    async def too_late(scope: Scope) -> str:
+        try:
+            session = await open_session(scope)
+            if late == "renew":
+                session.renew()
+            elif late == "persistent":
+                session.persistent = False
+            else:
+                session[site.visits] = 1
+        except HeadersSent as problem:
+            caught.append(str(problem))
+        return "end"
+
+    with_request = late == "create=True"
+    answer = await asgi(site.app(streams(look if opened == "before" else hello, too_late), create=with_request or None), jar)
+    assert answer.text.endswith("end")
+    if with_request and opened == "before":
+        assert (caught, len(site.store.store)) == ([], 1)  # it was created in time
+    else:
+        assert "headers have left" in caught[0]
+        assert len(site.store.store) == (1 if late in ("renew", "persistent") else 0)
+
+
+@in_loop
+async def test_reading_before_opening(site: Site) -> None:
+    """Rule 25: an accessor before `await open_session(...)` raises NotOpened on every store; then it works, in tasks too."""
+    jar = await site.jar(3)
+
+    async def work(scope: Scope) -> int:
+        with pytest.raises(NotOpened, match=r"await open_session\(scope\)"):
+            current_session()
+        session = await open_session(scope)
+        assert session is current_session()
+        assert session is await open_session(scope)
+        return await asyncio.create_task(_visits(site))
+
+    assert (await asgi(site.app(says(work)), jar)).text == "3"
+    assert site.store.calls == {"open": 1}
+    with pytest.raises(NoSession, match="SessionMiddleware"):
+        await open_session(scope())
+
+
+async def _visits(site: Site) -> int:
+    return current_session()[site.visits]
+
+
+@in_loop
+async def test_eager_and_check_open_before_the_application(site: Site) -> None:
+    """Rule 25: `current_session()` works at once, for one trip; `check` decides whether the application is called at all."""
+    jar = await site.jar(4)
+
+    def has_visits(session: Session) -> bool:
+        return site.visits in session
+
+    both: list[dict[str, Any]] = [{"eager": True}, {"check": has_visits}]
+    for settings in both:
+        site.store.calls.clear()
+        assert (await asgi(site.app(says(lambda _: _visits(site)), **settings), jar)).text == "4"
+        assert site.store.calls == {"open": 1}
+
+    async def never(_: Scope) -> str:
+        raise AssertionError("the application was called")
+
+    def has_name(session: Session) -> bool:
+        return site.name in session
+
+    answer = await asgi(site.app(says(never), check=has_name, error=redirect("/login")), jar)
+    assert (answer.status, answer.all("location"), jar.cookies) == (303, ["/login"], {})
+    assert len(site.store.store) == 0
+
+
+@in_loop
+async def test_requests_at_once_have_each_their_own_session(site: Site) -> None:
+    """Issue 2 item 6: tasks that wait for one another in the middle, each with its own `current_session()`."""
+    jars = [await site.jar(n) for n in range(10)]
+    all_there = asyncio.Event()
+    there: list[Session] = []
+
+    async def meet(scope: Scope) -> int:
+        there.append(await open_session(scope))
+        if len(there) == len(jars):
+            all_there.set()
+        await all_there.wait()
+        return await _visits(site)
+
+    answers = await asyncio.gather(*(asgi(site.app(says(meet)), jar) for jar in jars))
+    assert [answer.text for answer in answers] == [str(n) for n in range(10)]
+    assert current_session(None) is None
+
+
+@in_loop
+async def test_create_true_and_false(site: Site) -> None:
+    """Rule 25: with True looking makes a session, and who does not look is left alone; with False there has to be one."""
+    jar = Jar()
+    assert (await asgi(site.app(says(hello), create=True), jar)).all("set-cookie") == []
+    assert (await asgi(site.app(says(look), create=True), jar)).text == "True"
+    assert len(jar.cookies) == 2
+    strict = site.app(says(look), create=False, error=(401, [("WWW-Authenticate", "Cookie")]))
+    assert (await asgi(strict, jar)).text == "True"
+    answer = await asgi(strict, Jar())
+    assert (answer.status, answer.all("www-authenticate"), answer.text) == (401, ["Cookie"], "401 Unauthorized\n")
+    await site.sessions.end_all()
+    assert ((await asgi(strict, jar)).status, jar.cookies) == (401, {})
+
+
+@pytest.mark.parametrize("settings", [{}, {"create": True}])
+@in_loop
+async def test_an_exception_commits_nothing(site: Site, settings: dict[str, Any]) -> None:
+    """Issue 2 item 9: neither the changes, nor a session made for this request alone; a cancelled request is no different (R4)."""
+    jar = await site.jar()
+    for error in (ZeroDivisionError(), asyncio.CancelledError()):
+
+        async def broken(scope: Scope, error: BaseException = error) -> str:
+            await site.set(scope, 9)
+            raise error
+
+        for browser in (jar, Jar()):
+            with pytest.raises(type(error)):
+                await asgi(site.app(says(broken), **settings), browser)
+    assert (await site.stored(jar), len(site.store.store)) == (1, 1)
+
+
+@in_loop
+async def test_an_application_that_does_not_answer_commits_nothing(site: Site) -> None:
+    """The server will answer with 500; a session created for this request is not left behind."""
+
+    async def silent(scope: Scope, _: Receive, __: Send) -> None:
+        await site.set(scope, 9)
+
+    request = ASGIRequest()
+    await site.app(silent, create=True)(scope(), request.receive, request.send)
+    assert (request.sent, len(site.store.store)) == ([], 0)
+
+
+@pytest.mark.parametrize(("status", "committed"), [(200, 9), (404, 9), (499, 9), (500, 1), (503, 1)])
+@in_loop
+async def test_a_response_of_500_and_above_is_not_committed(site: Site, status: int, committed: int) -> None:
+    """Rule 28."""
+    jar = await site.jar()
+    answer = await asgi(site.app(says(lambda scope: site.set(scope, 9), status)), jar)
+    assert (answer.status, answer.all("vary"), await site.stored(jar)) == (status, ["Cookie"], committed)
+
+
+@in_loop
+async def test_rejected_is_answered_wherever_it_is_raised(site: Site) -> None:
+    """Issue 2 item 9: with its status and headers; nothing is committed, and the session stays. After the headers it goes on."""
+    jar = await site.jar()
+
+    async def refused(scope: Scope) -> str:
+        await site.set(scope, 9)
+        current_session().require(lambda s: site.name in s, error=(403, [("X-Why", "no name")]))
+        return "never"
+
+    answer = await asgi(site.app(says(refused)), jar)
+    assert (answer.status, answer.text, answer.all("x-why")) == (403, "403 Forbidden\n", ["no name"])
+    assert (answer.all("vary"), answer.all("set-cookie")) == (["Cookie"], [])
+    with pytest.raises(Rejected):
+        await asgi(site.app(streams(hello, refused)), jar)
+    assert await site.stored(jar) == 1
+
+
+@pytest.mark.parametrize(("failure", "status"), FAILURES, ids=lambda value: type(value).__name__)
+@in_loop
+async def test_a_commit_that_fails_is_answered_in_the_applications_place(site: Site, failure: Exception, status: int) -> None:
+    """Rule 28: the response that says "saved" does not leave; no cookie is set or expired by it; nobody repeats the commit."""
+    jar = await site.jar()
+    site.store.faults["commit"] = failure
+    answer = await asgi(site.app(says(lambda scope: site.set(scope, 9))), jar)
+    assert (answer.status, "saved" in answer.text, answer.all("set-cookie")) == (status, False, [])
+    assert (answer.all("retry-after"), answer.all("cache-control")) == (["1"] if status == 503 else [], ["no-store"])
+    assert site.store.calls["commit"] == 1
+    with pytest.raises(type(failure)):  # the response has begun: the server cuts it off
+        await asgi(site.app(streams(hello, lambda scope: site.set(scope, 9))), jar)
+    del site.store.faults["commit"]
+    assert await site.stored(jar) == 1
+
+
+@in_loop
+async def test_a_store_that_is_down_is_no_anonymous_request(site: Site) -> None:
+    """Rule 28: 503 with its headers, no new session over the browser's cookie; who does not ask is not concerned."""
+    jar = await site.jar()
+    before = dict(jar.cookies)
+    site.store.faults["open"] = StoreUnavailable("it is down")
+    for app in (site.app(says(look)), site.app(says(hello), eager=True)):
+        answer = await asgi(app, jar)
+        assert (answer.status, answer.all("retry-after"), answer.all("set-cookie")) == (503, ["1"], [])
+    assert jar.cookies == before
+    assert (await asgi(site.app(says(hello)), jar)).text == "hello"
+
+
+@in_loop
+async def test_the_session_is_closed_after_its_request(site: Site) -> None:
+    """Rule 27: in whatever task."""
+    kept: list[Session] = []
+
+    async def keep(scope: Scope) -> str:
+        kept.append(await open_session(scope))
+        return ""
+
+    for app in (says(keep), streams(keep, hello)):
+        await asgi(site.app(app), await site.jar())
+    for session in kept:
+        with pytest.raises(SessionClosed):
+            await asyncio.create_task(_read(session, site))
+
+
+async def _read(session: Session, site: Site) -> int:
+    return session[site.visits]
+
+
+# ------------------------------------------------------------------ lifespan and the rest
+
+
+async def lifespan(app: App) -> list[str]:
+    """A server's life: what the application answered to startup and shutdown."""
+    asked = iter(["lifespan.startup", "lifespan.shutdown"])
+    said: list[str] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": next(asked)}
+
+    async def send(message: Any) -> None:
+        said.append(message["type"])
+
+    await app({"type": "lifespan", "asgi": {"version": "3.0"}}, receive, send)
+    return said
+
+
+async def polite(_: Scope, receive: Receive, send: Send) -> None:
+    for step in ("startup", "shutdown"):
+        await receive()
+        await send({"type": f"lifespan.{step}.complete"})
+
+
+async def only_http(scope: Scope, _: Receive, __: Send) -> None:
+    assert scope["type"] == "http"
+
+
+async def indifferent(_: Scope, __: Receive, ___: Send) -> None:
+    return
+
+
+@pytest.mark.parametrize("app", [polite, only_http, indifferent])
+@in_loop
+async def test_lifespan_closes_the_manager(app: App, tmp_path: Any) -> None:
+    """Issue 2 item 9: at shutdown, also around an application that knows no lifespan; closing is what saves the sessions."""
+    site = Site()
+    site.sessions.autosave(tmp_path / "sessions")
+    await site.jar()
+    assert await lifespan(site.app(app)) == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    assert await Site().sessions.load_sessions(tmp_path / "sessions") == 1
+
+
+@in_loop
+async def test_a_startup_that_fails_is_not_hidden(site: Site) -> None:
+    """An application that has begun its lifespan and raises has failed, which the server has to know."""
+
+    async def broken(_: Scope, receive: Receive, __: Send) -> None:
+        await receive()
+        raise OSError("no database")
+
+    with pytest.raises(OSError, match="no database"):
+        await lifespan(site.app(broken))
+
+
+@in_loop
+async def test_other_kinds_of_scope_pass(site: Site) -> None:
+    """An extension's own scope type is the application's business."""
+    seen: list[Any] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append((scope, receive, send))
+
+    request = ASGIRequest()
+    custom = {"type": "mqtt"}
+    await site.app(app)(custom, request.receive, request.send)
+    assert seen == [(custom, request.receive, request.send)]

@@ -1,0 +1,179 @@
+"""`SessionHandler` when something goes wrong: rule 28, `Rejected`, exceptions, and handlers that do not answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.filters.http_site import Handler, Site
+from tests.filters.servers import Connection, exchange, serving
+from typed_sessions import Conflict, Rejected, StoreUnavailable, TooLarge
+
+FAILURES = [(StoreUnavailable("it is down"), 503), (Conflict("eight times"), 503), (TooLarge("too large"), 500)]
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    site = Site()
+    yield site
+    site.sessions.close()
+
+
+@pytest.mark.parametrize("create", [None, True])
+def test_an_exception_commits_nothing(site: Site, create: bool | None) -> None:
+    """Issue 2 item 9: neither the changes, nor a session made for this request alone."""
+
+    def broken(handler: Handler) -> None:
+        handler.session[site.visits] = 9
+        raise ZeroDivisionError
+
+    with serving(site.handler({"/broken": broken}, session_create=create)) as server:
+        with Connection(server) as browser:
+            browser.ask("/visit")
+            with pytest.raises(ConnectionError):
+                browser.ask("/broken")
+        with Connection(server) as stranger, pytest.raises(ConnectionError):
+            stranger.ask("/broken")
+        with Connection(server, browser.jar) as browser:
+            assert browser.ask("/visits").text == "1"
+    assert [type(error) for error in server.errors] == [ZeroDivisionError] * 2
+    assert len(site.store.store) == 1
+
+
+@pytest.mark.parametrize("create", [None, True])
+def test_a_handler_that_does_not_answer_commits_nothing(site: Site, create: bool | None) -> None:
+    """A session made for this request alone ends with it."""
+
+    def silent(handler: Handler) -> None:
+        handler.session[site.visits] = 9
+        handler.close_connection = True
+
+    with serving(site.handler({"/silent": silent}, session_create=create)) as server:
+        assert exchange(server, b"GET /silent HTTP/1.1\r\n\r\n") == b""
+    assert len(site.store.store) == 0
+
+
+@pytest.mark.parametrize(("status", "committed"), [(200, "9"), (404, "9"), (499, "9"), (500, "1"), (503, "1")])
+@pytest.mark.parametrize("how", ["say", "send_error"])
+def test_a_response_of_500_and_above_is_not_committed(site: Site, status: int, committed: str, how: str) -> None:
+    """Rule 28, however the handler answers."""
+
+    def page(handler: Handler) -> None:
+        handler.session[site.visits] = 9
+        if how == "say":
+            handler.say("text", status)
+        else:
+            handler.send_error(status, "whatever")
+
+    with serving(site.handler({"/page": page})) as server:
+        with Connection(server) as browser:
+            browser.ask("/visit")
+            answer = browser.ask("/page")
+            assert (answer.status, answer.all("Vary")) == (status, ["Cookie"])
+        with Connection(server, browser.jar) as browser:
+            assert browser.ask("/visits").text == committed
+
+
+def test_rejected_is_answered_wherever_it_is_raised(site: Site) -> None:
+    """Issue 2 item 9: with its status and headers, in the place of what the handler had said so far; nothing is committed."""
+
+    def refused(handler: Handler) -> None:
+        handler.session[site.visits] = 9
+        handler.begin(200, 5)
+        handler.session.require(lambda s: site.name in s, error=(403, [("X-Why", "no name")]))
+
+    with serving(site.handler({"/refused": refused})) as server:
+        with Connection(server) as browser:
+            browser.ask("/visit")
+            answer = browser.ask("/refused")
+            assert (answer.status, answer.text, answer.all("X-Why"), answer.all("X-Mine")) == (403, "403 Forbidden\n", ["no name"], [])
+            assert (answer.all("Vary"), answer.all("Set-Cookie"), answer.all("Connection")) == (["Cookie"], [], ["close"])
+        with Connection(server, browser.jar) as browser:
+            assert browser.ask("/visits").text == "1"
+    assert server.errors == []
+
+
+def test_a_dead_cookie_is_expired_by_the_refusal(site: Site) -> None:
+    """§4: with create=False, `Rejected` carries the cookies to expire."""
+    with serving(site.handler(session_create=False)) as server:
+        with serving(site.handler()) as other, Connection(other) as browser:
+            browser.ask("/visit")
+        site.sessions.end_all()
+        with Connection(server, browser.jar) as browser:
+            answer = browser.ask("/visits")
+            assert (answer.status, len(answer.all("Set-Cookie")), browser.jar.cookies) == (400, 2, {})
+
+
+def test_rejected_after_the_headers_cuts_the_connection(site: Site) -> None:
+    """There is no other answer to give any more; nothing is committed, and the server gets the error."""
+
+    def refused(handler: Handler) -> None:
+        handler.begin(200, 100)
+        handler.end_headers()
+        handler.session[site.visits] = 9
+        raise Rejected("require", 403)
+
+    with serving(site.handler({"/refused": refused})) as server:
+        with Connection(server) as browser:
+            browser.ask("/visit")
+            with pytest.raises(Exception, match="IncompleteRead"):
+                browser.ask("/refused")
+        with Connection(server, browser.jar) as browser:
+            assert browser.ask("/visits").text == "1"
+    assert [type(error) for error in server.errors] == [Rejected]
+
+
+@pytest.mark.parametrize(("failure", "status"), FAILURES, ids=lambda value: type(value).__name__)
+def test_a_commit_that_fails_is_answered_in_the_handlers_place(site: Site, failure: Exception, status: int) -> None:
+    """Rule 28: neither the handler's headers nor its body leave; no cookie is set or expired; nobody repeats the commit."""
+    with serving(site.handler()) as server:
+        with Connection(server) as browser:
+            browser.ask("/visit")
+            site.store.calls.clear()
+            site.store.faults["commit"] = failure
+            answer = browser.ask("/visit")
+            assert (answer.status, answer.text[:3], answer.all("X-Mine"), answer.all("Set-Cookie")) == (status, str(status), [], [])
+            assert (answer.all("Retry-After"), answer.all("Cache-Control")) == (["1"] if status == 503 else [], ["no-store"])
+            assert (browser.is_shut(), site.store.calls["commit"]) == (True, 1)
+        del site.store.faults["commit"]
+        with Connection(server, browser.jar) as browser:
+            assert browser.ask("/visits").text == "1"
+    assert server.errors == []
+
+
+def test_a_commit_that_fails_after_the_headers_cuts_the_connection(site: Site) -> None:
+    """The response has begun: only cutting it off says that something went wrong."""
+
+    def page(handler: Handler) -> None:
+        handler.begin(200, 100)
+        handler.end_headers()
+        handler.session[site.visits] = 9
+        site.store.faults["commit"] = StoreUnavailable("it is down")
+
+    with serving(site.handler({"/page": page})) as server, Connection(server) as browser:
+        browser.ask("/visit")
+        with pytest.raises(Exception, match="IncompleteRead"):
+            browser.ask("/page")
+    assert [type(error) for error in server.errors] == [StoreUnavailable]
+
+
+def test_a_store_that_is_down_is_no_anonymous_request(site: Site) -> None:
+    """Rule 28: 503 with its headers, no new session over the browser's cookie; who does not ask is not concerned."""
+    with serving(site.handler()) as server:
+        with Connection(server) as browser:
+            browser.ask("/visit")
+            before = dict(browser.jar.cookies)
+            site.store.faults["open"] = StoreUnavailable("it is down")
+            assert browser.ask("/").text == "hello"
+            answer = browser.ask("/visits")
+            assert (answer.status, answer.all("Retry-After"), answer.all("Set-Cookie")) == (503, ["1"], [])
+            assert browser.jar.cookies == before
+        del site.store.faults["open"]
+
+
+def test_a_method_that_does_not_exist(site: Site) -> None:
+    """http.server's own 501: no session, and the server goes on."""
+    with serving(site.handler()) as server, Connection(server) as browser:
+        assert browser.ask("/visit", "BREW").status == 501
+    assert (site.store.trips, server.errors) == (0, [])

@@ -1,0 +1,153 @@
+"""What tests of the rules share beside faces: records as they are stored, cookies as they are sent, connections, and stores that tell."""
+
+from __future__ import annotations
+
+import inspect
+from base64 import urlsafe_b64decode
+from collections.abc import Sequence
+from typing import Any
+
+from typing_extensions import override
+
+from tests.faces import PEER, Browser, Face
+from tests.watched import Watched
+from typed_sessions.changes import Idle
+from typed_sessions.record import Record
+
+
+class Logged(Watched):
+    """A store that also writes the name of every verb into a log, in which a test can write more."""
+
+    def __init__(self, store: Any, log: list[str]) -> None:
+        super().__init__(store)
+        self._log = log
+
+    @override
+    def _before(self, name: str) -> None:
+        self._log.append(name)
+        super()._before(name)
+
+
+class Unswept:
+    """A store that is never swept: what is asked to clear up finds nothing. What holds on it holds without any sweeper."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        inner = getattr(self._store, name)
+        if name != "sweep":
+            return inner
+        return _nothing_due_async if inspect.iscoroutinefunction(inner) else _nothing_due
+
+
+def _nothing_due(*_: object) -> tuple[Sequence[Record], bool]:
+    return (), False
+
+
+async def _nothing_due_async(*_: object) -> tuple[Sequence[Record], bool]:
+    return (), False
+
+
+class Connection:
+    """A connection on a server that tells when it closes. `closed` counts the calls of what the manager was given to close it.
+
+    `log` gets a line when that happens. Leaving the block is the connection's end, as `leave` is.
+    """
+
+    def __init__(self, face: Face, address: str = PEER, log: list[str] | None = None) -> None:
+        self.face = face
+        self.closed = 0
+        self._log = log
+        self._block = face.manager.connect(address, self._close if face.kind == "sync" else self._close_soon)
+        self.client = self._block.__enter__()
+        self._open = True
+
+    def _close(self) -> None:
+        self.closed += 1
+        if self._log is not None:
+            self._log.append("close")
+
+    async def _close_soon(self) -> None:
+        self._close()
+
+    def leave(self) -> None:
+        """The other end has closed the connection; what follows from that is done when this returns."""
+        if not self._open:
+            return
+        self._open = False
+        if self.face.kind == "sync":
+            self._block.__exit__(None, None, None)
+        else:
+            self.face.call(self._leave())
+
+    async def _leave(self) -> None:
+        import asyncio
+
+        self._block.__exit__(None, None, None)
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait([task for task in others if task is not None])
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
+
+
+def key_cookie(browser: Browser) -> str:
+    """The value of SESSION_KEY in a browser's jar, under whatever prefix."""
+    return next(value for name, value in browser.jar.items() if name.endswith("SESSION_KEY"))
+
+
+def handle_of(browser: Browser) -> str:
+    """The handle of the session whose cookie the browser has: its locator, which is the first 16 bytes of the id."""
+    return urlsafe_b64decode(key_cookie(browser))[:16].hex()
+
+
+def record_of(face: Face, handle: str) -> Record | None:
+    """The record as it is stored, expired or not; None if there is none or it has ended. Looking changes nothing."""
+    return face.call(face.store.open(bytes.fromhex(handle), None, Idle(None, 0), face.clock()))  # type: ignore[no-any-return]
+
+
+def stored(face: Face, handle: str) -> Record:
+    """The record of a session that must be there."""
+    record = record_of(face, handle)
+    assert record is not None, "the session is gone"
+    return record
+
+
+def live(face: Face) -> set[str]:
+    """The handles of all sessions that are not over."""
+    return {view.handle for view in face.call(face.manager.all())}
+
+
+def is_open(browser: Browser) -> bool:
+    """Whether the browser's cookies open a session now. Not a use, and nothing is swept."""
+    face = browser.face
+    return face.call(face.manager.check_session_cookie(browser.request()))  # type: ignore[no-any-return]
+
+
+def cookies_set(headers: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """The `Set-Cookie` headers of an answer by the cookie's name, of which each stands there once (RFC 6265bis 4.1.1, C11)."""
+    found: dict[str, str] = {}
+    for name, value in headers:
+        if name.lower() == "set-cookie":
+            cookie = value.partition("=")[0]
+            assert cookie not in found, f"two Set-Cookie headers for {cookie}"
+            found[cookie] = value
+    return found
+
+
+def expired(headers: Sequence[tuple[str, str]]) -> set[str]:
+    """The names of the cookies that an answer deletes."""
+    return {name for name, value in cookies_set(headers).items() if value.startswith(f"{name}=;") and "Max-Age=0" in value.split("; ")}
+
+
+def values(headers: Sequence[tuple[str, str]], wanted: str) -> list[str]:
+    """All values of one header of an answer."""
+    return [value for name, value in headers if name.lower() == wanted.lower()]
+
+
+BOTH = {"SESSION_KEY", "SESSION_ADDR"}
+"""The session's cookies over plain http."""

@@ -1,0 +1,320 @@
+"""Rule 5: a mutable value changed in place is saved at the commit, and a reader never becomes a writer."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
+
+import msgspec
+import pytest
+
+from tests.faces import Browser, Face
+from tests.planting import pack, plant, stored
+from tests.watched import Watched
+from typed_sessions import Key, KeyTypeError, ListKey, Session
+
+
+@dataclass
+class Cart:
+    items: list[str] = field(default_factory=list)
+    notes: dict[str, list[int]] = field(default_factory=dict)
+
+
+class Book(msgspec.Struct):
+    title: str
+    tags: set[str] = msgspec.field(default_factory=set)
+
+
+class Address(TypedDict):
+    street: str
+
+
+@dataclass(frozen=True)
+class Frozen:
+    items: list[str]
+
+
+def watched(face: Face) -> Watched:
+    """From now on the face's manager works on a store that counts."""
+    store = Watched(face.store)
+    face.manager = face.another(store)
+    return store
+
+
+def holding(face: Face, key: Key[Any], value: Any) -> tuple[Browser, str]:
+    browser = face.browser()
+    with browser.visit() as session:
+        session[key] = value
+    with browser.visit() as session:
+        return browser, session.handle
+
+
+CHANGES: dict[str, tuple[Any, Any, Callable[[Any], object], Any]] = {
+    "list": (list[str], ["a"], lambda v: v.append("b"), ["a", "b"]),
+    "dict": (dict[str, int], {"a": 1}, lambda v: v.update(b=2), {"a": 1, "b": 2}),
+    "set": (set[str], {"a"}, lambda v: v.add("b"), {"a", "b"}),
+    "bytearray": (bytearray, bytearray(b"a"), lambda v: v.extend(b"b"), bytearray(b"ab")),
+    "dataclass": (Cart, Cart(["a"]), lambda v: setattr(v, "items", ["b"]), Cart(["b"])),
+    "deep in a dataclass": (Cart, Cart([], {"x": [1]}), lambda v: v.notes["x"].append(2), Cart([], {"x": [1, 2]})),
+    "struct": (Book, Book("Emma"), lambda v: v.tags.add("a"), Book("Emma", {"a"})),
+    "typed dictionary": (Address, Address(street="a"), lambda v: v.__setitem__("street", "b"), Address(street="b")),
+    "in a tuple": (tuple[list[int], int], ([1], 1), lambda v: v[0].append(2), ([1, 2], 1)),
+    "in a frozen class": (Frozen, Frozen(["a"]), lambda v: v.items.append("b"), Frozen(["a", "b"])),
+    "anything": (Any, {"a": [1]}, lambda v: v["a"].append(2), {"a": [1, 2]}),
+    "only the order": (list[int], [1, 2], lambda v: v.reverse(), [2, 1]),
+    "emptied": (list[int], [1, 2], lambda v: v.clear(), []),
+}
+
+
+@pytest.mark.parametrize(("type_", "value", "change", "expected"), CHANGES.values(), ids=CHANGES.keys())
+def test_rule_05_a_change_in_place_is_saved(face: Face, type_: Any, value: Any, change: Callable[[Any], object], expected: Any) -> None:
+    """A handler that changes what it has read need not assign it; the next request sees the change."""
+    key = Key[Any]("value", type_)
+    browser, _ = holding(face, key, value)
+    with browser.visit() as session:
+        change(session[key])
+        assert session[key] == expected
+    with browser.visit() as session:
+        assert session[key] == expected
+
+
+@pytest.mark.parametrize("look", [lambda s, k: s[k], lambda s, k: s.get(k), lambda s, k: s.setdefault(k, list)], ids=["[]", "get", "setdefault"])
+def test_rule_05_however_the_value_was_got(face: Face, look: Callable[[Session, Key[list[str]]], list[str]]) -> None:
+    """Each accessor hands out the one value of the request."""
+    key = Key("value", list[str])
+    browser, _ = holding(face, key, ["a"])
+    with browser.visit() as session:
+        look(session, key).append("b")
+    with browser.visit() as session:
+        assert session[key] == ["a", "b"]
+
+
+def test_rule_05_a_value_changed_after_it_was_assigned_is_saved_as_it_is_at_the_commit(face: Face) -> None:
+    """Assigned, updated or set by default in this request: what counts is the value at its end."""
+    assigned, updated, defaulted = Key("assigned", list[str]), Key("updated", list[str]), Key("defaulted", list[str])
+    browser = face.browser()
+    for _ in range(2):  # in a new session, and in one that is stored
+        with browser.visit() as session:
+            value = ["a"]
+            session[assigned] = value
+            value.append("b")
+            session.update(updated, lambda _: ["a"], default=[]).append("b")
+            session.pop(defaulted, None)
+            session.setdefault(defaulted, lambda: ["a"]).append("b")
+        with browser.visit() as session:
+            assert [session[assigned], session[updated], session[defaulted]] == [["a", "b"]] * 3
+
+
+def test_rule_05_changes_go_on_after_a_commit_in_the_middle(face: Face) -> None:
+    """`manager.commit` saves what has changed so far, and what changes then is saved at the end."""
+    key = Key("value", list[str])
+    browser, _ = holding(face, key, [])
+    store = watched(face)
+    turn = browser.open()
+    value = turn.session[key]
+    for letter in "abc":
+        value.append(letter)
+        face.call(face.manager.commit(turn.session))
+    turn.finish()
+    assert store.calls["commit"] == 3
+    with browser.visit() as session:
+        assert session[key] == ["a", "b", "c"]
+
+
+READERS: dict[str, tuple[Any, list[bytes]]] = {
+    "a set, in every order": (set[str], [pack(order) for order in itertools.permutations(["a", "b", "c", "dd"])]),
+    "a large set": (set[int], [pack(random.Random(n).sample(range(1000), 300)) for n in range(5)]),
+    "a set in a class": (Book, [pack({"title": "Emma", "tags": order}) for order in itertools.permutations(["a", "b", "c"])]),
+    "a set with a repetition": (set[str], [pack(["a", "a"])]),
+    "fields in another order": (Cart, [pack({"notes": {}, "items": ["a"]})]),
+    "a field too many": (Cart, [pack({"items": ["a"], "notes": {}, "old": 1})]),
+    "a field too few": (Cart, [pack({"items": ["a"]})]),
+    "another spelling of numbers": (list[int], [b"\x91\xcd\x00\x01", b"\xdc\x00\x01\x01"]),
+    "whole numbers as floats": (list[float], [pack([1, 2])]),
+    "a map with a repetition": (dict[str, int], [b"\x82\xa1a\x01\xa1a\x02"]),
+    "any": (Any, [b"\xdc\x00\x01\x01"]),
+    "bytes": (bytearray, [b"\xc5\x00\x01a"]),
+}
+
+
+@pytest.mark.parametrize(("type_", "payloads"), READERS.values(), ids=READERS.keys())
+def test_rule_05_a_reader_never_becomes_a_writer(face: Face, type_: Any, payloads: list[bytes]) -> None:
+    """Values whose encoding differs from the stored bytes, though nobody has changed them, ask for no commit."""
+    key = Key[Any]("value", type_)
+    browser, handle = holding(face, Key("user", str), "ann")
+    store = watched(face)
+    for payload in payloads:
+        before = plant(face, handle, "value", payload)
+        store.calls.clear()
+        with browser.visit() as session:
+            session[key]
+        assert (store.calls["open"], store.calls["commit"]) == (1, 0)
+        assert stored(face, handle, "value") == before
+
+
+def test_rule_05_looking_in_any_way_is_not_writing(face: Face) -> None:
+    """Iterating, asking, slicing a list and comparing ask for no commit either."""
+    key, facts = Key("value", dict[str, list[int]]), ListKey("facts", list[int])
+    browser, _ = holding(face, key, {"a": [1]})
+    with browser.visit() as session:
+        session[facts].append([1])
+    store = watched(face)
+    with browser.visit() as session:
+        assert key in session
+        assert facts in session
+        assert len(list(session)) == 2
+        assert session.get(key) == {"a": [1]}
+        assert session[facts][0:1] == [[1]]
+        assert session[facts] == [[1]]
+        assert session.pop(Key("other", int), 0) == 0
+        assert session[facts].remove_where(lambda _: False) == 0
+    assert store.calls["commit"] == 0
+
+
+def test_rule_05_a_change_that_is_taken_back_is_none(face: Face) -> None:
+    """What is as it was when it was read asks for no commit."""
+    key = Key("value", list[str])
+    browser, _ = holding(face, key, ["a"])
+    store = watched(face)
+    with browser.visit() as session:
+        session[key].append("b")
+        session[key].pop()
+    assert store.calls["commit"] == 0
+
+
+def test_rule_05_an_upgraded_value_is_no_change(face: Face) -> None:
+    """Upgrades change bytes, not the value; an upgraded value that the handler changes is saved."""
+    key = Key("value", Cart, version=2, upgrade=lambda old, version: Cart(list(old)))
+    browser, handle = holding(face, Key("user", str), "ann")
+    before = plant(face, handle, "value", pack(["b", "a"]), version=1)
+    store = watched(face)
+    with browser.visit() as session:
+        assert session[key] == Cart(["b", "a"])
+    assert store.calls["commit"] == 0
+    assert stored(face, handle, "value") == before
+    with browser.visit() as session:
+        session[key].items.append("c")
+    assert store.calls["commit"] == 1
+    with browser.visit() as session:
+        assert session[key] == Cart(["b", "a", "c"])
+
+
+def test_rule_05_a_change_into_something_else_is_refused(face: Face) -> None:
+    """A value that was made no T in place raises at the commit, naming the key, and nothing of the request is applied."""
+    key, name = Key("value", list[str]), Key("name", str)
+    browser, handle = holding(face, key, ["a"])
+    before = stored(face, handle, "value")
+    turn = browser.open()
+    value: Any = turn.session[key]
+    value.append(3)
+    turn.session[name] = "ann"
+    with pytest.raises(KeyTypeError, match="'value'"):
+        turn.send()
+    assert stored(face, handle, "value") == before
+    assert stored(face, handle, "name") is None
+
+
+class Picture:
+    """A mutable object with bytes of its own."""
+
+    def __init__(self, pixels: bytes) -> None:
+        self.pixels = pixels
+
+
+def to_bytes(picture: Picture) -> bytes:
+    return picture.pixels
+
+
+def test_rule_05_a_hooked_value_is_compared_if_it_is_deterministic(face: Face) -> None:
+    """With `deterministic=True` a change in place is saved, and reading asks for no commit."""
+    photo = Key("photo", save=to_bytes, load=Picture, deterministic=True)
+    browser, _ = holding(face, photo, Picture(b"one"))
+    store = watched(face)
+    with browser.visit() as session:
+        assert session[photo].pixels == b"one"
+    assert store.calls["commit"] == 0
+    with browser.visit() as session:
+        session[photo].pixels = b"two"
+    assert store.calls["commit"] == 1
+    with browser.visit() as session:
+        assert session[photo].pixels == b"two"
+
+
+def test_rule_05_a_hooked_value_that_is_not_deterministic_has_to_be_assigned(face: Face) -> None:
+    """Without that promise nothing is compared: a change in place goes nowhere, an assignment is saved."""
+    counter = itertools.count()
+    photo = Key("photo", save=lambda picture: b"%d:%s" % (next(counter), picture.pixels), load=lambda data: Picture(data.partition(b":")[2]))
+    browser, _ = holding(face, photo, Picture(b"one"))
+    saves = next(counter)
+    store = watched(face)
+    with browser.visit() as session:
+        session[photo].pixels = b"two"
+    assert store.calls["commit"] == 0
+    assert next(counter) == saves + 1
+    with browser.visit() as session:
+        picture = session[photo]
+        assert picture.pixels == b"one"
+        picture.pixels = b"three"
+        session[photo] = picture
+    with browser.visit() as session:
+        assert session[photo].pixels == b"three"
+
+
+def test_rule_05_a_resident_value_is_the_object_itself(face: Face) -> None:
+    """What stays in the process is never encoded: a change is there at once, and asks for no commit."""
+    resident = Key("resident", Picture, resident=True)
+    store = watched(face)
+    browser, _ = holding(face, resident, Picture(b"one"))
+    with browser.visit() as session:
+        session[resident].pixels = b"two"
+    with browser.visit() as session:
+        assert session[resident].pixels == b"two"
+    assert store.calls["commit"] == 0
+
+
+def test_rule_05_a_view_writes_nothing(face: Face) -> None:
+    """A value got from `get_session` may be changed, and stays a copy."""
+    key = Key("value", list[str])
+    browser, _ = holding(face, key, ["a"])
+    view = face.call(face.manager.get_session(browser.request()))
+    view[key].append("b")
+    with browser.visit() as session:
+        assert session[key] == ["a"]
+
+
+def test_rule_05_an_element_of_a_list_is_a_value_not_a_place(face: Face) -> None:
+    """Changing an element in place is not noticed: it asks for no commit and is gone in the next request."""
+    facts = ListKey("facts", list[int])
+    browser = face.browser()
+    with browser.visit() as session:
+        session[facts].append([1])
+    store = watched(face)
+    with browser.visit() as session:
+        session[facts][0].append(2)
+    assert store.calls["commit"] == 0
+    with browser.visit() as session:
+        assert list(session[facts]) == [[1]]
+
+
+def fussy(picture: Picture) -> bytes:
+    """A `save` that refuses what an older `load` let in."""
+    if picture.pixels.startswith(b"old"):
+        raise ValueError("no longer a picture")
+    return picture.pixels
+
+
+def test_rule_05_a_reader_does_not_fail_for_what_cannot_be_saved_again(face: Face) -> None:
+    """A stored value that loads and no longer saves is for readers as good as any: their own changes are committed."""
+    photo = Key("photo", save=fussy, load=Picture, deterministic=True)
+    name = Key("name", str)
+    browser, handle = holding(face, name, "ann")
+    before = plant(face, handle, "photo", b"old one")
+    with browser.visit() as session:
+        assert session[photo].pixels == b"old one"
+        session[name] = "ben"
+    assert stored(face, handle, "photo") == before
+    with browser.visit() as session:
+        assert session[name] == "ben"

@@ -1,0 +1,324 @@
+"""Rule 7: a commit is all or nothing, a repetition is one trip, and after 8 of them, or at the deadline, there is `Conflict`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.faces import Browser, Face
+from tests.planting import heard, pack, plant, record_of
+from tests.watched import Watched
+from typed_sessions import (
+    CommitRefused,
+    Conflict,
+    Key,
+    KeyTypeError,
+    ListKey,
+    LostUpdate,
+    Session,
+    StoreUnavailable,
+    TooLarge,
+)
+
+
+class Overtaken(Watched):
+    """A store in which somebody else always is faster: `rival` runs before every commit."""
+
+    def __init__(self, store: Any) -> None:
+        super().__init__(store)
+        self.rival: Callable[[], object] = lambda: None
+
+    def _before(self, name: str) -> None:
+        super()._before(name)
+        if name == "commit":
+            self.rival()
+
+
+def begin(face: Face, write: Callable[[Session], object]) -> tuple[Browser, str]:
+    """A browser with a session that is stored, and its handle."""
+    browser = face.browser()
+    with browser.visit() as session:
+        write(session)
+    with browser.visit() as session:
+        return browser, session.handle
+
+
+def everything(face: Face, handle: str) -> bytes:
+    """All that is stored of a session."""
+    record = record_of(face, handle)
+    assert record is not None
+    return record.pack()
+
+
+def test_rule_07_a_write_is_one_trip_after_the_opening(face: Face) -> None:
+    """However many keys it writes: open, commit."""
+    keys = [Key(f"key {n}", int) for n in range(5)]
+    facts = ListKey("facts", int)
+    browser, _ = begin(face, lambda session: session.__setitem__(keys[0], 0))
+    watched = Watched(face.store)
+    face.manager = face.another(watched)
+    with browser.visit() as session:
+        for key in keys:
+            session.update(key, lambda n: n + 1, default=0)
+        session[facts].append(1)
+        session.renew()
+    assert watched.calls == {"open": 1, "commit": 1}
+
+
+@pytest.mark.parametrize("times", [1, 3, 8])
+def test_rule_07_a_conflict_costs_one_trip_more(face: Face, times: int) -> None:
+    """The reply to a commit that came too late carries the current bytes, so that nothing has to be opened again."""
+    visits = Key("visits", int)
+    browser, handle = begin(face, lambda session: session.__setitem__(visits, 0))
+    store = Overtaken(face.store)
+    face.manager = face.another(store)
+    left = list(range(times))
+
+    def rival() -> None:
+        if left:
+            plant(face, handle, "visits", pack(1000 * left.pop()))
+
+    store.rival = rival
+    with browser.visit() as session:
+        session.update(visits, lambda n: n + 1)
+    assert store.calls == {"open": 1, "commit": 1 + times}
+    with browser.visit() as session:
+        assert session[visits] == 1
+
+
+def test_rule_07_after_eight_repetitions_there_is_a_conflict(face: Face) -> None:
+    """The ninth overtaking raises `Conflict` with the names and what a server answers; nothing of the request is applied."""
+    visits, name, facts = Key("visits", int), Key("name", str), ListKey("facts", int)
+    browser, handle = begin(face, lambda session: session.__setitem__(visits, 0))
+    store = Overtaken(face.store)
+    face.manager = face.another(store)
+    rivals: list[int] = []
+
+    def rival() -> None:
+        rivals.append(len(rivals))
+        plant(face, handle, "visits", pack(1000 * len(rivals)))
+
+    store.rival = rival
+    turn = browser.open()
+    turn.session.update(visits, lambda n: n + 1)
+    turn.session[name] = "ann"
+    turn.session[facts].append(1)
+    turn.session.renew()
+    with pytest.raises(Conflict) as caught:
+        turn.send()
+    assert store.calls == {"open": 1, "commit": 9}
+    assert sorted(caught.value.names) == ["facts", "name", "visits"]
+    assert caught.value.status == 503
+    assert ("Retry-After", "1") in caught.value.headers
+    store.rival = lambda: None
+    with browser.visit() as session:  # the same secret opens it
+        assert session[visits] == 9000
+        assert name not in session
+        assert facts not in session
+
+
+def test_rule_07_at_the_deadline_there_is_a_conflict(make_face: Callable[..., Face]) -> None:
+    """A commit stops repeating itself when `deadline` seconds are over, however few times it was tried."""
+    face = make_face(deadline=2)
+    visits = Key("visits", int)
+    browser, handle = begin(face, lambda session: session.__setitem__(visits, 0))
+    store = Overtaken(face.store)
+    face.manager = face.another(store, deadline=2)
+
+    def rival() -> None:
+        face.clock.advance(0.9)
+        plant(face, handle, "visits", pack(1000))
+
+    store.rival = rival
+    turn = browser.open()
+    turn.session.update(visits, lambda n: n + 1)
+    with pytest.raises(Conflict):
+        turn.send()
+    assert store.calls["commit"] == 3
+    store.rival = lambda: None
+    with browser.visit() as session:
+        assert session[visits] == 1000
+
+
+def test_rule_07_after_a_conflict_the_request_may_go_on(face: Face) -> None:
+    """`manager.commit` that raised has applied nothing and forgotten nothing: asked again, it commits."""
+    visits, name = Key("visits", int), Key("name", str)
+    browser, handle = begin(face, lambda session: session.__setitem__(visits, 0))
+    store = Overtaken(face.store)
+    face.manager = face.another(store)
+    store.rival = lambda: plant(face, handle, "visits", pack(10))
+    turn = browser.open()
+    turn.session.update(visits, lambda n: n + 1)
+    turn.session[name] = "ann"
+    with pytest.raises(Conflict):
+        face.call(face.manager.commit(turn.session))
+    store.rival = lambda: None
+    face.call(face.manager.commit(turn.session))
+    turn.finish()
+    with browser.visit() as session:
+        assert (session[visits], session[name]) == (11, "ann")
+
+
+@pytest.mark.parametrize("where", ["first", "last"])
+def test_rule_07_a_commit_is_all_or_nothing_when_it_conflicts(face: Face, where: str) -> None:
+    """Every version is checked before anything is written, wherever the conflict is; then all of it is applied at once (R9)."""
+    visits, name, facts = Key("visits", int), Key("name", str), ListKey("facts", int)
+    browser, handle = begin(face, lambda session: session.__setitem__(visits, 0))
+    seen: list[Any] = []
+
+    def look(n: int) -> int:
+        record = record_of(face, handle)
+        assert record is not None
+        seen.append(sorted(record.fields))
+        return n + 1
+
+    turn = browser.open()
+    if where == "first":
+        turn.session.update(visits, look)
+    turn.session[name] = "ann"
+    turn.session[facts].append(1)
+    if where == "last":
+        turn.session.update(visits, look)
+    plant(face, handle, "visits", pack(5))
+    turn.finish()
+    assert seen == [["visits"], ["visits"]]  # the second time is after the conflict
+    with browser.visit() as session:
+        assert (session[visits], session[name], list(session[facts])) == (6, "ann", [1])
+
+
+def too_large(session: Session) -> None:
+    session[Key("large", bytes)] = b"x" * 5_000
+
+
+def too_many(session: Session) -> None:
+    for n in range(20):
+        session[Key(f"key {n}", int)] = n
+
+
+def not_encodable(session: Session) -> None:
+    session[Key("tags", list[str])] = tags = ["a"]
+    tags.append(3)  # type: ignore[arg-type]  # the mistake that is meant
+
+
+def update_that_raises(session: Session) -> None:
+    session.update(Key("visits", int), lambda n: 10 // n)
+
+
+def merge_that_raises(session: Session) -> None:
+    def merge(base: list[str], mine: list[str], theirs: list[str]) -> list[str]:
+        raise ZeroDivisionError
+
+    session[Key("merged", list[str], merge=merge)].append("mine")
+
+
+@pytest.mark.parametrize(
+    ("work", "error"),
+    [
+        (too_large, TooLarge),
+        (too_many, TooLarge),
+        (not_encodable, KeyTypeError),
+        (update_that_raises, ZeroDivisionError),
+        (merge_that_raises, ZeroDivisionError),
+    ],
+    ids=lambda value: value.__name__,
+)
+@pytest.mark.parametrize("middle", [False, True], ids=["finish", "commit"])
+def test_rule_07_a_commit_that_raises_has_applied_nothing(
+    make_face: Callable[..., Face], work: Callable[[Session], None], error: type[Exception], middle: bool
+) -> None:
+    """Neither fields nor list elements, nor the renewal, nor a time of use; the old cookie still opens the session."""
+    face = make_face(store_options={"max_bytes": 4_000, "max_keys": 10})
+    visits, name, facts = Key("visits", int), Key("name", str), ListKey("facts", int)
+    merged = Key("other", list[str])
+
+    def fill(session: Session) -> None:
+        session[visits], session[merged] = 1, ["base"]
+
+    browser, handle = begin(face, fill)
+    plant(face, handle, "merged", pack(["base"]))
+    turn = browser.open()
+    turn.session[name] = "ann"
+    turn.session[facts].append(1)
+    turn.session.renew()
+    work(turn.session)
+    plant(face, handle, "visits", pack(0))
+    plant(face, handle, "merged", pack(["theirs"]))
+    before = everything(face, handle)
+    with pytest.raises(error):
+        face.call(face.manager.commit(turn.session)) if middle else turn.send()
+    turn.discard()
+    assert everything(face, handle) == before
+    with browser.visit() as session:
+        assert session[visits] == 0
+
+
+def test_rule_07_a_new_session_that_does_not_fit_is_not_there(make_face: Callable[..., Face]) -> None:
+    """Creating is all or nothing as well: no record, and no cookie."""
+    face = make_face(store_options={"max_bytes": 4_000})
+    browser = face.browser()
+    turn = browser.open()
+    turn.session[Key("large", bytes)] = b"x" * 5_000
+    with pytest.raises(TooLarge):
+        turn.send()
+    turn.headers = turn.discard()
+    turn.arrive()
+    assert browser.jar == {}
+    assert face.call(face.manager.all()) == []
+
+
+def test_rule_07_a_refused_renew_takes_the_whole_commit_with_it(face: Face) -> None:
+    """Of two renews without overlap one wins, and nothing of the other's request is applied (R3)."""
+    name, visits = Key("name", str), Key("visits", int)
+    browser, handle = begin(face, lambda session: session.__setitem__(visits, 0))
+    refused = heard(face, CommitRefused)
+    first, second = browser.open(), browser.open()
+    for turn, value in ((first, "first"), (second, "second")):
+        turn.session[name] = value
+        turn.session.update(visits, lambda n: n + 1)
+        turn.session.renew()
+    first.finish()
+    after = everything(face, handle)
+    second.finish()
+    assert everything(face, handle) == after
+    assert [(event.reason, sorted(event.names)) for event in refused] == [("renewed", ["name", "visits"])]
+    with browser.visit() as session:
+        assert (session[name], session[visits]) == ("first", 1)
+
+
+def test_rule_07_a_lost_answer_is_repeated_by_nobody(face: Face) -> None:
+    """A commit whose answer was lost may have been applied: it raises, and is not asked for a second time (rule 28)."""
+    visits = Key("visits", int)
+    browser, _ = begin(face, lambda session: session.__setitem__(visits, 0))
+    watched = Watched(face.store)
+    face.manager = face.another(watched)
+    watched.lost["commit"] = StoreUnavailable("the answer was lost")
+    turn = browser.open()
+    turn.session.update(visits, lambda n: n + 1)
+    with pytest.raises(StoreUnavailable, match="lost"):
+        turn.send()
+    assert watched.calls["commit"] == 1
+    watched.lost.clear()
+    with browser.visit() as session:
+        assert session[visits] == 1
+
+
+def test_rule_07_two_in_place_changes_of_two_keys_conflict_as_one_commit(face: Face) -> None:
+    """A conflict of one key repeats the commit with the other key's change in it, which is reported or not on its own account."""
+    one, two = Key("one", list[int]), Key("two", list[int])
+
+    def fill(session: Session) -> None:
+        session[one], session[two] = [0], [0]
+
+    browser, _ = begin(face, fill)
+    lost = heard(face, LostUpdate)
+    first, second = browser.open(), browser.open()
+    first.session[one].append(1)
+    first.session[two].append(1)
+    second.session[one].append(2)
+    second.finish()
+    first.finish()
+    assert [event.name for event in lost] == ["one"]
+    with browser.visit() as session:
+        assert (session[one], session[two]) == ([0, 1], [0, 1])

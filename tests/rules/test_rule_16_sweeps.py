@@ -1,0 +1,268 @@
+"""Rule 16: a sweep costs what expired, not what lives, and is done in small steps: no request, and no lock, waits for a long one."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.faces import Browser, Face
+from tests.rules.scene import handle_of, is_open, live, record_of
+from tests.watched import Watched
+from typed_sessions import End, Key, MemoryStore
+from typed_sessions.core import SWEEP_STEP
+from typed_sessions.record import Ending, Record
+from typed_sessions.testing import isolated_keys
+
+Make = Callable[..., Face]
+
+LEASE, GRACE = 60.0, 604_800.0
+
+
+def many(face: Face, count: int) -> list[Browser]:
+    """So many sessions, none of which anybody is connected to for long."""
+    user = Key("user", int)
+    browsers: list[Browser] = []
+    for number in range(count):
+        browser = face.browser()
+        with browser.visit() as session:
+            session[user] = number
+        browsers.append(browser)
+    return browsers
+
+
+class Looks:
+    """How many records a memory store looks at in its sweeps."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        look: Any = getattr(MemoryStore, "_look")  # noqa: B009  # counted where it happens: a store tells nobody
+
+        def counted(*args: Any) -> Any:
+            self.count += 1
+            return look(*args)
+
+        monkeypatch.setattr(MemoryStore, "_look", counted)
+
+    def taken(self) -> int:
+        """How many since the last time."""
+        count, self.count = self.count, 0
+        return count
+
+
+def test_rule_16_a_step_looks_at_no_more_than_its_limit(face: Face) -> None:
+    """A store's sweep gives out so many at most, and says whether there is more; in the end, all of them once."""
+    browsers = many(face, 100)
+    face.clock.advance(660)
+    found: list[bytes] = []
+    more = True
+    while more:
+        records, more = face.call(face.store.sweep(face.clock(), 7, LEASE, GRACE))
+        assert len(records) <= 7
+        assert len(records) == 7 or not more
+        found += [record.locator for record in records]
+    assert sorted(found) == sorted(bytes.fromhex(handle_of(browser)) for browser in browsers)
+
+
+def test_rule_16_the_limit_is_for_looking_not_only_for_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ended sessions of a snapshot that another still has the lease of are looked at in steps like others."""
+    looks = Looks(monkeypatch)
+    store = MemoryStore()
+    record = {"digest": b"d" * 32, "tag_digest": b"t" * 16, "address": None, "granularity": 60.0, "deadline": None, "flags": 2}
+    ending = Ending("ended", 1000.0, 1060.0)
+    store.restore(
+        [Record(bytes([n]) * 16, created=0, used=1000.0, timeout=600.0, ending=ending, **record) for n in range(100)],  # type: ignore[arg-type]
+        1010.0,
+    )
+    for _ in range(10):
+        swept, more = store.sweep(1010.0, 10, LEASE, GRACE)
+        assert (list(swept), more) == ([], True)
+        assert looks.taken() == 10
+    assert store.sweep(1010.0, 10, LEASE, GRACE) == ([], False)
+
+
+def test_rule_16_what_lives_is_not_looked_at(make_face: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among 500 sessions that live, a sweep finds the 5 that are over without going through the others."""
+    face = make_face(timeout=86_400)
+    looks = Looks(monkeypatch)
+    many(face, 500)
+    for browser in many(face, 5):
+        with browser.visit() as session:
+            session.timeout = 100
+    looks.taken()
+    for _ in range(5):
+        face.clock.advance(20)
+        assert face.call(face.manager.sweep()) == 0
+        assert looks.taken() <= 5
+    face.clock.advance(20)
+    assert face.call(face.manager.sweep()) == 5
+    assert looks.taken() <= 10
+    assert len(live(face)) == 500
+
+
+def test_rule_16_a_session_in_use_costs_one_look_per_timeout(face: Face, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one per request, and not one per sweep: entries move only when they come due."""
+    looks = Looks(monkeypatch)
+    (browser,) = many(face, 1)
+    for _ in range(200):
+        face.clock.advance(30)
+        with browser.visit():
+            pass
+        face.call(face.manager.sweep())
+    assert looks.taken() <= 6000 / 600
+
+
+def test_rule_16_setting_the_timeout_at_every_request_costs_no_more(face: Face, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that says `session.timeout = ...` in each request leaves nothing behind for each of them."""
+    looks = Looks(monkeypatch)
+    (browser,) = many(face, 1)
+    for number in range(200):
+        face.clock.advance(1)
+        with browser.visit() as session:
+            session.timeout = 600 if number % 2 else 300
+    face.clock.advance(300)
+    looks.taken()
+    face.call(face.manager.sweep())
+    assert looks.taken() <= 10
+    face.clock.advance(360)
+    assert face.call(face.manager.sweep()) == 1
+    assert looks.taken() <= 10
+
+
+@pytest.mark.parametrize("before", [None, 86_400])
+@pytest.mark.parametrize("written_by", ["a visit", "a commit", "another address"])
+def test_rule_16_a_shorter_timeout_is_found_in_its_time(make_face: Make, before: float | None, written_by: str) -> None:
+    """`set_options(timeout=...)` reaches a session with its next use; from then on a sweep ends it when that is over, not a day later."""
+    face = make_face(timeout=before)
+    (browser,) = many(face, 1)
+    face.manager.set_options(timeout=600)
+    turn = browser.open()
+    face.clock.advance(100)
+    if written_by == "a commit":
+        turn.session[Key("user", int)] = 5
+    turn.finish()
+    if written_by == "a visit":
+        with browser.visit():
+            pass
+    if written_by == "another address":
+        with browser.copy(address="10.1.2.77").visit():
+            pass
+    face.clock.advance(660)
+    assert face.call(face.manager.sweep()) == 1
+    assert live(face) == set()
+
+
+def test_rule_16_a_request_does_one_step_in_passing(face: Face) -> None:
+    """`gc="passive"`: each request clears up a step at most, and the next ones go on until all are told; a visit is served between."""
+    ends: list[int] = []
+    face.manager.on(End, lambda event: ends.append(event.session[Key("user", int)]))
+    many(face, SWEEP_STEP + 20)
+    face.clock.advance(640)
+    (visitor,) = many(face, 1)
+    assert ends == []
+    face.clock.advance(50)
+    turn = visitor.open()
+    assert turn.session.exists
+    assert len(ends) == SWEEP_STEP
+    turn.finish()
+    with visitor.visit():
+        pass
+    assert sorted(ends) == list(range(SWEEP_STEP + 20))
+
+
+def test_rule_16_the_visited_session_is_among_them(face: Face) -> None:
+    """Whether a sweep in passing or the visit itself ends it, the request sees that it is over, and it ends once."""
+    ends: list[str] = []
+    face.manager.on(End, lambda event: ends.append(event.reason))
+    (browser,) = many(face, 1)
+    handle = handle_of(browser)
+    face.clock.advance(660)
+    with browser.visit() as session:
+        assert not session.exists
+    assert ends == ["timeout"]
+    assert record_of(face, handle) is None
+    assert browser.jar == {}
+
+
+def test_rule_16_it_costs_no_trip_but_once_per_granularity(make_face: Make) -> None:
+    """Requests ask for what is over once per granularity, however many they are."""
+    face = make_face()
+    store = face.store = Watched(face.store)
+    face.renew(granularity=60)
+    (browser,) = many(face, 1)
+    for _ in range(180):
+        face.clock.advance(1)
+        with browser.visit():
+            pass
+    assert store.calls["sweep"] == 3
+
+
+def test_rule_16_an_event_loop_goes_on_during_a_long_sweep(make_face: Make) -> None:
+    """Between the steps of `await manager.sweep()` other tasks have their turn."""
+    face = make_face()
+    if face.loop is None:
+        return
+    many(face, 3 * SWEEP_STEP)
+    face.clock.advance(660)
+
+    async def both() -> tuple[int, list[int]]:
+        left: list[int] = []
+        sweeping = asyncio.ensure_future(face.manager.sweep())
+        while not sweeping.done():
+            await asyncio.sleep(0)
+            left.append(len(face.store))
+        return await sweeping, left
+
+    ended, left = face.loop.run_until_complete(both())
+    assert ended == 3 * SWEEP_STEP
+    assert len(set(left)) >= 3, "the other task saw it get less, step by step"
+
+
+def test_rule_16_nobody_waits_for_a_sweep_whose_listener_takes_its_time() -> None:
+    """While a listener of a swept session's end is at work, other threads are served: no lock is held, also where there is only one."""
+    face = Face("sync", MemoryStore(shards=1))
+    served: list[bool] = []
+
+    def another_thread() -> None:
+        with visitor.visit() as session:
+            session[Key("user", int)] = 7
+        many(face, 1)
+        served.append(is_open(visitor))
+
+    def listener(event: End) -> None:
+        thread = threading.Thread(target=another_thread)
+        thread.start()
+        thread.join(10)
+
+    many(face, 3)
+    face.clock.advance(600)
+    (visitor,) = many(face, 1)
+    face.manager.on(End, listener)
+    face.clock.advance(60)
+    assert face.call(face.manager.sweep()) == 3
+    assert served == [True] * 3
+    face.close()
+
+
+def test_rule_16_what_waits_for_its_keys_costs_a_look_per_lease(face: Face, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ended sessions whose keys no process here knows are not looked at again at every sweep."""
+    looks = Looks(monkeypatch)
+    browsers: list[Browser] = []
+    with isolated_keys():
+        key = Key("unknown", str, cleanup_delete=print)
+        for _ in range(10):
+            browser = face.browser()
+            with browser.visit() as session:
+                session[key] = "value"
+            browsers.append(browser)
+    for browser in browsers:
+        with browser.visit() as session:
+            session.end()
+    looks.taken()
+    for _ in range(10 * 6):
+        face.clock.advance(10)
+        face.call(face.manager.sweep())
+    assert looks.taken() <= 10 * 11

@@ -1,0 +1,157 @@
+"""The timer wheel against a model that could not be simpler: a dictionary from key to time.
+
+A pass over the wheel is what a sweep does: `begin`, then `take` until it gives fewer than asked for; what is not due yet is added again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from typed_sessions.stores.wheel import Wheel
+
+START = 1_700_000_000.0
+
+
+class Driver:
+    """A wheel, the model, and a clock."""
+
+    def __init__(self) -> None:
+        self.wheel = Wheel()
+        self.due: dict[int, float] = {}
+        self.added: dict[int, tuple[float, float]] = {}
+        self.now = START
+        self.looks = 0
+
+    def add(self, distance: float) -> None:
+        key = len(self.added)
+        self.due[key] = self.now + distance
+        self.put(key)
+
+    def put(self, key: int) -> None:
+        self.added[key] = (self.now, self.due[key])
+        self.wheel.add(key, self.due[key], self.now)
+
+    def use(self, number: int, seconds: float) -> None:
+        """A session is used: it comes due later, and the wheel is not told."""
+        if self.due:
+            key = sorted(self.due)[number % len(self.due)]
+            self.due[key] += seconds
+
+    def sweep(self, limit: int) -> list[int]:
+        """One pass; what came due in it, which is exactly what the model says."""
+        expected = sorted(key for key, due in self.due.items() if due <= self.now)
+        over: list[int] = []
+        seen: set[int] = set()
+        self.wheel.begin(self.now)
+        while True:
+            keys = self.wheel.take(self.now, limit)
+            assert len(keys) <= limit
+            for key in keys:
+                self.looks += 1
+                assert key not in seen, "a pass looks at nothing twice, so it comes to an end"
+                seen.add(key)
+                if self.due[key] <= self.now:
+                    over.append(key)
+                    del self.due[key]
+                else:
+                    self.put(key)
+            if len(keys) < limit:
+                break
+        assert sorted(over) == expected
+        assert len(self.wheel) == sum(due < math.inf for due in self.due.values()), "nothing is lost and nothing is there twice"
+        return over
+
+
+distances = st.one_of(
+    st.floats(-10, 200), st.floats(0, 1e7), st.sampled_from([0.0, 0.5, 1.0, 63.999, 64.0, 64.001, 600.0, 660.0, math.inf]), st.integers(0, 5000)
+)
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), distances),
+        st.tuples(st.just("use"), st.integers(0, 99)),
+        st.tuples(st.just("wait"), st.one_of(st.floats(0, 3), st.floats(0, 2000), st.floats(0, 1e7))),
+        st.tuples(st.just("back"), st.floats(0, 100_000)),
+        st.tuples(st.just("sweep"), st.integers(1, 5)),
+    ),
+    max_size=40,
+)
+
+
+def drive(driver: Driver, story: list[tuple[str, float]]) -> None:
+    for step, amount in story:
+        if step == "add":
+            driver.add(amount)
+        elif step == "use":
+            driver.use(int(amount), 10.0 * amount)
+        elif step == "wait":
+            driver.now += amount
+        elif step == "back":
+            driver.now -= amount
+        else:
+            driver.sweep(int(amount))
+    driver.sweep(3)
+    driver.now = max([driver.now, *(due for due in driver.due.values() if due < math.inf)])
+    driver.sweep(3)
+    assert set(driver.due.values()) <= {math.inf}
+
+
+@given(steps)
+def test_a_pass_finds_what_is_due_and_nothing_else(story: list[tuple[str, float]]) -> None:
+    """In every order of adding, using, waiting and sweeping, also when the clock goes back (L10); nothing is lost, no pass is endless."""
+    drive(Driver(), story)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e7), st.floats(0, 1e6)), min_size=1, max_size=20))
+def test_an_entry_moves_only_when_its_bucket_begins(story: list[tuple[float, float]]) -> None:
+    """What is looked at before its time is close to it: within a second, or a 32nd of the distance at which it was added."""
+    driver = Driver()
+    for distance, wait in story:
+        driver.add(distance)
+        driver.now += wait
+        driver.wheel.begin(driver.now)
+        while keys := driver.wheel.take(driver.now, 2):
+            for key in keys:
+                then, due = driver.added[key]
+                assert due - driver.now <= max(1.0, (due - then) / 32)
+                if due > driver.now:
+                    driver.put(key)
+
+
+@pytest.mark.parametrize("distance", [1, 60, 660, 86_460, 30 * 86_400, 1e9])
+def test_the_way_to_the_end_is_short(distance: float) -> None:
+    """Swept every second of its last hours, an entry of any distance is looked at a few times, not once a second."""
+    driver = Driver()
+    driver.add(distance)
+    moments = {START + distance * part / 400 for part in range(401)} | {START + distance - seconds for seconds in range(200)}
+    for driver.now in sorted(moment for moment in moments if moment >= START):
+        driver.sweep(10)
+    assert driver.due == {}
+    assert driver.looks <= 8
+
+
+def test_what_is_used_all_the_time_costs_a_look_per_timeout() -> None:
+    """Rule 16: a session used every 30 seconds, with a timeout of 600, and a sweep every minute, for ten hours."""
+    driver = Driver()
+    driver.add(660)
+    for _ in range(1200):
+        driver.now += 30
+        driver.due[0] = driver.now + 660
+        driver.sweep(10)
+    assert driver.looks <= 36_000 / 600
+
+
+@pytest.mark.parametrize("method", ["begin", "add"])
+def test_the_checks_can_fail(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wheel that forgets what waits for its second to be over, and one that rounds up, are caught."""
+    broken: dict[str, Callable[..., None]] = {
+        "begin": lambda wheel, now: None,
+        "add": (lambda add: lambda wheel, key, due, now: add(wheel, key, due + 1, now))(Wheel.add),
+    }
+    monkeypatch.setattr(Wheel, method, broken[method])
+    with pytest.raises(AssertionError):
+        drive(Driver(), [("add", 0.9), ("sweep", 3), ("wait", 0.95)])

@@ -1,0 +1,56 @@
+"""The command line: `python -m typed_sessions demo`, also as the script `typed-sessions`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status. Wrong arguments exit with 2 by themselves, as argparse does."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        # Here, so that --help needs none of it.
+        from .demo.server import CannotServe, default_snapshot, serve
+
+        try:
+            serve(arguments.host, arguments.port, arguments.snapshot or default_snapshot())
+        except CannotServe as problem:
+            print(f"typed_sessions demo: {problem}", file=sys.stderr)
+            return 1
+    except KeyboardInterrupt:  # before the server had begun to listen for it
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="typed-sessions", description="Server-side HTTP sessions with typed keys.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    demo = commands.add_parser(
+        "demo",
+        help="serve a page that shows what typed sessions do",
+        description="Serve a page that shows what typed sessions do, until Ctrl-C. Sessions outlive the server.",
+    )
+    demo.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s, this machine alone)")
+    demo.add_argument("--port", type=_port, default=8000, help="the port to listen on; 0 is any that is free (default: %(default)s)")
+    demo.add_argument(
+        "--snapshot",
+        type=Path,
+        metavar="FILE",
+        help="where the sessions are kept (default: typed-sessions/demo.snapshot in $XDG_STATE_HOME or ~/.local/state)",
+    )
+    return parser
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: expected a whole number from 0 to 65535")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

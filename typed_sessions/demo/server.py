@@ -1,0 +1,166 @@
+"""The demo's server: bind, restore, serve, and stop without losing anything."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import socketserver
+import sys
+import threading
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager, suppress
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+from typing import TextIO
+
+from typing_extensions import override
+
+from .. import End, MemoryStore, SessionError, SessionManager
+from .connections import Connections
+from .handler import DemoHandler
+
+TIMEOUT = 3_600.0
+LIFETIME = 7 * 86_400.0
+GRANULARITY = 10.0
+SAVE_EVERY = 3.0
+PATIENCE = 5.0
+"""Seconds that requests under way get when the server stops."""
+
+logger = logging.getLogger(__name__)
+
+
+class CannotServe(Exception):
+    """The demo cannot be started, or its sessions cannot be saved; the text says why and what to do."""
+
+
+class DemoServer(ThreadingHTTPServer):
+    """One thread per connection."""
+
+    daemon_threads = True
+    request_queue_size = 128
+    # Elsewhere than on POSIX it means that a port which is in use can be taken all the same.
+    allow_reuse_address = os.name == "posix"
+    allow_reuse_port = False
+
+    def __init__(self, host: str, port: int) -> None:
+        try:
+            self.address_family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+            super().__init__((str(address[0]), port), DemoHandler)
+        except OSError as problem:
+            raise CannotServe(_why(host, port, problem)) from problem
+
+    @override
+    def server_bind(self) -> None:
+        # Not http.server's own, which asks the name service who this is: there may be no network.
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+
+    @property
+    def url(self) -> str:
+        host = str(self.server_address[0])
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.server_address[1]}/"
+
+    @override
+    def handle_error(self, request: object, client_address: object) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):  # which is a browser that left in the middle of an answer
+            logger.exception("a request failed")
+
+
+def default_snapshot() -> Path:
+    """In the user's folder for what programs remember (XDG base directories)."""
+    folder = os.environ.get("XDG_STATE_HOME", "")
+    base = Path(folder) if os.path.isabs(folder) else Path.home() / ".local" / "state"
+    return base / "typed-sessions" / "demo.snapshot"
+
+
+def serve(host: str, port: int, snapshot: Path) -> None:
+    """Serve until SIGINT or SIGTERM. Raises `CannotServe`."""
+    with ExitStack() as stack:
+        stopped = stack.enter_context(_signals())
+        server = stack.enter_context(DemoServer(host, port))
+        stack.enter_context(_alone(snapshot))
+        memory, live = MemoryStore(), Connections()
+        manager = SessionManager(memory, timeout=TIMEOUT, lifetime=LIFETIME, granularity=GRANULARITY, gc="active")
+        manager.on(End, lambda end: live.wake(end.session.handle))
+
+        class Handler(DemoHandler):
+            sessions = manager
+            store = memory
+            connections = live
+
+        server.RequestHandlerClass = Handler
+        try:
+            restored = manager.load_sessions(snapshot)
+            manager.save_sessions(snapshot)  # if that cannot be done, nobody should find out at the end
+        except SessionError as problem:
+            raise CannotServe(f"{problem}\nGive another file with --snapshot.") from problem
+        manager.autosave(snapshot, every=SAVE_EVERY)
+        thread = threading.Thread(target=server.serve_forever, args=(0.2,), name="typed_sessions demo", daemon=True)
+        thread.start()
+        _say(f"typed_sessions demo: {server.url}", sys.stdout)
+        _say(f"Ctrl-C stops it. Sessions are kept in {snapshot}; restored: {restored}.", sys.stderr)
+        stopped.recv(1)
+        server.shutdown()
+        live.stop(PATIENCE)
+        try:
+            manager.close()
+        except SessionError as problem:
+            raise CannotServe(f"the sessions could not be saved: {problem}") from problem
+        _say(f"Stopped. The sessions are in {snapshot}.", sys.stderr)
+
+
+def _say(text: str, stream: TextIO) -> None:
+    with suppress(OSError):  # nobody reads it any more
+        print(text, file=stream, flush=True)
+
+
+def _why(host: str, port: int, problem: OSError) -> str:
+    if isinstance(problem, socket.gaierror):
+        return f"--host {host}: no such address. 127.0.0.1 is this machine alone, 0.0.0.0 is every IPv4 address it has."
+    if isinstance(problem, PermissionError):
+        return f"--port {port}: this user may not listen there. Ports from 1024 up are for everybody."
+    return f"cannot listen on {host}, port {port}: {problem.strerror}. Give another one with --port; 0 is any that is free."
+
+
+def _heard(number: int, frame: object) -> None:
+    """The byte that the signal wrote says it all."""
+
+
+@contextmanager
+def _signals() -> Generator[socket.socket]:
+    """Within the block, a signal to stop becomes a byte that can be received; a second one, while it stops, is only one more."""
+    heard, bell = socket.socketpair()
+    bell.setblocking(False)
+    with heard, bell:
+        for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
+            number = getattr(signal, name, None)
+            if number is not None and not (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):  # nohup
+                signal.signal(number, _heard)
+        signal.set_wakeup_fd(bell.fileno(), warn_on_full_buffer=False)
+        try:
+            yield heard
+        finally:
+            signal.set_wakeup_fd(-1)
+
+
+@contextmanager
+def _alone(snapshot: Path) -> Generator[None]:
+    """Hold `<snapshot>.lock`: two servers that save to one file would undo each other's work."""
+    try:
+        snapshot.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = open(f"{snapshot}.lock", "a")  # noqa: SIM115  # closed below
+    except OSError as problem:
+        raise CannotServe(f"--snapshot {snapshot}: {problem.strerror}. Give a file in a folder that can be written.") from problem
+    with lock:
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            pass
+        else:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise CannotServe(f"another demo is using {snapshot}. Give this one a file of its own with --snapshot.") from None
+        yield
