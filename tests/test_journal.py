@@ -373,8 +373,7 @@ def test_a_fork_while_a_thread_appends(tmp_path: Path) -> None:
 @contextmanager
 def full_disk(folder: Path, options: str) -> Generator[Path]:
     """A file system in memory with little room; the test is skipped where it cannot be mounted."""
-    disk = folder / "full-disk"
-    disk.mkdir(parents=True)
+    (disk := folder / "full-disk").mkdir(parents=True)
     done = subprocess.run(["sh", "-c", f"mount -t tmpfs -o {options} tmpfs '{disk}'"], capture_output=True, text=True, timeout=20)
     if done.returncode:
         pytest.skip(f"A FULL DISK WAS NOT TRIED: a tmpfs cannot be mounted here ({done.stderr.strip()})")
@@ -459,7 +458,7 @@ def test_servers_killed_at_any_moment(tmp_path: Path, path: Path) -> None:
             promised |= {int(value) for what, value in promises if what == b"ended"}
             saved[number] = max([int(value) for what, value in promises if what == b"saved"], default=0)
         found, damaged = replay(path, now=0.0)
-        # A kill may cut a write where a page ends, though never one that was promised.
+        # A kill may cut a write short where a page ends (it was seen to); that one was not promised yet.
         assert damaged <= len(saved)
         assert promised <= {int.from_bytes(entry.locator, "big") for entry in found if entry.kind == "ended"}
         latest, problems = load_latest(path)

@@ -19,10 +19,12 @@ ROOT = Path(__file__).resolve().parent.parent
 # The name of a folder is its `__init__.py`, and `__init__` is the package's own.
 LAYERS = (
     "errors",
-    "codecs",
-    "keys",
+    "clock",
+    "wheel",
     "record",
     "changes",
+    "codecs",
+    "keys",
     "cookies",
     "policy",
     "address",
@@ -32,16 +34,21 @@ LAYERS = (
     "tracking",
     "session",
     "events",
+    "options",
     "lifecycle",
     "stores",
     "stores.base",
-    "stores.wheel",
     "stores.memory",
     "stores.*",
+    "snapshot",
+    "journal",
+    "keeper",
+    "exchange",
+    "core",
     "plans",
+    "settings",
     "manager",
     "aio",
-    "snapshot",
     "filters",
     "filters.*",
     "__init__",
@@ -57,6 +64,7 @@ REQUIRED = {"cryptography", "msgspec", "typing_extensions"}
 
 # Everything else that is not in the standard library is optional, and imported in these modules only.
 LEAVES = {
+    "_typeshed": {"filters.wsgi"},  # of the type checkers: there is nothing to install
     "redis": {"stores.redis"},
     "psycopg": {"stores.postgres"},
     "psycopg_pool": {"stores.postgres"},

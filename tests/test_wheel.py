@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from typed_sessions.stores.wheel import Wheel
+from typed_sessions.wheel import Wheel
 
 START = 1_700_000_000.0
 
@@ -68,7 +68,10 @@ class Driver:
 
 
 distances = st.one_of(
-    st.floats(-10, 200), st.floats(0, 1e7), st.sampled_from([0.0, 0.5, 1.0, 63.999, 64.0, 64.001, 600.0, 660.0, math.inf]), st.integers(0, 5000)
+    st.floats(-10, 200),
+    st.floats(0, 1e7),
+    st.sampled_from([0.0, 0.5, 1.0, 63.999, 64.0, 64.001, 600.0, 660.0, math.inf]),
+    st.integers(0, 5000),
 )
 steps = st.lists(
     st.one_of(

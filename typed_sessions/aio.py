@@ -9,7 +9,7 @@ import asyncio
 import inspect
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Generator, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeVar, cast, final
 
@@ -362,8 +362,9 @@ class AsyncSessionManager:
         record = await self._look(exchange)
         if record is not None:
             exchange.client = request.client
-            await self.run(plans.end(self._core, record.locator, "ended", exchange))
-        exchange.expire = exchange.verdict in ("live", "previous", "dead", "expired")
+            exchange.expire = await self.run(plans.end(self._core, record.locator, "ended", exchange))
+        else:
+            exchange.expire = exchange.verdict in ("dead", "expired")
         return exchange.headers()
 
     async def _look(self, exchange: Exchange) -> Record | None:
@@ -397,7 +398,7 @@ class AsyncSessionManager:
         return self._edit(handle)
 
     @asynccontextmanager
-    async def _edit(self, handle: str) -> AsyncIterator[Session]:
+    async def _edit(self, handle: str) -> AsyncGenerator[Session]:
         exchange = Exchange(self._guard(None), None)
         locator = locator_of(handle)
         now = self._core.clock()
@@ -421,7 +422,7 @@ class AsyncSessionManager:
         return self._connect(address, close)
 
     @contextmanager
-    def _connect(self, address: str | None, close: Close) -> Iterator[Client]:
+    def _connect(self, address: str | None, close: Close) -> Generator[Client]:
         client = Client(address, close)
         try:
             yield client

@@ -7,12 +7,14 @@ script) does the same by the same rules. No user code runs in here: values arriv
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from hmac import compare_digest
 from typing import Literal, NamedTuple, TypeAlias, final
 
 import msgspec
 from msgspec.structs import replace
 
 from .record import (
+    FIELD,
     FIELD_HOOKED,
     HOOKED,
     OWN_TIMEOUT,
@@ -21,7 +23,6 @@ from .record import (
     TRANSIENT,
     Element,
     Previous,
-    FIELD,
     Record,
     field_revision,
     pack_elements,
@@ -224,7 +225,9 @@ def apply_use(record: Record, use: Use, idle: Idle, now: float) -> Record | None
     if not use.tag_digest:
         return None
     previous = record.previous
-    fits = use.tag_digest == record.tag_digest or (previous is not None and use.tag_digest == previous.tag_digest and now < previous.until)
+    fits = compare_digest(use.tag_digest, record.tag_digest) or (
+        previous is not None and now < previous.until and compare_digest(use.tag_digest, previous.tag_digest)
+    )
     if not fits or not (use.any_address or (use.address is not None and use.address == record.address)):
         return None
     return apply_touch(record, idle, now)

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from .errors import Rejected
 from .record import LOCATOR_BYTES
-from .stores.wheel import Wheel
+from .wheel import Wheel
 
 Close: TypeAlias = Callable[[], Awaitable[None] | None]
 
@@ -119,7 +119,7 @@ class Clients:
         with self._lock:
             self._due.begin(now)
             for key in self._due.take(now, limit):
-                entries = tuple(entry for entry in self._lingering.pop(key, ()) if entry[1] > now)
+                entries = tuple(entry for entry in self._lingering.pop(key, ()) if entry[1] >= now)
                 locator = key.to_bytes(LOCATOR_BYTES, "big")
                 if entries:
                     self._lingering[key] = entries
@@ -132,7 +132,7 @@ class Clients:
         """The clients of a session; one that only lingers is made for the occasion, and has nothing to close."""
         with self._lock:
             entries = self._lingering.get(int.from_bytes(locator, "big"), ())
-            return (*self.connected.get(locator, ()), *(Client(address, _nothing) for address, until in entries if until > now))
+            return (*self.connected.get(locator, ()), *(Client(address, _nothing) for address, until in entries if until >= now))
 
     def lingering(self, address: str | None) -> Sequence[Client]:
         """What stands for a session's last visitor where nobody tells about connections."""

@@ -86,11 +86,17 @@ class Core:
         self.residents = Residents()
         self.keeper: Keeper | None = None
         self._seal = seal
+        self._untold = False
+        """There have been requests on connections that nobody tells about."""
         self.plain = seal is None
         self._listeners: tuple[tuple[type[Event], Callable[[Any], object]], ...] = ()
         self._lock = threading.Lock()
+
         # The peer of most requests is one of few, and without proxies nothing else counts.
-        self._origin_of = lru_cache(4096)(lambda peer: address_policy.origin(peer, _no_headers))
+        def origin_of(peer: str | None) -> Origin:
+            return address_policy.origin(peer, _no_headers)
+
+        self._origin_of = lru_cache(4096)(origin_of)
         self._trusts = bool(address_policy.trusted_proxies)
         self.any_address = address_policy.match == "off"
         self.next_sweep = math.inf
@@ -172,8 +178,10 @@ class Core:
                 exchange.client = client
                 if record.locator not in client.carried:
                     self.clients.attach(client, record.locator)
-            elif record.flags & HOOKED or self.clients.connected or self.residents.busy:
-                self.linger(record.locator, exchange.address, now)
+            else:
+                self._untold = True
+                if record.flags & HOOKED or self.clients.connected or self.residents.busy:
+                    self.linger(record.locator, exchange.address, now)
         session = exchange.session = Session(tracking)
         return session
 
@@ -185,9 +193,11 @@ class Core:
         if client is not None:
             exchange.client = client
             self.clients.attach(client, record.locator)
-        elif record.flags & HOOKED or self.clients.connected or self.residents.busy:
+        else:
+            self._untold = True
             # Where there are no hooks nobody has to be told who leaves, and who is there can be seen from the record.
-            self.linger(record.locator, exchange.address, now)
+            if record.flags & HOOKED or self.clients.connected or self.residents.busy:
+                self.linger(record.locator, exchange.address, now)
 
     def linger(self, locator: bytes, address: str | None, now: float) -> None:
         """A request came from an address, on a connection of which nobody will tell that it is closed."""
@@ -210,7 +220,9 @@ class Core:
 
     def creates(self, exchange: Exchange) -> Create:
         """The request's `create`. With a path in the cookie policy, nothing is created unasked outside of it (whole segments)."""
-        create = self.options.create if exchange.guard.create is None else exchange.guard.create
+        create: Create | None = exchange.guard.create
+        if create is None:
+            create = self.options.create
         path = exchange.guard.policy.path
         if create is True and path != "/" and not within(exchange.guard.reader.path(exchange.source), path):
             return "on_write"
@@ -330,7 +342,7 @@ class Core:
             return ()
         now = self.clock()
         clients = self.clients.of(record.locator, now)
-        if not clients and not tracking.over and now < record.used + self.lingers:
+        if not clients and self._untold and not tracking.over and now < record.used + self.lingers:
             clients = self.clients.lingering(record.address)
         return clients
 

@@ -19,7 +19,7 @@ class SessionError(Exception):
 
 
 class KeyTypeError(SessionError, TypeError):
-    """A key's declaration cannot work (a type that cannot be carried, a hook that does not fit), or a value of another type was assigned."""
+    """A key's declaration cannot work (a type that cannot be carried, a hook that does not fit), or a value of another type was given."""
 
 
 class DuplicateKeyError(SessionError, ValueError):

@@ -117,7 +117,7 @@ class Guard:
         self.lasting = policy.max_age is not None
         self.policy = policy
         self.cookies = (policy.session_cookies(False), policy.session_cookies(True))
-        self.create = create
+        self.create: Create | None = create
         self.check = check
         self.nosession = nosession
         self.error = error

@@ -2,7 +2,7 @@
 
 A snapshot's records are 16 bytes of locator and a packed record (see `record`). The journal's entries are ended locators, with the packed
 record for as long as its hooks have not run (rule 13), and for a renewed session the packed record without its fields: digests, never
-secrets.
+secrets. A field without a name says that the renewal (or one before it) dropped every field of an earlier revision than its own.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from typing import Protocol, final
 
 from .errors import PolicyError, SnapshotDamaged
 from .journal import Entry, Journal, replay
-from .record import LOCATOR_BYTES, OWN_TIMEOUT, Record
+from .record import LOCATOR_BYTES, OWN_TIMEOUT, Record, field_revision, pack_field
 from .snapshot import load_latest, write_snapshot
 
 logger = logging.getLogger("typed_sessions")
 
 
+_CLEARED = ""
 LONGEST = 400 * 86_400.0
 """Seconds: browsers keep no cookie for longer (RFC 6265bis 5.5), so a session with a timeout of its own may have had this much."""
 _AND_GRANULARITY = 1.1
@@ -42,6 +43,8 @@ class Keeper:
         self._store = store
         self._timeout = timeout
         self._journals: dict[str, Journal] = {}
+        self._cleared: dict[bytes, int] = {}
+        """By locator: the revision in which a renewal dropped everything, until the session ends."""
         self._lock = threading.Lock()
 
     def save(self, path: str | os.PathLike[str], now: float) -> int:
@@ -90,7 +93,7 @@ class Keeper:
                 if entry.payload:
                     _wait(records, entry)
             elif entry.locator in records:
-                _renew(records[entry.locator], entry.payload)
+                self._renew(records, entry)
         # Those whose time ran out meanwhile too: they are not open to anybody, but their ends are still to be told and cleaned up after.
         return self._store.restore(list(records.values()), now), problems
 
@@ -102,20 +105,44 @@ class Keeper:
     def note_ended(self, records: Sequence[Record], now: float) -> None:
         """Remember for good that sessions have ended, and what their hooks are to run on. Returns when that is on the disk."""
         self._note([Entry("ended", r.locator, self._until(r, now), r.pack() if r.hooked else b"") for r in records])
+        for record in records:
+            self._cleared.pop(record.locator, None)
 
     def note_cleaned(self, records: Sequence[Record], now: float) -> None:
         """Remember that the hooks of ended sessions have run. Returns when that is on the disk."""
         self._note([Entry("ended", record.locator, self._until(record, now)) for record in records])
 
-    def note_renewed(self, record: Record, now: float) -> None:
-        """Remember a session's new digests. Returns when they are on the disk."""
-        self._note([Entry("renewed", record.locator, self._until(record, now), record.copy({}).pack())])
+    def note_renewed(self, record: Record, cleared: bool, now: float) -> None:
+        """Remember a session's new digests, and whether its values were dropped. Returns when that is on the disk."""
+        if cleared:
+            self._cleared[record.locator] = record.revision
+        revision = self._cleared.get(record.locator)
+        fields = {} if revision is None else {_CLEARED: pack_field(revision, 0, 0, b"")}
+        self._note([Entry("renewed", record.locator, self._until(record, now), record.copy(fields).pack())])
 
     def close(self) -> None:
         with self._lock:
             journals, self._journals = self._journals, {}
         for journal in journals.values():
             journal.close()
+
+    def _renew(self, records: dict[bytes, Record], entry: Entry) -> None:
+        record = records[entry.locator]
+        try:
+            renewed = Record.unpack(entry.locator, entry.payload)
+            cleared = renewed.fields.get(_CLEARED)
+        except ValueError:
+            logger.error("a renewal in the journal could not be read; the session %s keeps its old secret", entry.locator.hex())
+            return
+        if cleared is not None:
+            revision = self._cleared[entry.locator] = field_revision(cleared)
+            record = record.copy({name: packed for name, packed in record.fields.items() if field_revision(packed) >= revision})
+            records[entry.locator] = record
+        if renewed.revision >= record.revision:
+            record.digest, record.tag_digest, record.address = renewed.digest, renewed.tag_digest, renewed.address
+            record.previous = renewed.previous
+            # Commits that were lost are not counted twice: a renewal from now on has to be later than this one.
+            record.revision = renewed.revision
 
     def _note(self, entries: Sequence[Entry]) -> None:
         for journal in list(self._journals.values()):
@@ -130,7 +157,7 @@ class Keeper:
         return record.deadline if idle is None else min(idle, record.deadline)
 
     def _journal(self, path: str | os.PathLike[str]) -> Journal:
-        name = os.path.abspath(os.fspath(path))
+        name: str = os.path.abspath(os.fspath(path))
         with self._lock:
             journal = self._journals.get(name)
             if journal is None:
@@ -143,17 +170,6 @@ def _wait(records: dict[bytes, Record], entry: Entry) -> None:
         records[entry.locator] = Record.unpack(entry.locator, entry.payload)
     except ValueError:
         logger.error("an end in the journal could not be read; the hooks of the session %s do not run", entry.locator.hex())
-
-
-def _renew(record: Record, payload: bytes) -> None:
-    try:
-        renewed = Record.unpack(record.locator, payload)
-    except ValueError:
-        logger.error("a renewal in the journal could not be read; the session %s keeps its old secret", record.locator.hex())
-        return
-    if renewed.revision >= record.revision:
-        record.digest, record.tag_digest, record.address = renewed.digest, renewed.tag_digest, renewed.address
-        record.previous = renewed.previous
 
 
 def keeper_of(store: object, timeout: float | None) -> Keeper:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from typing import Any, Final, Generic, Literal, NoReturn, TypeAlias, TypeVar, cast, final, overload
 
@@ -296,7 +296,7 @@ def somebody_cleans_up() -> bool:
 
 
 @contextmanager
-def isolated_keys() -> Iterator[None]:
+def isolated_keys() -> Generator[None]:
     """For tests: keys declared inside are forgotten at the end, so that another test can use their names."""
     with _registry_lock:
         before = dict(_registry)

@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar, final
 
@@ -377,8 +377,9 @@ class SessionManager:
         record = self._look(exchange)
         if record is not None:
             exchange.client = request.client
-            run(plans.end(self._core, record.locator, "ended", exchange))
-        exchange.expire = exchange.verdict in ("live", "previous", "dead", "expired")
+            exchange.expire = run(plans.end(self._core, record.locator, "ended", exchange))
+        else:
+            exchange.expire = exchange.verdict in ("dead", "expired")
         return exchange.headers()
 
     def _look(self, exchange: Exchange) -> Record | None:
@@ -416,7 +417,7 @@ class SessionManager:
         tracking.refreshed(still_open(record, current, now))
 
     @contextmanager
-    def edit(self, handle: str, /) -> Iterator[Session]:
+    def edit(self, handle: str, /) -> Generator[Session]:
         """A session by its handle, for writing outside of a request; committed at the end of the block, unless that raises.
 
         Raises `NoSession` if there is none. No cookie can be sent from here: `renew` raises `HeadersSent`.
@@ -444,7 +445,7 @@ class SessionManager:
         return self._connect(address, close)
 
     @contextmanager
-    def _connect(self, address: str | None, close: Callable[[], None]) -> Iterator[Client]:
+    def _connect(self, address: str | None, close: Callable[[], None]) -> Generator[Client]:
         client = Client(address, close)
         try:
             yield client

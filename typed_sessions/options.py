@@ -60,9 +60,8 @@ class SessionOptions:
         for name, allowed in (("create", ("on_write", True, False)), ("gc", ("passive", "active")), ("old_id", ("report", "end"))):
             value = getattr(self, name)
             if not any(value is word or (isinstance(value, str) and value == word) for word in allowed):
-                raise PolicyError(
-                    f"{name} = {value!r}: expected {' or '.join(map(repr, allowed))}{nearest(value, [w for w in allowed if isinstance(w, str)])}"
-                )
+                hint = nearest(value, [word for word in allowed if isinstance(word, str)])
+                raise PolicyError(f"{name} = {value!r}: expected {' or '.join(map(repr, allowed))}{hint}")
         if type(self.enabled) is not bool:
             raise PolicyError(f"enabled = {self.enabled!r}: expected True or False")
         if self.route is not None and (not isinstance(self.route, str) or not _ROUTE.fullmatch(self.route)):

@@ -241,7 +241,7 @@ def _commit_changes(
             raise SessionEnded(f"the session was {reason} by another request: nothing was committed")
         return
     after = outcome.record
-    persistent_set = tracking.persistent_set
+    persistent_set, cleared = tracking.persistent_set, tracking.clear
     residents = core.residents.apply(record.locator, tracking.resident_changes())
     core.take_over(exchange, tracking, after, residents)
     if persistent_set and exchange.verdict == "live":
@@ -249,7 +249,7 @@ def _commit_changes(
     if session_id is not None and after.digest == session_id.digest:
         exchange.issued = core.issued(session_id)
         if core.keeper is not None and core.keeper.keeping:
-            yield Work(core.keeper.note_renewed, (after, now))
+            yield Work(core.keeper.note_renewed, (after, cleared, now))
     elif after.digest != record.digest:
         # Another request has renewed it first: the browser gets that answer's cookies, and none from here. Without an overlap that
         # was a sign-in, and whoever had the session open before it sees nothing of what is in it after (session fixation).

@@ -247,7 +247,7 @@ class Record(msgspec.Struct, eq=False):
                     at += _DEADLINE.size
                 if flags & ENDED:
                     reason, ended, until = _ENDED.unpack_from(packed, at)
-                    record.ending = Ending(END_REASONS[reason], ended, until)
+                    record.ending = Ending(END_REASONS[int(reason)], float(ended), float(until))
                     at += _ENDED.size
         except (struct_error, IndexError, UnicodeDecodeError) as problem:
             raise ValueError(f"no packed record: {problem}") from problem

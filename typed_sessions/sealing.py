@@ -68,7 +68,7 @@ class SealingKeys:
         return _FORMAT + self._first + nonce + self._by_id[self._first].encrypt(nonce, value, _context(locator, name))
 
     def open(self, locator: bytes, name: str, sealed: bytes) -> bytes:
-        """The value. Raises `DecodeRefused` if it is of another place, of an unknown key, or changed; there is no other way to read it (X6)."""
+        """The value. Raises `DecodeRefused` if it is of another place, of an unknown key, or changed; there is no other way in (X6)."""
         cipher = self._by_id.get(sealed[1 : 1 + _ID_BYTES])
         if sealed[:1] != _FORMAT or len(sealed) < _HEAD_BYTES or cipher is None:
             raise DecodeRefused("it is sealed with a key that is not among SealingKeys")

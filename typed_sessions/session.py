@@ -6,7 +6,7 @@ No accessor waits or does I/O: the data came with the one call that opened the s
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar, cast, final, overload
@@ -327,7 +327,7 @@ class Opened:
 
 
 @contextmanager
-def current(opener: Opener | None) -> Iterator[None]:
+def current(opener: Opener | None) -> Generator[None]:
     """Within the block, `current_session()` is what `opener` gives."""
     token = _opener.set(opener)
     try:

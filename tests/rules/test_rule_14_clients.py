@@ -174,7 +174,7 @@ def test_rule_14_clients_are_closed_when_the_data_is_gone(face: Face) -> None:
         browser = signed_in(face, one, two)
         one.leave()
         assert face.call(face.manager.end(handle_of(browser)))
-        assert connected == [2], "the connection that is left, and the request that came without one"
+        assert connected == [1], "the connection that is left"
         assert closed == [0]
         assert (one.closed, two.closed) == (0, 1)
 

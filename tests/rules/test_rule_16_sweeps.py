@@ -163,7 +163,7 @@ def test_rule_16_a_request_does_one_step_in_passing(face: Face) -> None:
     face.clock.advance(640)
     (visitor,) = many(face, 1)
     assert ends == []
-    face.clock.advance(50)
+    face.clock.advance(60)
     turn = visitor.open()
     assert turn.session.exists
     assert len(ends) == SWEEP_STEP

@@ -29,6 +29,7 @@ from typed_sessions import (
     SetCookie,
     StoreUnavailable,
 )
+from typed_sessions.changes import Idle, Use, apply_use
 from typed_sessions.lifecycle import Presented, issue, judge
 from typed_sessions.record import Previous, Record
 from typed_sessions.session import tracking_of
@@ -139,27 +140,17 @@ class Uncompared(bytes):
 @pytest.mark.parametrize("previous", [False, True])
 @pytest.mark.parametrize("right", ["both", "the secret", "neither"])
 def test_rule_17_digests_are_compared_in_constant_time(right: str, previous: bool) -> None:
-    """What a request presents meets what is stored in `hmac.compare_digest` alone."""
-    mine, other = issue("10.1.2.3", secrets.token_bytes), issue("10.1.2.3", secrets.token_bytes)
-    stored_id = other if previous else mine
-    record = Record(
-        mine.locator,
-        digest=Uncompared(stored_id.digest),
-        tag_digest=Uncompared(stored_id.tag_digest),
-        address="10.1.2.3",
-        created=0,
-        used=0,
-        timeout=600,
-        granularity=60,
-        deadline=None,
-    )
+    """What a request presents meets what is stored in `hmac.compare_digest` alone, in the store and in the verdict."""
+    mine, other = issue(secrets.token_bytes), issue(secrets.token_bytes)
+    kept = other if previous else mine
+    record = Record(mine.locator, Uncompared(kept.digest), Uncompared(kept.tag_digest), 0.0, 0.0, 600.0, 60.0, address="10.1.2.3")
     if previous:
         record.previous = Previous(Uncompared(mine.digest), Uncompared(mine.tag_digest), 100.0)
-    presented = Presented(
-        mine.locator,
-        Uncompared(mine.digest if right != "neither" else bytes(32)),
-        Uncompared(mine.tag_digest if right == "both" else bytes(16)),
-    )
+    secret = parts(mine.key_value)[1] if right != "neither" else bytes(32)
+    tag_digest = Uncompared(mine.tag_digest if right == "both" else bytes(16))
+    used = apply_use(record, Use(mine.locator, tag_digest, "10.1.2.3", False), Idle(600.0, 60.0), 50.0)
+    assert (used is not None) == (right == "both")
+    presented = Presented(mine.locator, secret, tag_digest)
     wanted = {"both": "previous" if previous else "live", "the secret": "cookie", "neither": "dead"}[right]
     assert judge(presented, record, "10.1.2.3", AddressPolicy(), 50.0) == wanted
 

@@ -144,17 +144,16 @@ def test_rule_20_addr_follows_from_nothing_that_a_browser_has(face: Face) -> Non
     assert urlsafe_b64decode(browser.jar[ADDR] + "=") not in guesses
 
 
-def test_rule_20_another_random_key_makes_another_addr() -> None:
-    """HMAC-SHA256(k, secret and bound address): the same secret and address, with two keys, give two tags; and with one key, one."""
+def test_rule_20_addr_is_random_of_its_own() -> None:
+    """32 bytes of the generator that are in no other value: the same secret with other random bytes has another ADDR."""
 
-    def ids(key: bytes, address: str) -> str:
-        return issue(address, lambda count: bytes(count - 32) + key).addr_value
+    def addr(secret: bytes, tag: bytes) -> str:
+        session_id = issue(lambda count: (bytes(16) + secret + tag)[:count])
+        assert urlsafe_b64decode(session_id.key_value)[16:] == secret
+        return session_id.addr_value
 
-    assert ids(b"k" * 32, "10.1.2.3") == ids(b"k" * 32, "10.1.2.3")
-    assert ids(b"k" * 32, "10.1.2.3") != ids(b"l" * 32, "10.1.2.3")
-    assert ids(b"k" * 32, "10.1.2.3") != ids(b"k" * 32, "10.1.2.4")
-    expected = hmac.digest(b"k" * 32, bytes(32) + b"10.1.2.3", "sha256")
-    assert urlsafe_b64decode(ids(b"k" * 32, "10.1.2.3") + "=") == expected
+    assert addr(b"s" * 32, b"t" * 32) != addr(b"s" * 32, b"u" * 32)
+    assert urlsafe_b64decode(addr(b"s" * 32, b"t" * 32) + "=") == b"t" * 32
 
 
 def test_rule_20_addr_tells_nothing_about_the_address(face: Face) -> None:
@@ -172,7 +171,8 @@ def test_rule_20_a_stolen_record_makes_no_addr(face: Face) -> None:
     addr = browser.jar[ADDR]
     assert addr.encode() not in packed
     assert urlsafe_b64decode(addr + "=") not in packed
-    assert sha256(addr.encode()).digest()[:16] in packed
+    secret = urlsafe_b64decode(browser.jar[KEY])[16:]
+    assert sha256(secret + addr.encode()).digest()[:16] in packed
 
 
 def test_rule_20_addr_is_new_at_a_renew(face: Face) -> None:

@@ -174,7 +174,9 @@ def test_rule_28_a_connection_that_ends_has_nobody_to_tell(
     face: Face, watched: Watched, browser: Browser, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The clean-up that could not be done is logged, and the server's thread goes on; so does closing the manager."""
-    Key("door", object, resident=True, cleanup_no_client=lambda _: True)
+    door = Key("door", object, resident=True, cleanup_no_client=lambda _: True)
+    with browser.visit() as session:
+        session[door] = object()
     watched.faults["open"] = DOWN
     face.call(face.manager.close() if face.kind == "sync" else face.manager.aclose())
     assert "cleaning up after the last client" in caplog.text

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 from wsgiref.util import setup_testing_defaults
 
 from tests.faces import PEER, Browser, Face
-from typed_sessions import Begin, Client, End, Key, Session
+from typed_sessions import Begin, Client, End, Event, Key, Session
 from typed_sessions.filters.wsgi import SessionMiddleware
+
+E = TypeVar("E", bound=Event)
 
 ELSEWHERE = "192.0.2.7"
 """An address in another network than the browsers' own."""
@@ -25,6 +27,11 @@ def visit(browser: Browser, visits: Key[int], **settings: Any) -> int:
 
 def count(session: Session, visits: Key[int]) -> int:
     return session.update(visits, lambda n: n + 1, default=0)
+
+
+def unsound(session: Session) -> bool:
+    """A check that fails."""
+    return False
 
 
 def follow(browser: Browser, **settings: Any) -> list[tuple[str, str]]:
@@ -42,11 +49,17 @@ def names_set(headers: Iterable[tuple[str, str]]) -> list[str]:
     return [value.partition("=")[0] for value in cookies_set(headers)]
 
 
+def subscribe(manager: Any, event: type[E], listener: Callable[[E], object]) -> Callable[[], None]:
+    """`manager.on` of a manager of either kind."""
+    off: Callable[[], None] = manager.on(event, listener)
+    return off
+
+
 def listen(manager: Any) -> list[tuple[str, str]]:
     """What the manager tells from now on: ("begin", handle) and (the reason of the end, handle)."""
     told: list[tuple[str, str]] = []
-    manager.on(Begin, lambda event: told.append(("begin", event.session.handle)))
-    manager.on(End, lambda event: told.append((event.reason, event.session.handle)))
+    subscribe(manager, Begin, lambda event: told.append(("begin", event.session.handle)))
+    subscribe(manager, End, lambda event: told.append((event.reason, event.session.handle)))
     return told
 
 
@@ -90,7 +103,7 @@ class Connection:
 
 
 @contextmanager
-def connected(face: Face, address: str = PEER) -> Iterator[Connection]:
+def connected(face: Face, address: str = PEER) -> Generator[Connection]:
     """A connection for the time of the block, unless it leaves before."""
     connection = Connection(face, address)
     try:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.faces import PEER, Face
 from tests.seeds.cases import case
-from tests.seeds.programs import ELSEWHERE, cookies_set, follow, handles, names_set, visit
+from tests.seeds.programs import ELSEWHERE, cookies_set, follow, handles, names_set, unsound, visit
 from typed_sessions import AddressPolicy, CookiePolicy, Key, Rejected
 
 PROXY = "10.9.9.9"
@@ -112,7 +112,7 @@ def test_cookies_are_expired_as_they_were_set(face: Face) -> None:
     browser = face.browser(https=True)
     set_ = cookies_set(follow(browser, create=True))
     with pytest.raises(Rejected) as refused:
-        browser.open(headers=[("Cookie", "foo=bar")], check=lambda session: False)
+        browser.open(headers=[("Cookie", "foo=bar")], check=unsound)
     *expired, foo = cookies_set(refused.value.headers)
 
     def attributes(value: str) -> tuple[str, set[str]]:
@@ -199,8 +199,7 @@ def test_what_a_request_gets(face: Face, what: str, create: Any, column: int) ->
     try:
         turn = asking.open(headers=[("Cookie", "foo=bar")], create=create)
     except Rejected as refused:
-        given, headers = "-", refused.headers
-        assert refused.status == 400
+        given, headers = "-" if refused.status == 400 else str(refused), refused.headers
     else:
         given = "session" if turn.session.handle == handle else "new" if turn.session.exists else "empty"
         headers = turn.finish()

@@ -45,15 +45,20 @@ def test_after_a_restart_nobody_gets_the_id_of_another(face: Face, tmp_path: Pat
     """Bob, who arrives after the restart, gets his own session even from a generator that repeats itself (rule 8, I2)."""
     name = Key("name", str)
     drawn = secrets.token_bytes(80)
-    face.manager.core.draw = lambda size: drawn
+    repeated = [drawn]
+
+    def draw(size: int) -> bytes:
+        return repeated.pop() if repeated else secrets.token_bytes(size)
+
+    face.manager.core.draw = draw
     ann, bob = face.browser(), face.browser()
     with ann.visit() as session:
         session[name] = "ann"
     face.call(face.manager.save_sessions(tmp_path / "sessions"))
     assert restart(face, tmp_path / "sessions") == 1
     if repeating:
-        again = [drawn, drawn]
-        face.manager.core.draw = lambda size: again.pop() if again else secrets.token_bytes(size)
+        repeated += [drawn, drawn]
+        face.manager.core.draw = draw
     with bob.visit() as session:
         session[name] = "bob"
     assert bob.jar["SESSION_KEY"] != ann.jar["SESSION_KEY"]
@@ -67,8 +72,12 @@ def test_a_stop_and_a_start_keep_the_sessions(face: Face, tmp_path: Path) -> Non
     called: list[str] = []
     face.renew(timeout=100, granularity=1)
     face.manager.autosave(path, every=10_000)
-    dropped = Key("drop", str, cleanup_no_client=lambda value: called.append(value) is not None)
-    kept = Key("keep", str, cleanup_no_client=lambda value: called.append(value) is None)
+
+    def keep(value: str) -> bool:
+        called.append(value)
+        return value == "keep"
+
+    dropped, kept = Key("drop", str, cleanup_no_client=keep), Key("keep", str, cleanup_no_client=keep)
     visits = Key("visits", int)
     first, second, third = (face.browser() for _ in range(3))
     with connected(face) as connection:

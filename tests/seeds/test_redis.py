@@ -12,13 +12,15 @@ import pytest
 
 from tests.faces import Browser, Face
 from tests.seeds.cases import cannot_arise, case
-from tests.seeds.programs import ELSEWHERE, close, cookies_set, count, follow, handles, listen, names_set, visit
+from tests.seeds.programs import ELSEWHERE, close, cookies_set, count, follow, handles, listen, names_set, subscribe, visit
 from typed_sessions import AddressPolicy, End, Key, KeyTypeError, MemoryStore, StoreUnavailable, current_session
 
 cannot_arise(
-    "redis-layout", "there are no Redis keys: a store is seen through its verbs, and that rubbish goes by itself is in the contract of base.py"
+    "redis-layout", "a store is seen through its verbs alone; that the server's rubbish goes by itself is in the contract, stores/base.py"
 )
-cannot_arise("redis-default-prefix", "no store here has a prefix: a MemoryStore is a name space of its own, and documented as it is")
+cannot_arise(
+    "redis-default-prefix", "a MemoryStore is a name space of its own: there is no prefix, and no default of it to be documented wrongly"
+)
 
 
 class Watched:
@@ -78,7 +80,7 @@ def test_a_request_makes_the_trips_that_the_design_says(face: Face) -> None:
     assert trips(browser, fill) == {"create": 1}
     assert trips(browser, lambda session: None) == {"open": 1}
     assert trips(browser, lambda session: [session.get(key) for key in (*keys, absent)]) == {"open": 1}
-    assert trips(browser, lambda session: session.update(keys[0], lambda n: n + 1)) == {"open": 1, "commit": 1}
+    assert trips(browser, lambda session: count(session, keys[0])) == {"open": 1, "commit": 1}
     assert trips(browser, lambda session: setattr(session, "timeout", 100)) == {"open": 1, "commit": 1}
     assert trips(stranger, lambda session: None) == {"open": 1}
     face.clock.advance(61)
@@ -179,8 +181,8 @@ def test_the_session_is_current_when_its_end_is_told(face: Face, by: str) -> Non
     with here.visit() as session:
         session[name] = "ann"
     seen: list[tuple[str, str, str]] = []
-    for server, manager in (("here", face.manager), ("there", there.face.manager)):
-        manager.on(End, lambda event, server=server: seen.append((server, event.reason, current_session()[name])))
+    subscribe(face.manager, End, lambda event: seen.append(("here", event.reason, current_session()[name])))
+    subscribe(there.face.manager, End, lambda event: seen.append(("there", event.reason, current_session()[name])))
     face.clock.advance(3.3)
     if by == "sweep":
         assert face.call(there.face.manager.sweep()) == 1

@@ -6,7 +6,7 @@ import pytest
 
 from tests.faces import Face
 from tests.seeds.cases import case
-from tests.seeds.programs import ELSEWHERE, cookies_set, follow, handles, listen, visit
+from tests.seeds.programs import ELSEWHERE, cookies_set, follow, handles, listen, subscribe, visit
 from typed_sessions import AddressMismatch, AddressPolicy, Key, Rejected
 
 PROXY = "10.9.9.9"
@@ -40,7 +40,7 @@ def test_the_address_check_has_nothing_to_do_with_the_timeout(face: Face) -> Non
     owner = face.browser()
     visit(owner, visits)
     seen: list[tuple[object, ...]] = []
-    face.manager.on(AddressMismatch, lambda event: seen.append((event.address, event.bound, event.what)))
+    subscribe(face.manager, AddressMismatch, lambda event: seen.append((event.address, event.bound, event.what)))
     with pytest.raises(Rejected) as refused:
         owner.copy(ELSEWHERE).open(create=False)
     assert refused.value.reason == "other_address"

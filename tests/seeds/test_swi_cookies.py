@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
-from typing import Any
 
 import pytest
+from typing_extensions import override
 
 from tests.faces import PEER, Browser, Face
 from tests.seeds.cases import case
 from tests.seeds.programs import cookies_set, follow, handles, listen, names_set, visit
-from typed_sessions import CookiePolicy, Key, PolicyError, Rejected, Request, SessionManager
+from typed_sessions import Client, CookiePolicy, Key, PolicyError, Rejected, Request, SessionManager
 
 UNKNOWN = "A" * 64
 
@@ -20,17 +21,22 @@ UNKNOWN = "A" * 64
 def with_header(browser: Browser, *headers: str) -> Browser:
     """The same browser, but with these Cookie headers, in which {key} and {addr} are its cookies' values."""
     values = {"key": browser.jar["SESSION_KEY"], "addr": browser.jar["SESSION_ADDR"]}
-    twin = browser.face.browser()
-    pairs = [("Cookie", header.format(**values)) for header in headers]
-
-    def request(*_: Any) -> Request:
-        return Request(headers=pairs, peer=twin.address)
-
-    twin.request = request  # type: ignore[method-assign]
-    return twin
+    return Presenting(browser.face, [("Cookie", header.format(**values)) for header in headers])
 
 
-@case("first-visit-creates", "improve", "created with the first write; create=True is there; HttpOnly always, Secure and a prefix over https")
+class Presenting(Browser):
+    """A browser that presents these headers and nothing else."""
+
+    def __init__(self, face: Face, headers: Sequence[tuple[str, str]]) -> None:
+        super().__init__(face)
+        self.headers = headers
+
+    @override
+    def request(self, path: str = "/", client: Client | None = None, headers: Sequence[tuple[str, str]] = ()) -> Request:
+        return Request(headers=self.headers, peer=self.address, path=path)
+
+
+@case("first-visit-creates", "improve", "created with the first write, or create=True; HttpOnly, and over https Secure")
 def test_a_first_visit_creates_a_session_when_it_writes_or_when_that_is_wanted(face: Face) -> None:
     """A request that writes nothing gets no cookie; with create=True it does, and Begin comes before the handler (rules 19, 25)."""
     told = listen(face.manager)
@@ -232,7 +238,8 @@ def test_the_path_is_that_of_the_policy_when_the_cookies_are_expired(face: Face)
     follow(browser, path="/sub", create=True)
     turn = browser.open("/sub")
     turn.session.end()
-    assert [value.split("; ")[:2] for value in cookies_set(turn.finish())] == [["SESSION_KEY=", "Path=/sub"], ["SESSION_ADDR=", "Path=/sub"]]
+    first, second = (value.split("; ")[:2] for value in cookies_set(turn.finish()))
+    assert (first, second) == (["SESSION_KEY=", "Path=/sub"], ["SESSION_ADDR=", "Path=/sub"])
 
 
 @case("route-empty", "keep")

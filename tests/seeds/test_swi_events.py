@@ -8,7 +8,7 @@ import pytest
 
 from tests.faces import Face
 from tests.seeds.cases import case
-from tests.seeds.programs import follow, handles, listen, names_set
+from tests.seeds.programs import follow, handles, listen, names_set, subscribe
 from typed_sessions import Begin, End, Event, Key, current_session
 
 BOTH = ["SESSION_KEY", "SESSION_ADDR"]
@@ -21,7 +21,7 @@ def broken(event: Event) -> None:
 @case("begin-listener-throws", "improve", "a listener that raises is logged; the request, its session and its cookies are as without it")
 def test_a_begin_listener_that_raises_disturbs_nobody(face: Face, caplog: pytest.LogCaptureFixture) -> None:
     """The visitor gets the session and its cookies, and other listeners are told (rule 10)."""
-    face.manager.on(Begin, broken)
+    subscribe(face.manager, Begin, broken)
     told = listen(face.manager)
     browser = face.browser()
     assert names_set(follow(browser, create=True)) == BOTH
@@ -41,7 +41,7 @@ def test_a_begin_listener_can_write_to_the_new_session(face: Face) -> None:
         assert session.handle == event.session.handle
         session[greeting] = "hello"
 
-    face.manager.on(Begin, begun)
+    subscribe(face.manager, Begin, begun)
     browser = face.browser()
     follow(browser, create=True)
     assert browser.open().session[greeting] == "hello"
@@ -50,7 +50,7 @@ def test_a_begin_listener_can_write_to_the_new_session(face: Face) -> None:
 @case("end-listener-throws-on-close", "improve", "the session ends whatever its listeners do")
 def test_an_end_listener_that_raises_does_not_keep_the_session(face: Face, caplog: pytest.LogCaptureFixture) -> None:
     """The answer is the handler's, the cookies are expired, the session is gone, and the other listeners are told (rule 10)."""
-    face.manager.on(End, broken)
+    subscribe(face.manager, End, broken)
     told = listen(face.manager)
     browser = face.browser()
     follow(browser, create=True)
@@ -71,7 +71,7 @@ def test_an_end_listener_that_raises_stops_no_sweep(face: Face, caplog: pytest.L
     face.renew(timeout=5)
     for _ in range(2):
         follow(face.browser(), create=True)
-    face.manager.on(End, broken)
+    subscribe(face.manager, End, broken)
     told = listen(face.manager)
     face.clock.advance(100)
     browser = face.browser()
@@ -86,7 +86,7 @@ def test_an_end_listener_that_raises_stops_no_sweep(face: Face, caplog: pytest.L
 @pytest.mark.parametrize("answer", [False, None, "no"])
 def test_what_an_end_listener_returns_does_not_matter(face: Face, answer: Any) -> None:
     """A listener is told, not asked."""
-    face.manager.on(End, lambda event: answer)
+    subscribe(face.manager, End, lambda event: answer)
     browser = face.browser()
     follow(browser, create=True)
     with browser.visit() as session:
@@ -98,9 +98,9 @@ def test_what_an_end_listener_returns_does_not_matter(face: Face, answer: Any) -
 def test_listeners_are_called_in_the_order_of_registration(face: Face) -> None:
     """The first that was registered is the first that is told; one that was taken back is not."""
     called: list[str] = []
-    face.manager.on(End, lambda event: called.append("first"))
-    off = face.manager.on(End, lambda event: called.append("taken back"))
-    face.manager.on(Event, lambda event: called.append("second"))
+    subscribe(face.manager, End, lambda event: called.append("first"))
+    off = subscribe(face.manager, End, lambda event: called.append("taken back"))
+    subscribe(face.manager, Event, lambda event: called.append("second"))
     off()
     browser = face.browser()
     follow(browser, create=True)
@@ -120,7 +120,7 @@ def test_what_an_end_listener_writes_goes_with_the_session(face: Face) -> None:
         current_session()[note] = "bye"
         seen.append(current_session()[note])
 
-    face.manager.on(End, ended)
+    subscribe(face.manager, End, ended)
     browser = face.browser()
     follow(browser, create=True)
     old = browser.copy()

@@ -10,7 +10,7 @@ import pytest
 
 from tests.faces import Face
 from tests.seeds.cases import case
-from tests.seeds.programs import follow, handles, listen, names_set, visit
+from tests.seeds.programs import follow, handles, listen, names_set, subscribe, visit
 from typed_sessions import Begin, End, Key, PolicyError, SessionManager, current_session
 
 YEAR = 31_536_000.0
@@ -24,8 +24,8 @@ def test_a_visit_after_the_timeout_begins_a_new_session(face: Face) -> None:
     browser = face.browser()
     visit(browser, visits)
     seen: list[object] = []
-    face.manager.on(End, lambda event: seen.append((event.reason, event.session[visits])))
-    face.manager.on(Begin, lambda event: seen.append("begin"))
+    subscribe(face.manager, End, lambda event: seen.append((event.reason, event.session[visits])))
+    subscribe(face.manager, Begin, lambda event: seen.append("begin"))
     face.clock.advance(3.2)
     turn = browser.open()
     assert seen == [("timeout", 1), "begin"]
@@ -61,7 +61,7 @@ def test_an_expired_session_is_nowhere_to_be_seen(face: Face) -> None:
 @case("timeout-below-granularity-kills-live-session", "improve", "a use is never taken for an older one, and a short timeout is kept")
 @pytest.mark.parametrize("own", [True, False])
 def test_a_timeout_shorter_than_the_granularity_works(face: Face, own: bool) -> None:
-    """With timeout 5 and granularity 60, visits in a row and every four seconds find the session; six seconds later it is over (rule 12)."""
+    """With timeout 5 and granularity 60, visits in a row and every four seconds find it; six seconds later it is over (rule 12)."""
     visits = Key("visits", int)
     face.renew(timeout=600 if own else 5, granularity=60)
     face.clock.advance(36.7)
@@ -97,8 +97,8 @@ def test_a_request_ends_what_has_expired_before_its_own_session_begins(face: Fac
         with face.browser().visit() as session:
             session[name] = someone
     seen: list[str] = []
-    face.manager.on(End, lambda event: seen.append(event.session[name]))
-    face.manager.on(Begin, lambda event: seen.append("begin"))
+    subscribe(face.manager, End, lambda event: seen.append(event.session[name]))
+    subscribe(face.manager, Begin, lambda event: seen.append("begin"))
     face.clock.advance(2.5)
     assert seen == []
     follow(face.browser(), create=True)
@@ -151,7 +151,7 @@ def test_a_session_with_a_shorter_timeout_ends_at_its_own_time(face: Face) -> No
         session[name] = "ann"
         session.timeout = 1
     seen: list[object] = []
-    face.manager.on(End, lambda event: seen.append(([*event.session], event.session[name])))
+    subscribe(face.manager, End, lambda event: seen.append(([*event.session], event.session[name])))
     face.clock.advance(2.5)
     follow(face.browser(), create=True)
     assert seen == [([name], "ann")]
@@ -181,7 +181,7 @@ class Background:
         self.handle = ""
         self.where = ""
         self.ended: Any = threading.Event() if face.kind == "sync" else asyncio.Event()
-        face.manager.on(End, self.note)
+        subscribe(face.manager, End, self.note)
 
     def note(self, event: End) -> None:
         assert current_session().handle == event.session.handle

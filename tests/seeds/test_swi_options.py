@@ -9,7 +9,7 @@ import pytest
 
 from tests.faces import Face
 from tests.seeds.cases import case
-from tests.seeds.programs import follow
+from tests.seeds.programs import follow, subscribe
 from typed_sessions import CookiePolicy, End, Key, PolicyError, SessionManager
 
 
@@ -108,7 +108,7 @@ def test_a_timeout_of_its_own_is_no_data(face: Face) -> None:
     """It is seen neither in the session, nor in the list of all sessions, nor at End; the sessions of others do not have it (rule 11)."""
     name = Key("name", str)
     seen: list[object] = []
-    face.manager.on(End, lambda event: seen.append([*event.session]))
+    subscribe(face.manager, End, lambda event: seen.append([*event.session]))
     browser = face.browser()
     with browser.visit() as session:
         session[name] = "ann"

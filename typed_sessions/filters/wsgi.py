@@ -81,7 +81,8 @@ class SessionMiddleware:
             if self._guard.check is not None:
                 response.current()
             body = self._app(environ, response.start)
-            if (type(body) is list or type(body) is tuple) and response.status:
+            kind: object = type(body)
+            if (kind is list or kind is tuple) and response.status:
                 # The application is done: nothing of it runs any more.
                 response.send_headers()
                 close_exchange(exchange)

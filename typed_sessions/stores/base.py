@@ -73,8 +73,8 @@ class Store(Protocol):
     def sweep(self, now: float, limit: int, lease: float, grace: float) -> tuple[Sequence[Record], bool]:
         """End what is over, looking at no more than `limit` records, and claim what others left; and whether more is due.
 
-        Each returned record is the caller's to clean up; its `ending` says why it ended. Costs what came due, not what lives (rule 16). Ended records that nobody has
-        cleared for `grace` seconds (`reap_grace`) are dropped.
+        Each returned record is the caller's to clean up; its `ending` says why it ended. Costs what came due, not what lives (rule 16).
+        Ended records that nobody has cleared for `grace` seconds (`reap_grace`) are dropped.
         """
         ...
 

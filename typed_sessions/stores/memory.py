@@ -19,8 +19,8 @@ from msgspec.structs import replace
 from ..changes import GONE, Changes, Idle, Outcome, Use, apply, apply_touch, apply_use
 from ..errors import PolicyError, StoreFull, TooLarge
 from ..record import ENDED, REUSED, Ending, EndReason, Record
+from ..wheel import Wheel
 from .base import Created
-from .wheel import Wheel
 
 _FLAGS_AT = 1
 _WARM = 8
