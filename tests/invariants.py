@@ -5,13 +5,12 @@ The scripts are here as well, since what must hold depends on what they do.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from tests.interleave import Asked, Call, Pause, Script, Stage
-from typed_sessions import CommitRefused, End, Key, ListKey, LostUpdate, Request, Session
-from typed_sessions.lifecycle import present
+from tests.interleave import PEER, Asked, Call, Pause, Script, Stage
+from typed_sessions import Begin, CommitRefused, End, Key, ListKey, LostUpdate, Request, Session
+from typed_sessions.lifecycle import Presented, opens, present
 from typed_sessions.record import Record
 
 
@@ -120,7 +119,7 @@ def time_passes(stage: Stage, manager: Any, request: Request) -> Any:
     return later()
 
 
-READERS = {"read", "roam", "forge"}
+WRITERS = {"write one", "write two", "count", "both", "append", "in place", "merge", "sign in"}
 RENEWING = {"renew", "rotate", "sign in"}
 
 
@@ -128,13 +127,14 @@ RENEWING = {"renew", "rotate", "sign in"}
 
 
 def check_all(keys: Keys) -> Callable[[Stage], None]:
-    """Every invariant, for a stage that begins with a stored session."""
+    """Every invariant, for the session that the stage began with and for each that was created on it."""
 
     def check(stage: Stage) -> None:
-        ended_stays_ended(stage)
+        for locator in locators(stage):
+            ended_stays_ended(stage, locator)
+            effects(stage, keys, locator)
+            one_secret(stage, locator)
         told_the_truth(stage)
-        effects(stage, keys)
-        one_secret(stage)
         cookies(stage)
         jar(stage)
         wrong_secrets(stage)
@@ -142,69 +142,75 @@ def check_all(keys: Keys) -> Callable[[Stage], None]:
     return check
 
 
-def locator(stage: Stage) -> bytes:
-    return bytes.fromhex(stage.handle)
+def locators(stage: Stage) -> list[bytes]:
+    created = [call.args[0].locator for call in stage.log if call.verb == "create" and call.result != "taken"]
+    return [bytes.fromhex(stage.handle), *created] if stage.handle else created
 
 
-def current(stage: Stage) -> Record | None:
+def calls_on(stage: Stage, locator: bytes, *verbs: str) -> list[Call]:
+    return [call for call in stage.log if call.verb in verbs and call.args[0] == locator]
+
+
+def current(stage: Stage, locator: bytes) -> Record | None:
     """The session's record, unless it has ended or is over."""
     records: dict[bytes, Record] = {record.locator: record for record in stage.store.scan(None, 100)[0]}
-    record = records.get(locator(stage))
+    record = records.get(locator)
     return None if record is None or record.due <= stage.clock() else record
 
 
-def endings(stage: Stage) -> list[int]:
+def endings(stage: Stage, locator: bytes) -> list[int]:
     """Where in the log the session was ended."""
     found: list[int] = []
     for number, call in enumerate(stage.log):
-        if call.verb == "end" and call.args[0] == locator(stage) and call.result is not None:
+        if call.verb == "end" and call.args[0] == locator and call.result is not None:
             found.append(number)
-        elif call.verb == "sweep" and any(record.locator == locator(stage) for record in call.result[0]):
+        elif call.verb == "sweep" and any(record.locator == locator for record in call.result[0]):
             found.append(number)
     return found
 
 
-def ended_stays_ended(stage: Stage) -> None:
-    """R1: after the end no verb finds the session, and no cookie opens it."""
-    ended = endings(stage)
+def ended_stays_ended(stage: Stage, locator: bytes) -> None:
+    """R1: after the end no verb finds the session, and no cookie opens it; `Begin` and `End` come once."""
+    handle = locator.hex()
+    ended = endings(stage, locator)
     assert len(ended) <= 1, "R1: the session was ended twice"
-    ends = [event for event in stage.heard(End) if event.session.handle == stage.handle]
-    assert len(ends) == len(ended), f"R1: {len(ends)} End events for {len(ended)} ends"
+    ends = [event for event in stage.heard(End) if event.session.handle == handle]
+    assert len(ends) == len(ended), f"15: {len(ends)} End events for {len(ended)} ends"
+    begins = [event for event in stage.heard(Begin) if event.session.handle == handle]
+    assert len(begins) == (handle != stage.handle), f"15: {len(begins)} Begin events"
     if not ended:
         return
     for call in stage.log[ended[0] + 1 :]:
-        if call.verb in ("open", "touch", "commit") and call.args[0] == locator(stage):
+        if call.verb in ("open", "touch", "commit") and call.args[0] == locator:
             found = call.result.status != "gone" if call.verb == "commit" else call.result not in (None, False)
             assert not found, f"R1: {call.verb} of {call.request} found the session after its end"
-    assert current(stage) is None, "R1: the session is stored again after its end"
+    assert current(stage, locator) is None, "R1: the session is stored again after its end"
     for pair in [*stage.pairs, stage.jar]:
         view = opened(stage, pair)
-        assert view is None or view.handle != stage.handle, "R1: a cookie opens the session after its end"
-
-
-def applied(stage: Stage, request: Asked) -> bool:
-    """Whether the store has said that it applied what the request did to the session."""
-    commits = [call for call in stage.calls(request, "commit") if call.args[0] == locator(stage)]
-    return bool(commits) and commits[-1].result.status == "committed"
+        assert view is None or view.handle != handle, "R1: a cookie opens the session after its end"
 
 
 def told_the_truth(stage: Stage) -> None:
-    """8: a handler that was given the session commits, unless it has ended or a sign-in came first; and who is refused is told."""
+    """8: what a handler did is committed, unless the session has ended or a sign-in came first; and a refusal is told, once."""
     refused = 0
     for request in stage.requests:
-        script = request.script
-        if request.handle != stage.handle or script.name in READERS or script.name == "end" or request.rejected:
+        name = request.script.name
+        if name not in WRITERS | RENEWING or request.rejected:
+            continue
+        if not request.handle:
+            made = [call for call in stage.calls(request, "create") if call.result != "taken"]
+            assert len(made) == (name in WRITERS), f"8: {request} made {len(made)} sessions"
             continue
         commits = stage.calls(request, "commit")
         if not commits:
-            assert script.name == "rotate", f"8: nothing of {request} was committed"
+            assert name == "rotate", f"8: nothing of {request} was committed"
             assert any(renewed(call) for call in stage.log), f"9: {request} was refused its rotation, and nobody else had one"
             continue
         last = commits[-1].result.status
         if last == "gone":
-            assert endings(stage), f"8: {request} was told that the session is gone, and it is not"
+            assert endings(stage, commits[-1].args[0]), f"8: {request} was told that the session is gone, and it is not"
         elif last == "superseded":
-            assert script.name in ("renew", "sign in"), f"9: {request} asked for no renewal"
+            assert name in ("renew", "sign in"), f"9: {request} lost a renewal that it has not asked for"
             assert any(renewed(call) for call in stage.log), f"9: {request} lost against nobody"
         else:
             assert last == "committed", f"7: {request} ended with {last}"
@@ -222,63 +228,62 @@ def renewed(call: Call) -> bool:
     return renewal is not None and call.result.record.digest == renewal.digest
 
 
-def effects(stage: Stage, keys: Keys) -> None:
+def effects(stage: Stage, keys: Keys, locator: bytes) -> None:
     """7: what was committed is there, once, and nothing else is."""
-    if current(stage) is None:
+    if current(stage, locator) is None:
         return
-    done = [call.request for call in stage.log if call.verb == "commit" and call.result.status == "committed" and call.args[0] == locator(stage)]
-    tokens = {name: [request.token for request in done if request.script.name == name] for name in {request.script.name for request in done}}
+    done = [call.request for call in stage.log if call.verb == "create" and call.args[0].locator == locator]
+    done += [call.request for call in calls_on(stage, locator, "commit") if call.result.status == "committed"]
+    before = ["before"] if locator.hex() == stage.handle else []
 
     def by(*names: str) -> list[str]:
-        return [request.token for request in done if request.script.name in names]
+        return [*before, *(request.token for request in done if request.script.name in names)]
 
-    view = next(view for view in stage.plain.all() if view.handle == stage.handle)
-    assert view[keys.count] == len(tokens.get("count", ())), f"7: {len(tokens.get('count', ()))} updates made {view[keys.count]}"
-    assert list(view[keys.facts]) == ["before", *by("append")], f"7: appended {by('append')}, there are {list(view[keys.facts])}"
-    assert view[keys.one] == ["before", *by("write one", "sign in")][-1], f"7: {view[keys.one]!r} is not what was assigned last"
-    assert view[keys.two] == ["before", *by("write two")][-1], f"7: {view[keys.two]!r} is not what was assigned last"
-    assert view[keys.left] == view[keys.right] == len(by("both")), f"7: half a commit: {view[keys.left]} and {view[keys.right]}"
-    assert sorted(view[keys.merged]) == sorted(["before", *by("merge")]), f"7: merged {by('merge')}, there are {view[keys.merged]}"
-    changed = by("in place")
-    assert view[keys.in_place][-1] == ["before", *changed][-1], "7: the last of two changes in place has not won"
-    lost = len(["before", *changed]) - len(view[keys.in_place])
-    assert len(stage.heard(LostUpdate)) == lost, f"7: {lost} changes in place are lost, and {len(stage.heard(LostUpdate))} reported"
+    view = next(view for view in stage.plain.all() if view.handle == locator.hex())
+    counted, halves = len(by("count")) - len(before), len(by("both")) - len(before)
+    assert view.get(keys.count, 0) == counted, f"7: {counted} updates made {view.get(keys.count)}"
+    assert list(view[keys.facts]) == by("append"), f"7: appended {by('append')}, there are {list(view[keys.facts])}"
+    assert [view.get(keys.one)] == (by("write one", "sign in") or [None])[-1:], f"7: {view.get(keys.one)!r} is not what was assigned last"
+    assert [view.get(keys.two)] == (by("write two") or [None])[-1:], f"7: {view.get(keys.two)!r} is not what was assigned last"
+    left, right = view.get(keys.left, 0), view.get(keys.right, 0)
+    assert left == right == halves, f"7: half a commit: {left} and {right} after {halves}"
+    assert sorted(view.get(keys.merged, [])) == sorted(by("merge")), f"7: merged {by('merge')}, there are {view.get(keys.merged)}"
+    changed = view.get(keys.in_place, [])
+    assert changed[-1:] == by("in place")[-1:], "7: the last of two changes in place has not won"
+    lost = len(by("in place")) - len(changed)
+    reported = [event for event in stage.heard(LostUpdate) if event.session.handle == locator.hex()]
+    assert len(reported) == lost, f"7: {lost} changes in place are lost, and {len(reported)} reported"
 
 
-def digest_of(pair: dict[str, str]) -> bytes:
+def presented_by(pair: dict[str, str]) -> Presented:
     presented = present(pair["SESSION_KEY"], pair["SESSION_ADDR"])
     assert presented is not None
-    return presented.digest
+    return presented
 
 
 def opened(stage: Stage, pair: dict[str, str]) -> Any:
     """What a browser with these cookies gets now; not a use."""
     cookie = "; ".join(f"{name}={value}" for name, value in pair.items())
-    return stage.plain.get_session(Request(headers=[("Cookie", cookie)] if cookie else [], peer="10.1.2.3"))
+    return stage.plain.get_session(Request(headers=[("Cookie", cookie)] if cookie else [], peer=PEER))
 
 
-def one_secret(stage: Stage) -> None:
+def one_secret(stage: Stage, locator: bytes) -> None:
     """R3: one secret is current, whoever has renewed how often; one more opens the session, and only in its overlap."""
-    wins = [call for call in stage.log if renewed(call)]
-    for first, second in itertools.pairwise(wins):
-        expected = second.args[1].renewal.expected
-        assert expected == first.args[1].renewal.digest, "R3: two renewals of one secret have succeeded"
-    record = current(stage)
+    wins = [call.args[1].renewal for call in calls_on(stage, locator, "commit") if renewed(call)]
+    for first, second in zip(wins, wins[1:], strict=False):
+        assert second.expected == first.digest, "R3: two renewals of one secret have succeeded"
+    record = current(stage, locator)
     if record is None:
         return
-    pairs = [pair for pair in stage.pairs if bytes.fromhex(stage.handle) == locator_of(pair)]
-    opening = [pair for pair in pairs if (view := opened(stage, pair)) is not None and view.handle == stage.handle]
-    newest = [pair for pair in opening if digest_of(pair) == record.digest]
-    assert len(newest) == 1, f"R3: {len(newest)} secrets are the current one"
-    previous = [pair for pair in opening if pair not in newest]
+    opening = [
+        pair
+        for pair in stage.pairs
+        if presented_by(pair).locator == locator and (view := opened(stage, pair)) is not None and view.handle == locator.hex()
+    ]
+    newest = [pair for pair in opening if presented_by(pair).digest == record.digest]
+    assert len(newest) == 1, f"R3: {len(newest)} of the secrets that were handed out are the current one"
     allowed = record.previous is not None and stage.clock() < record.previous.until
-    assert len(previous) <= allowed, "9: a secret opens the session that was replaced without an overlap"
-
-
-def locator_of(pair: dict[str, str]) -> bytes:
-    presented = present(pair["SESSION_KEY"], pair["SESSION_ADDR"])
-    assert presented is not None
-    return presented.locator
+    assert len(opening) - 1 <= allowed, "9: a secret opens the session that was replaced without an overlap"
 
 
 def dead_when_opened(stage: Stage, request: Asked) -> bool:
@@ -289,11 +294,16 @@ def dead_when_opened(stage: Stage, request: Asked) -> bool:
         record: Record | None = call.result
         if record is None or record.due <= call.args[3]:
             return True
-        digest = digest_of(request.presented)
-        previous = record.previous
-        in_overlap = previous is not None and previous.digest == digest and call.args[3] < previous.until
-        return digest != record.digest and not in_overlap
+        return not opens(record, presented_by(request.presented).digest, call.args[3])
     return False
+
+
+def pair_set(request: Asked) -> dict[str, str]:
+    return dict(value.partition(";")[0].split("=", 1) for value in request.set_cookies)
+
+
+def expires(request: Asked) -> bool:
+    return all("Max-Age=0" in value for value in request.set_cookies)
 
 
 def cookies(stage: Stage) -> None:
@@ -301,36 +311,59 @@ def cookies(stage: Stage) -> None:
     for request in stage.requests:
         if not request.set_cookies:
             continue
-        assert len(request.set_cookies) == 2, f"11: {request} sends {len(request.set_cookies)} cookies"
-        expiring = ["Max-Age=0" in value for value in request.set_cookies]
-        if all(expiring):
+        assert len(request.set_cookies) == 2, f"C11: {request} sends {len(request.set_cookies)} cookies"
+        if expires(request):
             ended = any(call.result is not None for call in stage.calls(request, "end"))
             assert ended or dead_when_opened(stage, request), f"23: {request} expires cookies that were alive, and has not ended the session"
             continue
-        assert not any(expiring), f"23: {request} expires one cookie and sets the other"
-        pair = dict(value.partition(";")[0].split("=", 1) for value in request.set_cookies)
-        own = {call.args[1].renewal.digest for call in stage.calls(request, "commit") if renewed(call)}
-        if digest_of(pair) in own:
+        assert not any("Max-Age=0" in value for value in request.set_cookies), f"23: {request} expires one cookie and sets the other"
+        digest = presented_by(pair_set(request)).digest
+        if digest in {call.args[1].renewal.digest for call in stage.calls(request, "commit") if renewed(call)}:
+            continue
+        if sent_again(stage, request):
+            assert stage.lasting, f"12: {request} sends a cookie again that has no Max-Age"
+            seen = [call.result for call in stage.calls(request, "open")]
+            seen += [call.result.record for call in stage.calls(request, "commit")]
+            assert any(record.use_written for record in seen), f"12: {request} sends a cookie again, and no use was written"
+            assert seen[-1].digest == digest, f"23: {request} sends a cookie again of which it knows that it was replaced"
             continue
         created = {call.args[0].digest for call in stage.calls(request, "create") if call.result != "taken"}
-        assert digest_of(pair) in created, f"23: {request} sends a cookie that it did not make"
+        assert digest in created, f"23: {request} sends a cookie that it did not make"
         assert dead_when_opened(stage, request), f"23: {request} replaces cookies that were alive"
 
 
+def sent_again(stage: Stage, request: Asked) -> bool:
+    """Whether the answer sends the very cookies that the request came with, for their Max-Age."""
+    return pair_set(request) == request.presented
+
+
 def jar(stage: Stage) -> None:
-    """23: nobody who is signed in is logged out by an answer, in whatever order the answers come back."""
+    """23: in whatever order the answers come back, they log nobody out who is signed in."""
     assert len(stage.jar) in (0, 2), f"20: the jar holds {sorted(stage.jar)}"
-    record = current(stage)
-    if record is None:
+    last = stage.arrivals[-1] if stage.arrivals else None
+    if last is not None and not expires(last):
+        made = presented_by(pair_set(last)).locator
+        view = opened(stage, stage.jar)
+        if current(stage, made) is not None and not sent_again(stage, last):
+            assert view is not None, f"23: {last} gave the browser a cookie that opens nothing"
+            assert view.handle == made.hex(), f"23: {last} gave the browser the cookie of another session"
+    if not stage.handle or current(stage, bytes.fromhex(stage.handle)) is None:
         return
     view = opened(stage, stage.jar) if stage.jar else None
     if view is not None and view.handle == stage.handle:
         return
-    # It may only be that a request which came under an old secret has begun a session of its own, and its cookie came last.
-    assert view is not None, "23: the session is alive, and the browser has lost it"
-    creators = [call.request for call in stage.log if call.verb == "create" and call.args[0].locator.hex() == view.handle]
-    assert creators, "23: the browser holds a session that nobody has made"
-    assert all(request.script.name not in READERS for request in creators), "23: a reader's answer has logged the user out"
+    assert last is not None, "23: the session is alive, and the browser's cookie does not open it"
+    if sent_again(stage, last):
+        # What no server can prevent: a cookie that was sent again for its Max-Age before the renewal, and arrives after it.
+        replaced = next(number for number, call in enumerate(stage.log) if renewed(call))
+        assert all(call.request is not last for call in stage.log[replaced:]), f"23: {last} has put an old cookie over a newer one"
+        return
+    # Or a request came under a secret that was dead by then. It began a session of its own ...
+    assert dead_when_opened(stage, last), f"23: {last} has logged out a user who is signed in"
+    if expires(last):  # ... or its cookie was not even the one before the current one
+        assert sum(map(renewed, stage.log)) > 1, f"23: {last} expires a cookie that was replaced just now"
+    else:
+        assert last.script.name in WRITERS, f"23: {last} only read, and has logged the user out"
 
 
 def wrong_secrets(stage: Stage) -> None:

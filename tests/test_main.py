@@ -76,10 +76,11 @@ def test_a_port_that_is_in_use(tmp_path: Path) -> None:
     assert "--port" in text
 
 
-def test_a_host_that_does_not_exist(tmp_path: Path) -> None:
+@pytest.mark.parametrize("host", ["no host", "x" * 300, "192.0.2.1"], ids=["no name", "too long", "another machine's"])
+def test_a_host_that_is_not_here(host: str, tmp_path: Path) -> None:
     """It says which ones there are."""
-    text = fails("--host", "no.such.host.invalid", "--port", 0, "--snapshot", tmp_path / "snapshot")
-    assert "no.such.host.invalid" in text
+    text = fails("--host", host, "--port", 0, "--snapshot", tmp_path / "snapshot")
+    assert f"--host {host}:" in text
     assert "127.0.0.1" in text
 
 

@@ -530,12 +530,14 @@ class AsyncSessionManager:
         await self.run(plans.close(self._core))
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
-        path, self._path = self._path, None
-        if path is not None:
-            await self.save_sessions(path)
-        if self._core.keeper is not None:
-            self._core.keeper.close()
-        await self._ask(self._core.store.close)
+        try:
+            if self._path is not None:
+                await self.save_sessions(self._path)
+                self._path = None
+        finally:
+            if self._core.keeper is not None:
+                self._core.keeper.close()
+            await self._ask(self._core.store.close)
 
     async def __aenter__(self) -> Self:
         self._start_loops(asyncio.get_running_loop())

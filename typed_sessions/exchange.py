@@ -197,7 +197,7 @@ class Exchange(msgspec.Struct, eq=False, weakref=True):
         return found + self._others()
 
     def headers(self) -> list[tuple[str, str]]:
-        """The header pairs for the response: cookies, `Cache-Control: no-store` with one of ours, and `Vary` (rule 24)."""
+        """The header pairs for the response: cookies, `Cache-Control: no-store` with any of them, and `Vary` (rule 24)."""
         if not self.looked or self.cookies is None:
             return []
         pairs: list[tuple[str, str]] = []
@@ -209,9 +209,11 @@ class Exchange(msgspec.Struct, eq=False, weakref=True):
         elif self.resend and not self._outdated():
             values = self.cookies.set_headers(*self._given(), persistent=self._persistent())
         if values is not None:
-            pairs = [("Set-Cookie", values[0]), ("Set-Cookie", values[1]), ("Cache-Control", "no-store")]
+            pairs = [("Set-Cookie", values[0]), ("Set-Cookie", values[1])]
         if self.failed:
             pairs += [("Set-Cookie", cookie.header()) for cookie in self._others()]
+        if pairs:
+            pairs.append(("Cache-Control", "no-store"))
         pairs.append(("Vary", "Cookie"))
         if self.client is not None and self.client.closing:
             pairs.append(("Connection", "close"))

@@ -46,15 +46,18 @@ class Keeper:
         self._cleared: dict[bytes, int] = {}
         """By locator: the revision in which a renewal dropped everything, until the session ends."""
         self._lock = threading.Lock()
+        self._saving = threading.Lock()
+        """One at a time, or an older cut could be the last to be written."""
 
     def save(self, path: str | os.PathLike[str], now: float) -> int:
         """Write a snapshot of this moment; how many sessions. Nothing in memory changes. Raises `StoreUnavailable`."""
-        # The journal first: what ends from here on is either missing from the cut or in the journal.
-        journal = self._journal(path)
-        records = self._store.cut()
-        count = write_snapshot(path, (locator + packed for locator, packed in records), now=now)
-        journal.compact(now)
-        return count
+        with self._saving:
+            # The journal first: what ends from here on is either missing from the cut or in the journal.
+            journal = self._journal(path)
+            records = self._store.cut()
+            count = write_snapshot(path, (locator + packed for locator, packed in records), now=now)
+            journal.compact(now)
+            return count
 
     def load(self, path: str | os.PathLike[str], now: float) -> tuple[int, list[SnapshotDamaged]]:
         """Restore what is saved and has not ended since; how many sessions, and what was damaged."""

@@ -38,7 +38,7 @@ import msgspec
 from .address import AddressPolicy
 from .changes import Changes, Idle, Renewal, apply
 from .options import SessionOptions
-from .record import LOCATOR_BYTES, SECRET_BYTES, TAG_DIGEST_BYTES, EndReason, Record, SessionId
+from .record import FIELD, FIELD_HOOKED, HOOKED, LOCATOR_BYTES, SECRET_BYTES, TAG_DIGEST_BYTES, EndReason, Record, SessionId
 from .session import Create
 
 TAG_BYTES = 32
@@ -165,6 +165,18 @@ def new_record(
     if options.lifetime is not None:
         record.deadline = now + options.lifetime
     if changes is None:
+        return record
+    if not (changes.lists or changes.set_timeout or changes.set_persistent):
+        # What `apply` would do to a record that holds nothing yet.
+        fields, flags = {}, 0
+        for name, write in changes.writes.items():
+            if write.payload is not None:
+                fields[name] = FIELD.pack(1, write.version, write.flags) + write.payload
+                flags |= write.flags
+        record.unpacked, record.revision = fields, 1
+        record.size = sum(map(len, fields.values())) + sum(map(len, fields))
+        if flags & FIELD_HOOKED:
+            record.flags = HOOKED
         return record
     after = apply(record, changes, idle, now).record
     assert after is not None  # a new record is neither over nor in conflict

@@ -528,15 +528,20 @@ class SessionManager:
             self._background.stop("sweep")
 
     def close(self) -> None:
-        """Close every client (their clean-up hooks run), save if `autosave` was asked for, and let go of the store."""
+        """Close every client (their clean-up hooks run), save if `autosave` was asked for, and let go of the store.
+
+        Raises what saving raises; closing again saves again then.
+        """
         self._background.stop_all()
         run(plans.close(self._core))
-        path, self._background.path = self._background.path, None
-        if path is not None:
-            self.save_sessions(path)
-        if self._core.keeper is not None:
-            self._core.keeper.close()
-        self._store.close()
+        try:
+            if self._background.path is not None:
+                self.save_sessions(self._background.path)
+                self._background.path = None
+        finally:
+            if self._core.keeper is not None:
+                self._core.keeper.close()
+            self._store.close()
 
     def __enter__(self) -> Self:
         return self

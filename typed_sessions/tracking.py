@@ -285,10 +285,17 @@ class Tracking(msgspec.Struct, eq=False):
         if key.has_hooks:
             self.around.check_hooks(key)
         # Before there is a slot: a value that is refused leaves the one that is stored to be read.
-        encoded = self._accepted(key, value) if key.codec is not None else None
+        codec = key.codec
+        encoded: bytes | None = None
+        if codec is not None:
+            try:
+                encoded = codec.accept(value)
+            except KeyTypeError as problem:
+                raise KeyTypeError(f"{key!r}: {problem}") from problem
         slot = self.slots.get(key.name)
         if slot is None:
-            slot = self.slots[key.name] = Slot(key)
+            self.slots[key.name] = Slot(key, "assigned", True, value, encoded=encoded)
+            return
         slot.encoded = encoded
         slot.value = value
         slot.present = True

@@ -17,6 +17,7 @@ import pytest
 
 from tests.faces import FACES, Browser, Face
 from tests.rules.scene import Connection, cookies_set, handle_of, live, stored
+from tests.watched import Watched
 from typed_sessions import (
     AddressPolicy,
     CookiePolicy,
@@ -345,6 +346,51 @@ def test_rule_17_no_secret_in_a_traceback(memory_face: Face) -> None:
     assert "request = " in shown[2]
     for text in shown:
         assert not seen.are_in(text)
+
+
+@pytest.mark.parametrize("verb", ["open", "create", "commit", "touch", "end"])
+def test_rule_17_nor_in_that_of_a_store_that_fails(memory_face: Face, verb: str) -> None:
+    """The frames of this package hold ids on their way to the store and from the generator; none of them shows one."""
+    face = memory_face
+    store = face.store = Watched(face.store)
+    face.renew()
+    seen = Secrets()
+    drawn: list[bytes] = []
+
+    def draw(count: int) -> bytes:
+        drawn.append(secrets.token_bytes(count))
+        return drawn[-1]
+
+    face.manager.core.draw = draw
+    browser = Watching(face, seen)
+    with browser.visit() as session:
+        session[Key("user", str)] = "ann"
+    face.clock.advance(61)
+    if verb == "create":
+        browser.jar.clear()
+    if verb == "touch":
+        browser.address = "10.1.2.99"
+    store.faults[verb] = StoreUnavailable("down")
+    with pytest.raises(StoreUnavailable) as failure:
+        turn = browser.open()
+        turn.session[Key("user", str)] = "eve"
+        if verb == "end":
+            turn.session.end()
+        elif verb == "commit":
+            turn.session.renew()
+        turn.send()
+    store.faults.clear()
+    captured = traceback.TracebackException.from_exception(failure.value, capture_locals=True)
+    for frame in captured.stack:
+        frame.locals = {name: text for name, text in (frame.locals or {}).items() if name not in ("seen", "drawn")}
+    text = "".join(captured.format())
+    assert "typed_sessions/plans.py" in text or "typed_sessions/manager.py" in text or "typed_sessions/aio.py" in text
+    assert not seen.are_in(text)
+    for random in drawn:
+        for part in (random[16:48], random[48:]):
+            assert part.hex() not in text
+            assert repr(part)[2:-1] not in text
+            assert urlsafe_b64encode(part).decode().rstrip("=")[2:-2] not in text
 
 
 def test_rule_17_what_is_sent_is_the_only_place(memory_face: Face) -> None:

@@ -13,7 +13,7 @@ import pytest
 from tests.faces import Browser, Face
 from tests.rules.restarts import Server
 from tests.watched import Watched
-from typed_sessions import Key, MemoryStore, PolicyError, StoreUnavailable
+from typed_sessions import Key, MemoryStore, PolicyError, SessionManager, StoreUnavailable
 
 
 class Cut(Watched):
@@ -171,4 +171,35 @@ def test_rule_29_closing_with_a_disk_that_is_full_says_so(face: Face, tmp_path: 
     with pytest.raises(StoreUnavailable, match="the folder does not exist"):
         server.stop()
     server.path.parent.mkdir()
-    face.call(face.manager.save_sessions(server.path))
+    server.stop()
+    assert server.restart() == 1
+
+
+def test_rule_29_of_two_snapshots_at_once_the_later_one_stays(face: Face, tmp_path: Path) -> None:
+    """A save that was slow to write does not take the place of one that was begun after it: an autosave, and the save at the end."""
+    name = Key("name", str)
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(Watched):
+        def cut(self) -> Any:
+            taken = self.store.cut()
+            if not begun.is_set():
+                begun.set()
+                assert go_on.wait(10)
+            return taken
+
+    manager = SessionManager(cast("Any", Slow(face.store)), clock=face.clock)
+    server = Server(face, tmp_path)
+    signed_in(face, name)
+    first = threading.Thread(target=lambda: manager.save_sessions(server.path))
+    first.start()
+    assert begun.wait(10)
+    signed_in(face, name)
+    second = threading.Thread(target=lambda: manager.save_sessions(server.path))
+    second.start()
+    second.join(0.1)  # it waits for the first one, or (wrongly) is done by then
+    go_on.set()
+    first.join()
+    second.join()
+    manager.close()
+    assert server.restart() == 2

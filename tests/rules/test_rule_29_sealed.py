@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import pytest
 
@@ -158,16 +158,18 @@ def test_rule_29_a_sealed_value_without_keys_is_refused(make_face: Callable[...,
     assert value(browser, name) == SECRET
 
 
-MOVES: dict[str, Any] = {
-    "to another key": lambda mine, theirs: mine.update(other=mine["name"]),
-    "to another session": lambda mine, theirs: theirs.update(other=mine["other"]),
-    "exchanged between keys": lambda mine, theirs: mine.update(name=mine["other"], other=mine["name"]),
-    "exchanged between sessions": lambda mine, theirs: theirs.update(other=mine["other"]) or mine.update(other=theirs["other"]),
-    "with a bit flipped": lambda mine, theirs: mine.update(other=mine["other"][:-1] + bytes([mine["other"][-1] ^ 1])),
-    "cut": lambda mine, theirs: mine.update(other=mine["other"][:20]),
-    "emptied": lambda mine, theirs: mine.update(other=mine["other"][:7]),
-    "under a plain flag": lambda mine, theirs: mine.update(other=mine["other"][:6] + b"\0" + mine["other"][7:]),
-    "of another format": lambda mine, theirs: mine.update(other=mine["other"][:7] + b"\2" + mine["other"][8:]),
+Fields: TypeAlias = dict[str, bytes]
+# What is put into the fields of one session and of another.
+MOVES: dict[str, Callable[[Fields, Fields], tuple[Fields, Fields]]] = {
+    "to another key": lambda mine, _: ({"other": mine["name"]}, {}),
+    "to another session": lambda mine, _: ({}, {"other": mine["other"]}),
+    "exchanged between keys": lambda mine, _: ({"name": mine["other"], "other": mine["name"]}, {}),
+    "exchanged between sessions": lambda mine, theirs: ({"other": theirs["other"]}, {"other": mine["other"]}),
+    "with a bit flipped": lambda mine, _: ({"other": mine["other"][:-1] + bytes([mine["other"][-1] ^ 1])}, {}),
+    "cut": lambda mine, _: ({"other": mine["other"][:20]}, {}),
+    "emptied": lambda mine, _: ({"other": mine["other"][:7]}, {}),
+    "under a plain flag": lambda mine, _: ({"other": mine["other"][:6] + b"\0" + mine["other"][7:]}, {}),
+    "of another format": lambda mine, _: ({"other": mine["other"][:7] + b"\2" + mine["other"][8:]}, {}),
 }
 
 
@@ -185,7 +187,13 @@ def test_rule_29_a_value_that_was_moved_is_refused(
             session[name], session[other] = f"name {number}", f"other {number}"
         with browser.visit() as session:
             handles.append(bytes.fromhex(session.handle))
-    change(face, lambda fields: MOVES[move](fields[handles[0]], fields[handles[1]]))
+
+    def work(fields: dict[bytes, Fields]) -> None:
+        mine, theirs = fields[handles[0]], fields[handles[1]]
+        for target, moved in zip((mine, theirs), MOVES[move](mine, theirs), strict=True):
+            target.update(moved)
+
+    change(face, work)
 
     def allowed(number: int, key: Key[str], text: str | None) -> bool:
         """Its own value or none: never another's."""

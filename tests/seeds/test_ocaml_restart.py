@@ -61,6 +61,8 @@ def test_after_a_restart_nobody_gets_the_id_of_another(face: Face, tmp_path: Pat
         face.manager.core.draw = draw
     with bob.visit() as session:
         session[name] = "bob"
+    assert repeated == []
+    assert handles(face).count(drawn[:16].hex()) == 1
     assert bob.jar["SESSION_KEY"] != ann.jar["SESSION_KEY"]
     assert [browser.open().session[name] for browser in (ann, bob)] == ["ann", "bob"]
 

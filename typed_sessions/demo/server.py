@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -48,7 +49,7 @@ class DemoServer(ThreadingHTTPServer):
         try:
             self.address_family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
             super().__init__((str(address[0]), port), DemoHandler)
-        except OSError as problem:
+        except (OSError, UnicodeError) as problem:
             raise CannotServe(_why(host, port, problem)) from problem
 
     @override
@@ -69,9 +70,12 @@ class DemoServer(ThreadingHTTPServer):
 
 
 def default_snapshot() -> Path:
-    """In the user's folder for what programs remember (XDG base directories)."""
+    """In the user's folder for what programs remember (XDG base directories). Raises `CannotServe` where there is none."""
     folder = os.environ.get("XDG_STATE_HOME", "")
-    base = Path(folder) if os.path.isabs(folder) else Path.home() / ".local" / "state"
+    try:
+        base = Path(folder) if os.path.isabs(folder) else Path.home() / ".local" / "state"
+    except RuntimeError as problem:
+        raise CannotServe(f"{problem} Say with --snapshot where to keep the sessions.") from problem
     return base / "typed-sessions" / "demo.snapshot"
 
 
@@ -116,9 +120,9 @@ def _say(text: str, stream: TextIO) -> None:
         print(text, file=stream, flush=True)
 
 
-def _why(host: str, port: int, problem: OSError) -> str:
-    if isinstance(problem, socket.gaierror):
-        return f"--host {host}: no such address. 127.0.0.1 is this machine alone, 0.0.0.0 is every IPv4 address it has."
+def _why(host: str, port: int, problem: OSError | UnicodeError) -> str:
+    if isinstance(problem, UnicodeError | socket.gaierror) or problem.errno == errno.EADDRNOTAVAIL:
+        return f"--host {host}: this machine has no such address. 127.0.0.1 is this machine alone, 0.0.0.0 is every IPv4 address it has."
     if isinstance(problem, PermissionError):
         return f"--port {port}: this user may not listen there. Ports from 1024 up are for everybody."
     return f"cannot listen on {host}, port {port}: {problem.strerror}. Give another one with --port; 0 is any that is free."

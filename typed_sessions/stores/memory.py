@@ -352,7 +352,7 @@ class MemoryStore:
                     self._count += 1
                     self._newer.append(key)
                     return crowded
-            if not self._evict(now):
+            if not self._evict(now) and not self._reap(now):
                 raise StoreFull(
                     f"MemoryStore(max_sessions={self._max_sessions}) is full, and each session was used more than once: none makes room"
                 )
@@ -394,6 +394,42 @@ class MemoryStore:
             self._leave()
             self._unclaimed.append(key)
             return True
+
+    def _reap(self, now: float) -> bool:
+        """End some of what has expired and no sweep has come to: it keeps nobody out. Whether there was any."""
+        found = False
+        with self._wheel_lock:
+            self._wheel.begin(now)
+            keys = self._wheel.take(now, _STEP)
+        while keys:
+            for key in keys:
+                found = self._expire(key, now) or found
+            if found:
+                break
+            with self._wheel_lock:
+                keys = self._wheel.take(now, _STEP)
+        return found
+
+    def _expire(self, key: int, now: float) -> bool:
+        shard = self._shards[key % self._shard_count]
+        with shard.lock:
+            stored = shard.records.get(key)
+            if stored is None:
+                return False
+            record = _record(key, stored)
+            expired = record.ending is None and record.due <= now
+            if expired:
+                # Kept until a sweep has told everybody, like an evicted one.
+                record = record.copy()
+                record.ending = Ending("lifetime" if record.due == record.deadline else "timeout", now, 0.0)
+                shard.put(key, record.pack())
+            else:
+                with self._wheel_lock:
+                    self._wheel.add(key, record.due if record.ending is None else record.ending.claimed_until, now)
+        if expired:
+            self._leave()
+            self._unclaimed.append(key)
+        return expired
 
     def _leave(self) -> None:
         with self._admission:

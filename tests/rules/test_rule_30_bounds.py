@@ -1,0 +1,319 @@
+"""Rule 30: every table has a bound, and nobody who is signed in is thrown out by a flood."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from tests.faces import PEER, Browser, Face
+from tests.rules.scene import Connection, handle_of, live
+from typed_sessions import End, Key, ListKey, Rejected, Request, StoreFull, StoreUnavailable, TooLarge
+
+Make = Callable[..., Face]
+
+
+@pytest.fixture
+def name() -> Key[str]:
+    return Key("name", str)
+
+
+def begin(face: Face, name: Key[str]) -> Browser:
+    """A browser with a session that only its first request has used."""
+    browser = face.browser()
+    with browser.visit() as session:
+        session[name] = "ann"
+    return browser
+
+
+def use(browser: Browser, name: Key[str]) -> bool:
+    """A second request; whether the session was still there."""
+    found: list[bool] = []
+    with browser.visit() as session:
+        found.append(session.get(name) == "ann")
+    return found[0]
+
+
+def ends(face: Face) -> list[tuple[str, str]]:
+    heard: list[tuple[str, str]] = []
+
+    def hear(event: End) -> None:
+        heard.append((event.session.handle, event.reason))
+
+    face.manager.on(End, hear)
+    return heard
+
+
+def test_rule_30_the_oldest_that_was_used_once_makes_room(make_face: Make, name: Key[str]) -> None:
+    """Eviction in the order of creation, only of those that no second request has used; their end is told, their hooks run."""
+    face = make_face(store_options={"max_sessions": 4})
+    released: list[str] = []
+    stock = Key("stock", str, cleanup_delete=released.append)
+    heard = ends(face)
+    browsers = [begin(face, name) for _ in range(3)]
+    with face.browser().visit() as session:
+        session[stock] = "book"
+    assert use(browsers[1], name)
+    handles = [handle_of(browser) for browser in browsers]
+    for _ in range(3):
+        begin(face, name)
+    assert [handle for handle, _ in heard[:2]] == [handles[0], handles[2]]
+    assert {reason for _, reason in heard} == {"evicted"}
+    assert (len(heard), released, len(live(face))) == (3, ["book"], 4)
+    assert [use(browser, name) for browser in browsers] == [False, True, False]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rule_30_the_order_is_exact(make_face: Make, name: Key[str], seed: int) -> None:
+    """Whatever happened before: created, used, ended and expired in any order, the next to go is the oldest used once."""
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    face = make_face(store_options={"max_sessions": 12}, timeout=100, granularity=1)
+    heard = ends(face)
+    model: dict[str, tuple[Browser, bool, float]] = {}  # by handle, in the order of creation: used again, and when at last
+    for _ in range(400):
+        action = chance.choice(["create", "create", "create", "use", "end", "wait"])
+        face.clock.advance(0.1 if action != "wait" else chance.choice([5, 40]))
+        now = face.clock()
+        del heard[:]
+        if action == "create":
+            for handle in [handle for handle, (_, _, used) in model.items() if now >= used + 101]:
+                del model[handle]
+            face.call(face.manager.sweep())
+            del heard[:]
+            victim = next((handle for handle, (_, again, _) in model.items() if not again), None)
+            full = len(model) == 12
+            if full and victim is None:
+                with pytest.raises(StoreFull):
+                    begin(face, name)
+                continue
+            browser = begin(face, name)
+            assert heard == ([(victim, "evicted")] if full else [])
+            if full and victim is not None:
+                del model[victim]
+            model[handle_of(browser)] = (browser, False, now)
+        elif action in ("use", "end") and model:
+            handle = chance.choice(list(model))
+            browser, _, used = model[handle]
+            if now >= used + 101:
+                continue
+            if action == "end":
+                del model[handle]
+                assert face.call(face.manager.end(handle))
+            else:
+                assert use(browser, name)
+                model[handle] = (browser, True, now if now - used >= 1 else used)
+        assert live(face) >= {handle for handle, (_, _, used) in model.items() if now < used + 101}
+
+
+def test_rule_30_when_everybody_is_in_use_creating_fails(make_face: Make, name: Key[str]) -> None:
+    """StoreFull, a StoreUnavailable that is answered with 503; whoever has a session goes on; with room again, so does creating."""
+    face = make_face(store_options={"max_sessions": 3})
+    browsers = [begin(face, name) for _ in range(3)]
+    assert all(use(browser, name) for browser in browsers)
+    turn = face.browser().open()
+    turn.session[name] = "late"
+    with pytest.raises(StoreFull, match=r"max_sessions=3") as caught:
+        turn.finish()
+    assert isinstance(caught.value, StoreUnavailable)
+    assert (caught.value.status, [header for header in turn.discard() if header[0] == "Set-Cookie"]) == (503, [])
+    with pytest.raises(StoreFull):
+        face.browser().open(create=True)
+    assert all(use(browser, name) for browser in browsers)
+    with browsers[0].visit() as session:
+        session.end()
+    begin(face, name)
+    assert len(live(face)) == 3
+
+
+def test_rule_30_what_has_expired_keeps_nobody_out(make_face: Make, name: Key[str]) -> None:
+    """Rule 11: a session that is over is over, swept or not; its end is told like any other."""
+    face = make_face(store_options={"max_sessions": 3}, timeout=100, granularity=10, gc="active")
+    heard = ends(face)
+    browsers = [begin(face, name) for _ in range(3)]
+    assert all(use(browser, name) for browser in browsers)
+    face.clock.advance(60)
+    assert use(browsers[0], name)
+    face.clock.advance(60)
+    face.manager.set_options(granularity=3600)  # the sweeper does not come by itself
+    assert use(begin(face, name), name)
+    assert sorted(heard) == sorted((handle_of(browser), "timeout") for browser in browsers[1:])
+    assert use(browsers[0], name)
+    assert use(begin(face, name), name)
+    with pytest.raises(StoreFull):
+        begin(face, name)
+
+
+def test_rule_30_a_flood_throws_nobody_out(make_face: Make, name: Key[str]) -> None:
+    """Ten thousand requests that each begin a session, against ten that are signed in: the store stays as small, the ten stay."""
+    face = make_face(store_options={"max_sessions": 50})
+    signed_in = [begin(face, name) for _ in range(10)]
+    assert all(use(browser, name) for browser in signed_in)
+
+    async def flood_async() -> None:
+        for number in range(5_000):
+            session, finish = await face.manager.start_check(Request(headers=(), peer=f"10.2.{number % 250}.1"))
+            session[name] = "flood"
+            await finish()
+            assert len(face.store) <= 50
+
+    def flood() -> None:
+        for number in range(5_000):
+            session, finish = face.manager.start_check(Request(headers=(), peer=f"10.2.{number % 250}.1"))
+            session[name] = "flood"
+            finish()
+            assert len(face.store) <= 50
+
+    face.call(flood_async()) if face.kind == "async" else flood()
+    assert len(live(face)) == 50
+    assert all(use(browser, name) for browser in signed_in)
+
+
+def test_rule_30_threads_that_create_at_once_stay_within_the_bound(make_face: Make, name: Key[str]) -> None:
+    """The count is exact without relying on the GIL."""
+    face = make_face(store_options={"max_sessions": 20})
+    worst: list[int] = []
+
+    def create() -> None:
+        manager = face.manager
+        for _ in range(150):
+            request = Request(headers=(), peer=PEER)
+            if face.kind == "sync":
+                session, finish = manager.start_check(request)
+                session[name] = "flood"
+                finish()
+            else:
+                asyncio.run(_create(manager, request, name))
+            worst.append(len(face.store))
+
+    threads = [threading.Thread(target=create) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(worst) == 600
+    assert max(worst) <= 20
+    assert len(live(face)) == len(face.store) == 20
+
+
+async def _create(manager: Any, request: Request, name: Key[str]) -> None:
+    session, finish = await manager.start_check(request)
+    session[name] = "flood"
+    await finish()
+
+
+@pytest.mark.parametrize("how", ["create", "commit"])
+def test_rule_30_keys_and_bytes_per_session(make_face: Make, how: str) -> None:
+    """TooLarge says which option, nothing of the commit is applied, and one byte less fits."""
+    face = make_face(store_options={"max_keys": 3, "max_bytes": 1_000})
+    keys = [Key(f"key{number}", str) for number in range(4)]
+    facts = ListKey("facts", str)
+    browser = face.browser()
+    if how == "commit":
+        with browser.visit() as session:
+            session[keys[0]] = "first"
+    before = live(face)
+    turn = browser.open()
+    for key in keys:
+        turn.session[key] = "x"
+    with pytest.raises(TooLarge, match=r"4 keys; MemoryStore\(max_keys=3\)"):
+        turn.finish()
+    turn = browser.open()
+    turn.session[facts].append("x" * 600)
+    turn.session[facts].append("x" * 400)
+    with pytest.raises(TooLarge, match=r"max_bytes=1000") as caught:
+        turn.finish()
+    assert caught.value.status == 500
+    assert live(face) == before
+    turn = browser.open()
+    for key in keys[:3]:
+        turn.session[key] = "x" * 200
+    turn.finish()
+    with browser.visit() as session:
+        assert [session[key] for key in keys[:3]] == ["x" * 200] * 3
+
+
+def test_rule_30_clients_of_one_session(make_face: Make, name: Key[str]) -> None:
+    """`max_clients`: one connection more is answered 429 with Retry-After; the others go on, and when one leaves there is room."""
+    face = make_face(max_clients=3)
+    browser = begin(face, name)
+    face.clock.advance(331)
+    face.call(face.manager.sweep())  # the address of that request no longer counts
+    with ExitStack() as stack:
+        connections = [stack.enter_context(Connection(face)) for _ in range(4)]
+        for connection in connections[:3]:
+            browser.open(client=connection.client).finish()
+        with pytest.raises(Rejected, match="3 clients") as caught:
+            browser.open(client=connections[3].client)
+        assert (caught.value.reason, caught.value.status, dict(caught.value.headers)["Retry-After"]) == ("clients", 429, "10")
+        browser.open(client=connections[0].client).finish()
+        other = begin(face, name)
+        other.open(client=connections[3].client).finish()  # the connection is not refused for another session
+        connections[0].leave()
+        turn = browser.open(client=connections[3].client)
+        assert len(turn.session.clients) == 3
+        turn.finish()
+
+
+def test_rule_30_addresses_that_linger_are_bounded_too(make_face: Make, name: Key[str]) -> None:
+    """Where the server does not tell of connections: a session used from everywhere has no more clients than it may, and is served."""
+    face = make_face(max_clients=3, address_policy=_anywhere())
+    browser = begin(face, name)
+    for number in range(10):
+        browser.address = f"10.7.0.{number}"
+        turn = browser.open()
+        assert turn.session[name] == "ann"
+        assert len(turn.session.clients) <= 3
+        turn.finish()
+
+
+def _anywhere() -> Any:
+    from typed_sessions import AddressPolicy
+
+    return AddressPolicy(match="off")
+
+
+def test_rule_30_requests_that_open_nothing_leave_nothing(face: Face, name: Key[str]) -> None:
+    """D1: 100,000 bare requests, unknown ids and malformed ones, each from another address and some on connections: nothing grows."""
+    manager = face.manager
+    begin(face, name)
+    sizes: list[tuple[int, int, int]] = []
+
+    def request(number: int, client: Any) -> Request:
+        kind = number % 4
+        cookie = "" if kind == 0 else f"SESSION_KEY={number:064d}; SESSION_ADDR={number:043d}" if kind < 3 else f"SESSION_KEY=no{number}"
+        headers = [("Cookie", cookie)] if cookie else []
+        return Request(headers=headers, peer=f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}", client=client)
+
+    def measure() -> None:
+        gc.collect()
+        sizes.append((len(face.store), len(manager.core.clients.everyone()), len(gc.get_objects())))
+
+    async def many_async(client: Any) -> None:
+        for number in range(50_000):
+            session, finish = await manager.start_check(request(number, client if number % 10 == 0 else None))
+            assert session.get(name) is None
+            await finish()
+
+    def many(client: Any) -> None:
+        for number in range(50_000):
+            session, finish = manager.start_check(request(number, client if number % 10 == 0 else None))
+            assert session.get(name) is None
+            finish()
+
+    with Connection(face) as connection:
+        for _ in range(2):
+            if face.kind == "async":
+                face.call(many_async(connection.client))
+            else:
+                many(connection.client)
+            measure()
+        assert connection.client.carried == set()
+    assert [size[:2] for size in sizes] == [(1, 1), (1, 1)]
+    assert sizes[1][2] - sizes[0][2] < 100
