@@ -174,6 +174,15 @@ def test_what_was_asked_before_the_stop_is_answered(tmp_path: Path) -> None:
         again.stop()
 
 
+def test_listening_to_other_machines_is_said(tmp_path: Path) -> None:
+    """Plain http beyond this machine is allowed, with a warning."""
+    with Demo(tmp_path / "snapshot", "--host", "0.0.0.0") as demo:
+        visitor = Visitor(demo)
+        assert visitor.look().visits == 1
+        visitor.close()
+        assert "plain http can be read" in demo.stop()
+
+
 def test_it_listens_on_ipv6(tmp_path: Path) -> None:
     """--host ::1 works, and the URL that is printed has its brackets."""
     try:
@@ -185,4 +194,4 @@ def test_it_listens_on_ipv6(tmp_path: Path) -> None:
         visitor = Visitor(demo)
         assert visitor.look().visits == 1
         visitor.close()
-        demo.stop()
+        assert "plain http" not in demo.stop()

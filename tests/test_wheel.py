@@ -151,10 +151,15 @@ def test_what_is_used_all_the_time_costs_a_look_per_timeout() -> None:
 @pytest.mark.parametrize("method", ["begin", "add"])
 def test_the_checks_can_fail(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wheel that forgets what waits for its second to be over, and one that rounds up, are caught."""
-    broken: dict[str, Callable[..., None]] = {
-        "begin": lambda wheel, now: None,
-        "add": (lambda add: lambda wheel, key, due, now: add(wheel, key, due + 1, now))(Wheel.add),
-    }
+    add = Wheel.add
+
+    def begin_nothing(wheel: Wheel, now: float) -> None:
+        pass
+
+    def add_late(wheel: Wheel, key: int, due: float, now: float) -> None:
+        add(wheel, key, due + 1, now)
+
+    broken: dict[str, Callable[..., None]] = {"begin": begin_nothing, "add": add_late}
     monkeypatch.setattr(Wheel, method, broken[method])
     with pytest.raises(AssertionError):
         drive(Driver(), [("add", 0.9), ("sweep", 3), ("wait", 0.95)])

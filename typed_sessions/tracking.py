@@ -624,8 +624,18 @@ class Tracking(msgspec.Struct, eq=False):
         """Take over what is stored now: the next change in this request starts from it."""
         self.record = record
         fields = record.fields
+        slots: dict[str, Slot] = {}
         for name, slot in self.slots.items():
-            if slot.key.codec is None:
+            key = slot.key
+            if key.immutable and not slot.refused:
+                # Nobody can change it behind our back: it needs no looking at any more.
+                if slot.present:
+                    self.values[name] = slot.value
+                else:
+                    self.values.pop(name, None)
+                continue
+            slots[name] = slot
+            if key.codec is None:
                 if slot.mode != "read":
                     value = residents.get(name, ABSENT)
                     slot.present, slot.value = value is not ABSENT, None if value is ABSENT else value
@@ -633,10 +643,11 @@ class Tracking(msgspec.Struct, eq=False):
                 packed = fields.get(name)
                 slot.base = field_revision(packed)
                 slot.stored = None if packed is None else slot.encoded
-                slot.version = slot.key.version
+                slot.version = key.version
             else:
                 continue
             slot.mode, slot.functions, slot.in_place, slot.default = "read", (), False, ABSENT
+        self.slots = slots
         self.lists = None
         if self.flagged:
             self.clear = self.renew_asked = self.timeout_set = self.persistent_set = self.flagged = False

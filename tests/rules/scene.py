@@ -95,9 +95,19 @@ class Connection:
         self.leave()
 
 
+def always(_: object) -> bool:
+    """A check that everything passes; a hook that keeps every value."""
+    return True
+
+
+def never(_: object) -> bool:
+    """A check that nothing passes; a hook that keeps no value."""
+    return False
+
+
 def key_cookie(browser: Browser) -> str:
     """The value of SESSION_KEY in a browser's jar, under whatever prefix."""
-    return next(value for name, value in browser.jar.items() if name.endswith("SESSION_KEY"))
+    return next(value for name, value in browser.jar.items() if name.removeprefix("__Host-").removeprefix("__Secure-") == "SESSION_KEY")
 
 
 def handle_of(browser: Browser) -> str:

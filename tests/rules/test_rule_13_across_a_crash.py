@@ -161,10 +161,12 @@ def test_rule_13_a_crash_in_the_middle_of_the_hooks(memory_face: Face, tmp_path:
 
     browser = begun(face, "key")
     face.call(face.manager.save_sessions(path))
-    with isolated_keys(), pytest.raises(Killed):
+    with isolated_keys():
         Key("key", str, cleanup_delete=killed)
-        with browser.copy().visit() as session:
-            session.end()
+        turn = browser.copy().open()
+        turn.session.end()
+        with pytest.raises(Killed):
+            turn.finish()
     face.store = MemoryStore()
     face.renew()
     face.call(face.manager.load_sessions(path))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.faces import Browser, Face
-from tests.rules.scene import Connection, handle_of, is_open, stored
+from tests.rules.scene import Connection, always, handle_of, is_open, never, stored
 from typed_sessions import Key, current_session
 
 Make = Callable[..., Face]
@@ -53,13 +53,12 @@ def test_rule_13_the_hook_runs_when_the_last_client_leaves(face: Face) -> None:
 def test_rule_13_false_drops_that_value_and_nothing_else(face: Face) -> None:
     """The session stays, its other values stay, and what was dropped gets no `cleanup_delete`, neither then nor at the end."""
     deleted: list[str] = []
-    dropped = Key("dropped", str, cleanup_no_client=lambda _: False, cleanup_delete=deleted.append)
-    kept = Key("kept", str, cleanup_no_client=lambda _: True, cleanup_delete=deleted.append)
+    dropped = Key("dropped", str, cleanup_no_client=never, cleanup_delete=deleted.append)
+    kept = Key("kept", str, cleanup_no_client=always, cleanup_delete=deleted.append)
     plain = Key("plain", str)
     browser = face.browser()
-    with Connection(face) as connection:
-        with browser.visit(client=connection.client) as session:
-            session[dropped], session[kept], session[plain] = "dropped", "kept", "plain"
+    with Connection(face) as connection, browser.visit(client=connection.client) as session:
+        session[dropped], session[kept], session[plain] = "dropped", "kept", "plain"
     assert stored(face, handle_of(browser)).fields.keys() == {"kept", "plain"}
     assert deleted == []
     with browser.visit() as session:
@@ -71,8 +70,8 @@ def test_rule_13_false_drops_that_value_and_nothing_else(face: Face) -> None:
 def test_rule_13_resident_values_too(face: Face) -> None:
     """A resident value for which the hook says False is let go of; one for which it says True is still the same object."""
     value, other = object(), object()
-    dropped = Key("dropped", object, resident=True, cleanup_no_client=lambda _: False)
-    kept = Key("kept", object, resident=True, cleanup_no_client=lambda _: True)
+    dropped = Key("dropped", object, resident=True, cleanup_no_client=never)
+    kept = Key("kept", object, resident=True, cleanup_no_client=always)
     browser = face.browser()
     with Connection(face) as connection, browser.visit(client=connection.client) as session:
         session[dropped], session[kept] = value, other
@@ -102,7 +101,7 @@ def test_rule_13_in_the_hook_the_session_can_be_read(face: Face) -> None:
 
 def test_rule_13_a_connection_that_leaves_is_no_use(face: Face) -> None:
     """Dropping a value does not prolong the session: nobody used it."""
-    key = Key("key", str, cleanup_no_client=lambda _: False)
+    key = Key("key", str, cleanup_no_client=never)
     browser = face.browser()
     with Connection(face) as connection:
         on(browser, connection, key)

@@ -1,4 +1,4 @@
-"""Rule 13: marked ended; `End` delivered, data readable; per value `cleanup_no_client`, then `cleanup_delete`; data gone; clients closed."""
+"""Rule 13, the order: marked ended; `End`, data readable; per value `cleanup_no_client`, `cleanup_delete`; data gone; clients closed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.faces import FACES, Browser, Face
-from tests.rules.scene import Connection, Logged, handle_of, is_open, live
+from tests.rules.scene import Connection, Logged, handle_of, is_open, live, never
 from typed_sessions import AddressPolicy, Client, End, Key, MemoryStore, NoSession, Rejected, SessionClosed, current_session
 
 Make = Callable[..., Face]
@@ -116,7 +116,7 @@ def lived_out_and_swept(scene: Scene, browser: Browser) -> None:
 
 def unsound(scene: Scene, browser: Browser) -> None:
     with pytest.raises(Rejected):
-        browser.open(check=lambda _: False)
+        browser.open(check=never)
 
 
 def from_elsewhere(scene: Scene, browser: Browser) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.faces import Browser, Face
-from tests.rules.scene import Connection, handle_of, is_open, values
+from tests.rules.scene import Connection, handle_of, is_open, never, values
 from typed_sessions import AddressPolicy, End, Key, Rejected
 
 Make = Callable[..., Face]
@@ -135,7 +135,7 @@ def test_rule_14_a_request_whose_check_fails_is_answered(face: Face) -> None:
     with Connection(face) as mine, Connection(face) as other:
         browser = signed_in(face, mine, other)
         with pytest.raises(Rejected) as refused:
-            browser.open(client=mine.client, check=lambda _: False)
+            browser.open(client=mine.client, check=never)
         assert (mine.closed, other.closed) == (0, 1)
         assert values(refused.value.headers, "Connection") == ["close"]
 

@@ -371,7 +371,8 @@ def test_rule_17_nor_in_that_of_a_store_that_fails(memory_face: Face, verb: str)
     if verb == "touch":
         browser.address = "10.1.2.99"
     store.faults[verb] = StoreUnavailable("down")
-    with pytest.raises(StoreUnavailable) as failure:
+
+    def request() -> None:
         turn = browser.open()
         turn.session[Key("user", str)] = "eve"
         if verb == "end":
@@ -379,6 +380,9 @@ def test_rule_17_nor_in_that_of_a_store_that_fails(memory_face: Face, verb: str)
         elif verb == "commit":
             turn.session.renew()
         turn.send()
+
+    with pytest.raises(StoreUnavailable) as failure:
+        request()
     store.faults.clear()
     captured = traceback.TracebackException.from_exception(failure.value, capture_locals=True)
     for frame in captured.stack:

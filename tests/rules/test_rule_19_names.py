@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
@@ -13,10 +14,10 @@ from typed_sessions import AddressPolicy, CookiePolicy, Key, PolicyError
 Make = Callable[..., Face]
 
 
-def begin(face: Face, *, https: bool = False, path: str = "/", **headers: str) -> tuple[Browser, dict[str, str]]:
+def begin(face: Face, *, https: bool = False, path: str = "/", headers: Sequence[tuple[str, str]] = ()) -> tuple[Browser, dict[str, str]]:
     """A new session; the browser and the cookies that were set."""
     browser = face.browser(https=https)
-    turn = browser.open(path, headers=[(name.replace("_", "-"), value) for name, value in headers.items()])
+    turn = browser.open(path, headers=headers)
     turn.session[Key("user", str)] = "ann"
     return browser, cookies_set(turn.finish())
 
@@ -96,8 +97,8 @@ def test_rule_19_the_scheme_is_what_a_trusted_proxy_says(make_face: Make, proto:
     policy = AddressPolicy(trusted_proxies=["10.1.2.3"])
     for address_policy, believed in ((policy, proto == "https"), (AddressPolicy(), False)):
         face = make_face(address_policy=address_policy)
-        forwarded = {"X_Forwarded_For": "192.0.2.1"} | ({} if proto is None else {"X_Forwarded_Proto": proto})
-        _, cookies = begin(face, **forwarded)
+        scheme = [] if proto is None else [("X-Forwarded-Proto", proto)]
+        _, cookies = begin(face, headers=[("X-Forwarded-For", "192.0.2.1"), *scheme])
         prefix = "__Host-" if believed else ""
         assert cookies.keys() == {f"{prefix}SESSION_KEY", f"{prefix}SESSION_ADDR"}
 
@@ -120,7 +121,7 @@ def test_rule_19_everything_else_is_the_policys(make_face: Make) -> None:
 
 
 def test_rule_19_persistent_is_per_session(make_face: Make) -> None:
-    """"Remember me": with a Max-Age in the policy, each session chooses, keeps its choice, and may change it."""
+    """ "Remember me": with a Max-Age in the policy, each session chooses, keeps its choice, and may change it."""
     face = make_face(cookie_policy=CookiePolicy(max_age=1000))
     user = Key("user", str)
     stays, goes = face.browser(), face.browser()
@@ -165,9 +166,16 @@ def test_rule_19_outside_of_the_path_nothing_is_created_unasked(make_face: Make,
 
 def test_rule_19_an_illegal_combination_is_refused_when_the_policy_is_built() -> None:
     """Never when a response is written (C2). `tests/test_cookie_policy.py` has all of them."""
-    for illegal in ({"same_site": "none"}, {"partitioned": True}, {"name": "__Host-X"}, {"path": "sub"}, {"domain": ".example.org"}):
+    wrong: list[dict[str, Any]] = [
+        {"same_site": "none"},
+        {"partitioned": True},
+        {"name": "__Host-X"},
+        {"path": "sub"},
+        {"domain": ".example.org"},
+    ]
+    for illegal in wrong:
         with pytest.raises(PolicyError):
-            CookiePolicy(**illegal)  # type: ignore[arg-type]
+            CookiePolicy(**illegal)
 
 
 def test_rule_19_a_filters_policy_goes_before_the_managers(face: Face) -> None:

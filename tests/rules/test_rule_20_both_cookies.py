@@ -59,9 +59,7 @@ def test_rule_20_only_two_that_belong_together_open_a_session(face: Face, key_of
     jars["absent"] = {}
     jars["the other cookie"] = {KEY: a.jar[ADDR], ADDR: a.jar[KEY]}
     spliced = face.browser()
-    spliced.jar = {
-        name: jars[source][name] for name, source in ((KEY, key_of), (ADDR, addr_of)) if name in jars[source]
-    }
+    spliced.jar = {name: jars[source][name] for name, source in ((KEY, key_of), (ADDR, addr_of)) if name in jars[source]}
     records = stored(face, handle_of(a)), stored(face, handle_of(b))
     expected = key_of if key_of == addr_of and key_of in ("A", "B") else None
     assert of(spliced) == expected

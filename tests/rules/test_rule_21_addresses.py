@@ -26,8 +26,7 @@ def opens(browser: Browser, *headers: tuple[str, str]) -> bool:
     """Whether the browser's next request gets its session."""
     try:
         turn = browser.open(headers=headers)
-    except Rejected as refused:
-        assert refused.reason == "other_address"
+    except Rejected:
         return False
     found = turn.session.exists
     turn.discard()
@@ -136,9 +135,7 @@ def test_rule_21_without_a_peer_address_there_is_no_session_at_all(face: Face, p
     """`NoPeerAddress`, with the remedy in its text; not a session per request, which nobody would notice."""
     for create in (True, "on_write"):
         with pytest.raises(NoPeerAddress) as problem:
-            turn = face.browser(peer).open(create=create)
-            turn.session[Key("user", str)] = "ann"
-            turn.finish()
+            face.browser(peer).open(create=create)
         for word in ("AddressPolicy", "trusted_proxies", "unix", 'match="off"'):
             assert word in str(problem.value)
     assert live(face) == set()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.faces import Browser, Face
-from tests.rules.scene import BOTH, cookies_set, expired, live
+from tests.rules.scene import BOTH, cookies_set, expired, live, never
 from typed_sessions import AddressPolicy, CookiePolicy, Key, Rejected, Request, SetCookie
 
 Make = Callable[..., Face]
@@ -18,7 +18,8 @@ Make = Callable[..., Face]
 # RFC 6265bis 4.1.1: set-cookie-string, with the attributes that are written here.
 SET_COOKIE = re.compile(
     r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+=[!#-+\--:<-\[\]-~]*"
-    r"(; Path=/[ -:<-~]*|; Domain=[0-9A-Za-z.-]+|; Max-Age=[1-9][0-9]*|; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT|; Secure|; HttpOnly|; SameSite=(Lax|Strict|None)|; Partitioned)*"
+    r"(; Path=/[ -:<-~]*|; Domain=[0-9A-Za-z.-]+|; Max-Age=[1-9][0-9]*|; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"
+    r"|; Secure|; HttpOnly|; SameSite=(Lax|Strict|None)|; Partitioned)*"
 )
 
 
@@ -72,7 +73,13 @@ def test_rule_22_no_neighbour_costs_the_session(face: Face) -> None:
         "SESSION_KEY2=x",
         "x=SESSION_KEY",
     ):
-        for header in (f"{bad}; {key}; {addr}", f"{key}; {bad}; {addr}", f"{key}; {addr}; {bad}", f"{key};{bad};{addr}", f"{addr} ; {bad};; {key}"):
+        for header in (
+            f"{bad}; {key}; {addr}",
+            f"{key}; {bad}; {addr}",
+            f"{key}; {addr}; {bad}",
+            f"{key};{bad};{addr}",
+            f"{addr} ; {bad};; {key}",
+        ):
             assert user_of(face, header) == "ann", header
 
 
@@ -137,7 +144,7 @@ def answers(face: Face) -> list[tuple[tuple[str, str], ...]]:
     found.append(turn.finish())
     found.append(other.copy().open("/app").finish())
     found.append(face.call(face.manager.delete_session(other.request("/app"))))
-    for settings in ({"create": False}, {"check": lambda _: False}):
+    for settings in ({"create": False}, {"check": never}):
         with pytest.raises(Rejected) as refused:
             other.open("/app", **settings)
         found.append(refused.value.headers)
@@ -215,6 +222,6 @@ def test_rule_22_the_policys_filter_writes_no_second_one(make_face: Make) -> Non
     browser = begun(face)
     browser.jar |= {"a": "1", "b": "2"}
     with pytest.raises(Rejected) as refused:
-        browser.open(check=lambda _: False, headers=[("Cookie", "a=5; b=6; a=7")])
+        browser.open(check=never, headers=[("Cookie", "a=5; b=6; a=7")])
     assert cookies_set(refused.value.headers).keys() == {*BOTH, "a", "b"}
     assert expired(refused.value.headers) == {*BOTH, "a"}

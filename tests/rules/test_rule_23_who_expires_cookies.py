@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.faces import Browser, Face, Turn
-from tests.rules.scene import BOTH, cookies_set, expired, handle_of, is_open, values
+from tests.rules.scene import BOTH, always, cookies_set, expired, handle_of, is_open, never, values
 from typed_sessions import AddressPolicy, CommitRefused, CookiePolicy, Key, Rejected, SetCookie
 
 Make = Callable[..., Face]
@@ -37,7 +37,7 @@ def test_rule_23_the_request_that_ended_it(face: Face) -> None:
     assert expired(face.call(face.manager.delete_session(browser.request()))) == BOTH
     browser = begun(face)
     with pytest.raises(Rejected) as refused:
-        browser.open(check=lambda _: False)
+        browser.open(check=never)
     assert expired(refused.value.headers) == BOTH
 
 
@@ -180,7 +180,7 @@ def test_rule_23_a_request_without_cookies_gets_no_deletion(face: Face) -> None:
     turn = face.browser().open()
     turn.session.end()
     assert cookies_set(turn.finish()) == {}
-    for settings in ({"create": False}, {"check": lambda _: False}, {"check": lambda _: False, "create": True}):
+    for settings in ({"create": False}, {"check": never}, {"check": never, "create": True}):
         with pytest.raises(Rejected) as refused:
             face.browser().open(**settings)
         assert cookies_set(refused.value.headers) == {}
@@ -215,7 +215,7 @@ def test_rule_23_when_a_check_fails_other_cookies_go_through_the_filter(make_fac
         face.clock.advance(660)
     if why == "another address":
         browser.address = "192.0.2.1"
-    settings: dict[str, Any] = {"check": lambda _: False} if why == "the check" else {"create": False}
+    settings: dict[str, Any] = {"check": never} if why == "the check" else {"create": False}
     with pytest.raises(Rejected) as refused:
         browser.open(**settings)
     headers = refused.value.headers
@@ -233,10 +233,10 @@ def test_rule_23_without_a_failed_check_nobody_is_asked(make_face: Make) -> None
     face = make_face(cookie_policy=CookiePolicy(filter=ask(asked)))
     browser = begun(face)
     browser.jar |= OTHERS
-    assert cookies_set(browser.open(check=lambda _: True).finish()) == {}
+    assert cookies_set(browser.open(check=always).finish()) == {}
     turn = browser.open()
     with pytest.raises(Rejected) as refused:
-        turn.session.require(lambda _: False)
+        turn.session.require(never)
     assert cookies_set([*refused.value.headers, *turn.finish()]) == {}
     turn = browser.open()
     turn.session.end()
@@ -249,5 +249,5 @@ def test_rule_23_by_default_they_are_left_alone(face: Face) -> None:
     browser = begun(face)
     browser.jar |= OTHERS
     with pytest.raises(Rejected) as refused:
-        browser.open(check=lambda _: False)
+        browser.open(check=never)
     assert cookies_set(refused.value.headers).keys() == BOTH

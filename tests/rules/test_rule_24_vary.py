@@ -1,4 +1,4 @@
-"""Rule 24: a handler that looked at the session, in any way, gets `Vary: Cookie`; a `Set-Cookie` of ours brings `Cache-Control: no-store`."""
+"""Rule 24: a handler that looked at the session, in any way, gets `Vary: Cookie`; a `Set-Cookie` brings `Cache-Control: no-store`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from tests.faces import Face
 from tests.filters.servers import Answer, Connection, Jar, asgi, serving, wsgi
-from tests.rules.scene import cookies_set, values
+from tests.rules.scene import always, cookies_set, never, values
 from typed_sessions import (
     AddressPolicy,
     AsyncSessionManager,
@@ -47,7 +47,7 @@ LOOKS: dict[str, Callable[[Session], object]] = {
     "timeout": lambda session: session.timeout,
     "persistent": lambda session: session.persistent,
     "repr": repr,
-    "require": lambda session: session.require(lambda _: True),
+    "require": lambda session: session.require(always),
 }
 """Every way to look (C12; Flask CVE-2023-30861 forgot some)."""
 
@@ -111,10 +111,10 @@ def test_rule_24_a_refusal_varies_too(make_face: Make, why: str) -> None:
         turn = browser.open()
         if why == "require":
             with pytest.raises(Rejected):
-                turn.session.require(lambda _: False)
+                turn.session.require(never)
         assert turn.discard() == [("Vary", "Cookie")]
         return
-    settings: dict[str, Any] = {"check": lambda _: False} if why == "the check" else {"create": False}
+    settings: dict[str, Any] = {"check": never} if why == "the check" else {"create": False}
     if why == "another address":
         browser.address = "10.1.2.4"
     with pytest.raises(Rejected) as refused:
@@ -205,7 +205,17 @@ def test_rule_24_in_a_filter_every_way_of_looking_varies(way: str, jar: Jar) -> 
 @pytest.mark.parametrize("way", ["taking it in hand", "in", "iteration", "exists"])
 def test_rule_24_in_http_server_too(way: str) -> None:
     """`self.session` and `current_session()`, on a real socket."""
-    for look in (lambda handler: LOOKS[way](handler.session), lambda _: LOOKS[way](current_session()), lambda _: current_session(None)):
+
+    def own(handler: SessionHandler) -> object:
+        return LOOKS[way](handler.session)
+
+    def current(_: object) -> object:
+        return LOOKS[way](current_session())
+
+    def whether(_: object) -> object:
+        return current_session(None)
+
+    for look in (own, current, whether):
         answer = by_http_server(look, Jar())
         assert (answer.status, answer.all("Vary"), answer.all("Cache-Control")) == (200, ["Cookie"], [])
 

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
 from http.server import ThreadingHTTPServer
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TextIO
 
@@ -105,6 +106,8 @@ def serve(host: str, port: int, snapshot: Path) -> None:
         thread.start()
         _say(f"typed_sessions demo: {server.url}", sys.stdout)
         _say(f"Ctrl-C stops it. Sessions are kept in {snapshot}; restored: {restored}.", sys.stderr)
+        if not ip_address(str(server.server_address[0]).partition("%")[0]).is_loopback:
+            _say("Other machines can reach it, and plain http can be read on the way there: cookies too.", sys.stderr)
         stopped.recv(1)
         server.shutdown()
         live.stop(PATIENCE)

@@ -202,15 +202,14 @@ class SessionMiddleware:
 async def open_session(scope: Scope, /) -> Session:
     """The session of the request, opened at the first call. Raises `NoSession` where no `SessionMiddleware` is around."""
     response = scope.get(_KEY)
-    if not isinstance(response, (_Response, _WebSocket)):
-        raise NoSession("this request did not come through typed_sessions.filters.asgi.SessionMiddleware")
-    session = response.exchange.session
-    if session is not None:
-        return session
+    if type(response) is _Response:
+        exchange = response.exchange
+        opened = response.sessions.open_soon(exchange) if exchange.session is None else exchange.session
+        return opened if isinstance(opened, Session) else await opened
     if isinstance(response, _WebSocket):
-        return await response.open()
-    opened = response.sessions.open_soon(response.exchange)
-    return opened if isinstance(opened, Session) else await opened
+        session = response.exchange.session
+        return await response.open() if session is None else session
+    raise NoSession("this request did not come through typed_sessions.filters.asgi.SessionMiddleware")
 
 
 class _Opening(Protocol):
@@ -249,9 +248,10 @@ class _Response(msgspec.Struct, eq=False):
                 tracking = exchange.tracking
                 if tracking is None or message["status"] >= 500:
                     return self._start(message, None)
-                committing = self.sessions.commit_soon(exchange)
-                if committing is not None:
-                    return self._start(message, committing)
+                if tracking.slots or not tracking.untouched:
+                    committing = self.sessions.commit_soon(exchange)
+                    if committing is not None:
+                        return self._start(message, committing)
                 tracking.headers_sent = True
                 message["headers"] = [*message.get("headers", ()), *([_VARY] if exchange.quiet else encoded(exchange.headers()))]
             exchange.headers_sent = True
