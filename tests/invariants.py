@@ -203,6 +203,9 @@ def told_the_truth(stage: Stage) -> None:
             made = [call for call in stage.calls(request, "create") if call.result != "taken"]
             assert len(made) == (name in WRITERS), f"8: {request} made {len(made)} sessions"
             continue
+        if request.conflict is not None:  # 8 repetitions are not reached here, but the deadline is when hours go by
+            assert any(other.script.name == "expire" for other in stage.requests), f"7: {request} was given up"
+            continue
         commits = stage.calls(request, "commit")
         if not commits:
             assert name == "rotate", f"8: nothing of {request} was committed"
@@ -384,6 +387,6 @@ def handle_in(pair: dict[str, str]) -> str:
 def wrong_secrets(stage: Stage) -> None:
     """9: a request with a wrong secret changes nothing, not even the time of last use."""
     for call in stage.log:
-        if call.request.script.forged:
+        if call.request.script.forged and call.verb not in ("sweep", "clear"):  # which any request may do for others in passing
             assert call.unchanged, f"9: {call.verb} with a wrong secret has changed something"
             assert call.request.handle != stage.handle, "9: a wrong secret has opened the session"

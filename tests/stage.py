@@ -24,6 +24,7 @@ from typed_sessions import (
     AsyncSessionManager,
     Begin,
     CommitRefused,
+    Conflict,
     CookiePolicy,
     End,
     LostUpdate,
@@ -188,6 +189,7 @@ class Asked:
     handle: str = ""
     """Of the session that the handler was given, if that is stored."""
     rejected: Rejected | None = None
+    conflict: Conflict | None = None
     answer: Headers = ()
     finished: bool = False
     arrived: bool = False
@@ -346,7 +348,11 @@ class Stage:
             request.rejected = rejected
             request.answer = [*rejected.headers, *finish.discard()]
             return
-        request.answer = finish()
+        try:
+            request.answer = finish()
+        except Conflict as conflict:
+            request.conflict = conflict
+            request.answer = conflict.headers
 
     async def _serve_async(self, request: Asked, asked: Request) -> None:
         script = request.script
@@ -363,7 +369,11 @@ class Stage:
             request.rejected = rejected
             request.answer = [*rejected.headers, *finish.discard()]
             return
-        request.answer = await finish()
+        try:
+            request.answer = await finish()
+        except Conflict as conflict:
+            request.conflict = conflict
+            request.answer = conflict.headers
 
     # -------------------------------------------------------------- what happened
 

@@ -25,7 +25,17 @@ from .events import Begin, Event
 from .exchange import BAD_REQUEST, Exchange, Guard, Request, RequestReader
 from .keeper import keeper_of
 from .lifecycle import judge
-from .manager import SCAN_PAGE, check_every, close_exchange, discard_exchange, exchange_of, hold_for_edit, still_open, warn_if_dropped
+from .manager import (
+    SCAN_PAGE,
+    check_every,
+    check_store,
+    close_exchange,
+    discard_exchange,
+    exchange_of,
+    hold_for_edit,
+    still_open,
+    warn_if_dropped,
+)
 from .options import SessionOptions
 from .policy import CookiePolicy
 from .record import Record
@@ -106,6 +116,7 @@ class AsyncSessionManager:
         **unknown: Never,
     ) -> None:
         store = MemoryStore() if store is None else store
+        check_store("AsyncSessionManager", store)
         options = {
             "timeout": timeout,
             "lifetime": lifetime,

@@ -67,7 +67,16 @@ class RequestReader:
     has_clients = True
 
     def basics(self, source: Request, /) -> tuple[str | None, bool, str]:
-        return source.peer, source.https, "; ".join(self.headers(source, "cookie"))
+        try:
+            return source.peer, source.https, "; ".join(self.headers(source, "cookie"))
+        except AttributeError:
+            if isinstance(source, Request):
+                raise
+            kind = type(source)
+            raise TypeError(
+                f"expected a typed_sessions.Request, not a {kind.__module__}.{kind.__qualname__}: make one of it, "
+                "Request(headers=..., peer=...), or use the filter for that kind of server"
+            ) from None
 
     def path(self, source: Request, /) -> str:
         return source.path

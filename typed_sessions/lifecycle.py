@@ -26,7 +26,6 @@ A refused request is never attached to the session whose id it presented (rule 1
 
 from __future__ import annotations
 
-from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable
 from hashlib import sha256
@@ -98,16 +97,15 @@ def present(key_value: str, addr_value: str | None) -> Presented | None:
         if len(key_value) != KEY_LENGTH or not dot:
             return None
     try:
-        raw = a2b_base64(key_value.encode("utf-8", "replace").translate(_TO_STANDARD))
-    except Base64Error:
+        raw = a2b_base64(key_value.encode().translate(_TO_STANDARD))
+        if len(raw) != _RAW_BYTES:  # the decoder skips what is illegal
+            return None
+        secret = raw[LOCATOR_BYTES:]
+        if addr_value is None or len(addr_value) != ADDR_LENGTH:
+            return Presented(raw[:LOCATOR_BYTES], secret, b"")
+        return Presented(raw[:LOCATOR_BYTES], secret, sha256(secret + addr_value.encode()).digest()[:TAG_DIGEST_BYTES])
+    except ValueError:  # no base64, or text that cannot be encoded
         return None
-    if len(raw) != _RAW_BYTES:  # the decoder skips what is illegal
-        return None
-    secret = raw[LOCATOR_BYTES:]
-    if addr_value is None or len(addr_value) != ADDR_LENGTH:
-        return Presented(raw[:LOCATOR_BYTES], secret, b"")
-    tag_digest = sha256(secret + addr_value.encode("utf-8", "replace")).digest()[:TAG_DIGEST_BYTES]
-    return Presented(raw[:LOCATOR_BYTES], secret, tag_digest)
 
 
 def judge(presented: Presented, record: Record | None, address: str | None, policy: AddressPolicy, now: float) -> Verdict:

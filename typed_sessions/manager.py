@@ -177,7 +177,8 @@ class SessionManager:
         **unknown: Never,
     ) -> None:
         store = MemoryStore() if store is None else store
-        if inspect.iscoroutinefunction(getattr(store, "open", None)):
+        check_store("SessionManager", store)
+        if inspect.iscoroutinefunction(store.open):
             raise TypeError(f"SessionManager({store!r}): that store is for AsyncSessionManager; use its synchronous sibling")
         options = {
             "timeout": timeout,
@@ -548,6 +549,12 @@ class SessionManager:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def check_store(manager: str, store: object) -> None:
+    """Raise TypeError for what is no store at all."""
+    if not callable(getattr(store, "open", None)) or isinstance(store, (str, bytes)):
+        raise TypeError(f"{manager}({store!r}): expected a store, such as MemoryStore()")
 
 
 def exchange_of(session: Session) -> Exchange:

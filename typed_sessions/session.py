@@ -15,7 +15,7 @@ import msgspec
 from typing_extensions import override
 
 from .clients import Client
-from .errors import Headers, NoSession, Rejected
+from .errors import Headers, KeyTypeError, NoSession, Rejected
 from .keys import AnyKey, Key, ListKey, known_key
 from .residents import ABSENT
 from .tracking import Tracking
@@ -96,7 +96,11 @@ class SessionView(msgspec.Struct, eq=False):
         """The value. KeyError if there is none, or none that is a `T` (rule 1); a list may be empty."""
         if isinstance(key, ListKey):
             return SessionList(self._tracking, key)
-        value = self._tracking.read(key)
+        try:
+            value = self._tracking.read(key)
+        except AttributeError:
+            _explain(key)
+            raise
         if value is not ABSENT:
             return cast("T", value)
         raise KeyError(key)
@@ -104,7 +108,11 @@ class SessionView(msgspec.Struct, eq=False):
     def __contains__(self, key: AnyKey, /) -> bool:
         if isinstance(key, ListKey):
             return bool(self._tracking.list_slot(key).items)
-        return self._tracking.read(key) is not ABSENT
+        try:
+            return self._tracking.read(key) is not ABSENT
+        except AttributeError:
+            _explain(key)
+            raise
 
     @overload
     def get(self, key: Key[T], /) -> T | None: ...
@@ -114,7 +122,11 @@ class SessionView(msgspec.Struct, eq=False):
     def get(self, key: Key[T], /, default: D) -> T | D: ...
     def get(self, key: Key[Any], /, default: object = None) -> object:
         """The value, or `default`, which is not stored."""
-        value: object = self._tracking.read(key)
+        try:
+            value: object = self._tracking.read(key)
+        except AttributeError:
+            _explain(key)
+            raise
         return default if value is ABSENT else value
 
     def __iter__(self) -> Iterator[AnyKey]:
@@ -177,17 +189,27 @@ class Session(SessionView, eq=False):
         """The value. KeyError if there is none, or none that is a `T` (rule 1); a list may be empty."""
         if isinstance(key, ListKey):
             return SessionList(self._tracking, key)
-        value = self._tracking.read(key)
+        try:
+            value = self._tracking.read(key)
+        except AttributeError:
+            _explain(key)
+            raise
         if value is not ABSENT:
             return cast("T", value)
         raise KeyError(key)
 
     def __setitem__(self, key: Key[T], value: T, /) -> None:
         """Set the value, whatever others do meanwhile: of two assignments the last commit wins. Raises `KeyTypeError` if it is no `T`."""
-        self._tracking.assign(key, value)
+        try:
+            self._tracking.assign(key, value)
+        except AttributeError:
+            _explain(key)
+            raise
 
     def __delitem__(self, key: AnyKey, /) -> None:
         """Remove the value (of a list: every element that this request has seen). KeyError if there is none."""
+        if not isinstance(key, ListKey):
+            _explain(key)
         self._tracking.delete(key)
 
     @overload
@@ -198,6 +220,7 @@ class Session(SessionView, eq=False):
     def pop(self, key: Key[T], /, default: D) -> T | D: ...
     def pop(self, key: Key[Any], /, default: object = ABSENT) -> object:
         """Remove the value and return it; without one, `default`, or KeyError."""
+        _explain(key)
         slot = self._tracking.slot(key)
         if not slot.present:
             if default is ABSENT:
@@ -209,6 +232,7 @@ class Session(SessionView, eq=False):
 
     def setdefault(self, key: Key[T], make: Callable[[], T], /) -> T:
         """The value; if there is none, what `make()` returns, which is set."""
+        _explain(key)
         present = self._tracking.read(key)
         if present is not ABSENT:
             return cast("T", present)
@@ -226,7 +250,11 @@ class Session(SessionView, eq=False):
         `change` is applied at once for this request's view, which is returned, and again at the commit to what is there then,
         as often as others are faster (rule 7): it must be a pure function of its argument. KeyError without a value and `default`.
         """
-        return cast("T", self._tracking.update(key, change, default))
+        try:
+            return cast("T", self._tracking.update(key, change, default))
+        except AttributeError:
+            _explain(key)
+            raise
 
     def renew(self, *, overlap: float | None = None, clear: bool = False) -> None:
         """Replace the secret: the old cookie opens nothing from the commit on. Do this at sign-in (ASVS 7.2.4, session fixation).
@@ -266,6 +294,17 @@ class Session(SessionView, eq=False):
     @persistent.setter
     def persistent(self, persistent: bool) -> None:
         self._tracking.set_persistent(persistent)
+
+
+def _explain(key: object) -> None:
+    """Raise for what is not the key of one value: the text says what to use instead."""
+    if isinstance(key, Key):
+        return
+    if isinstance(key, ListKey):
+        raise KeyTypeError(f"{key!r} has many values: session[key] is a sequence, with append, prepend, remove_where and clear") from None
+    raise KeyTypeError(
+        f'{key!r} is no key: declare one where modules are loaded, such as visits = Key("visits", int), and use session[visits]'
+    ) from None
 
 
 def answered(answer: object, asked: str, function: object) -> bool:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from base64 import urlsafe_b64decode
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from typing_extensions import override
 
 from tests.faces import PEER, Browser, Face
 from tests.watched import Watched
+from typed_sessions import Event
 from typed_sessions.changes import Idle
 from typed_sessions.record import Record
+
+E = TypeVar("E", bound=Event)
 
 
 class Logged(Watched):
@@ -82,17 +86,21 @@ class Connection:
             self.face.call(self._leave())
 
     async def _leave(self) -> None:
-        import asyncio
-
         self._block.__exit__(None, None, None)
-        while others := asyncio.all_tasks() - {asyncio.current_task()}:
-            await asyncio.wait([task for task in others if task is not None])
+        this = asyncio.current_task()
+        while others := [task for task in asyncio.all_tasks() if task is not this]:
+            await asyncio.wait(others)
 
     def __enter__(self) -> Connection:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.leave()
+
+
+def listen(face: Face, event: type[E], listener: Callable[[E], object]) -> Callable[[], None]:
+    """`manager.on`, typed: a face's manager is one or the other."""
+    return face.manager.on(event, listener)  # type: ignore[no-any-return]
 
 
 def always(_: object) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.faces import Browser, Face
-from tests.rules.scene import Unswept, handle_of, is_open, live, record_of, stored
+from tests.rules.scene import Unswept, handle_of, is_open, listen, live, record_of, stored
 from typed_sessions import CommitRefused, End, Key, SessionEnded
 
 Make = Callable[..., Face]
@@ -195,7 +195,7 @@ def test_rule_11_the_end_of_the_lifetime_during_a_request_refuses_its_commit(mak
     face = unswept(make_face, timeout=None, lifetime=1000)
     browser = signed_in(face)
     refused: list[CommitRefused] = []
-    face.manager.on(CommitRefused, refused.append)
+    listen(face, CommitRefused, refused.append)
     turn = browser.open()
     face.clock.advance(1000)
     turn.session[Key("user", str)] = "eve"
@@ -222,7 +222,7 @@ def test_rule_11_the_visit_that_finds_it_over_ends_it(make_face: Make, options: 
     face = unswept(make_face, **options)
     browser = signed_in(face)
     ends: list[tuple[str, str]] = []
-    face.manager.on(End, lambda event: ends.append((event.reason, event.session[Key("user", str)])))
+    listen(face, End, lambda event: ends.append((event.reason, event.session[Key("user", str)])))
     handle = handle_of(browser)
     face.clock.advance(660)
     with browser.visit():

@@ -59,7 +59,7 @@ def test_rule_12_a_use_is_written_in_the_trip_that_reads(make_face: Make) -> Non
     store = face.store = Watched(face.store)
     face.renew(granularity=60)
     browser = signed_in(face)
-    begun, written = face.clock.now, []
+    begun, written = face.clock.now, list[float]()
     for second in (0, 1, 30, 60, 61, 125):
         face.clock.now = begun + second
         store.calls.clear()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.faces import FACES, Browser, Face
-from tests.rules.scene import handle_of, is_open, live
+from tests.rules.scene import handle_of, is_open, listen, live
 from typed_sessions import End, Key, MemoryStore
 from typed_sessions.testing import isolated_keys
 
@@ -45,7 +45,7 @@ def test_rule_13_values_wait_for_a_process_that_has_their_keys(face: Face) -> No
     """What ends where a key is unknown keeps that value until somebody has the key; it runs then, once, and `End` is not told again."""
     ends: list[str] = []
     cleaned: list[str] = []
-    face.manager.on(End, lambda event: ends.append(event.reason))
+    listen(face, End, lambda event: ends.append(event.reason))
     browser = begun(face, "unknown", "known")
     known = Key("known", str, cleanup_delete=cleaned.append)
     with browser.visit() as session:
@@ -71,7 +71,7 @@ def test_rule_13_also_a_value_of_a_session_that_was_evicted(memory_face: Face) -
     cleaned: list[str] = []
     memory_face.store = MemoryStore(max_sessions=1)
     face = memory_face.renew(timeout=None)
-    face.manager.on(End, lambda event: ends.append(event.reason))
+    listen(face, End, lambda event: ends.append(event.reason))
     begun(face, "unknown")
     with face.browser().visit() as session:
         session[Key("plain", str)] = "another"
@@ -170,7 +170,7 @@ def test_rule_13_a_crash_in_the_middle_of_the_hooks(memory_face: Face, tmp_path:
     face.store = MemoryStore()
     face.renew()
     face.call(face.manager.load_sessions(path))
-    face.manager.on(End, lambda event: ends.append(event.reason))
+    listen(face, End, lambda event: ends.append(event.reason))
     Key("key", str, cleanup_delete=cleaned.append)
     assert not is_open(browser)
     face.clock.advance(LEASE)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.faces import Browser, Face
 from tests.rules.scene import Connection, handle_of, is_open, never, values
-from typed_sessions import AddressPolicy, End, Key, Rejected
+from typed_sessions import AddressPolicy, End, Key, Rejected, SessionView
 
 Make = Callable[..., Face]
 
@@ -75,6 +75,10 @@ def test_rule_14_a_sign_out_through_a_shared_connection_does_not_close_it(face: 
             assert session.exists
 
 
+def of_the_first(view: SessionView) -> bool:
+    return view.address == "10.1.2.3"
+
+
 @pytest.mark.parametrize("how", ["by handle", "by end_all", "swept", "visited from elsewhere"])
 def test_rule_14_whoever_ends_it(face: Face, how: str) -> None:
     """An administrator, a sweep, a visit on another connection: every client of the session is closed."""
@@ -84,7 +88,7 @@ def test_rule_14_whoever_ends_it(face: Face, how: str) -> None:
         if how == "by handle":
             assert face.call(face.manager.end(handle_of(browser)))
         elif how == "by end_all":
-            assert face.call(face.manager.end_all(lambda view: view.address == "10.1.2.3")) == 1
+            assert face.call(face.manager.end_all(of_the_first)) == 1
         else:
             face.clock.advance(630)
             with face.browser().visit():

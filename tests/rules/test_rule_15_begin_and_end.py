@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.faces import Browser, Face
-from tests.rules.scene import BOTH, cookies_set, expired, handle_of, is_open, live
+from tests.rules.scene import BOTH, cookies_set, expired, handle_of, is_open, listen, live
 from typed_sessions import Begin, CommitRefused, End, Event, Key, NoSession, current_session
 
 Make = Callable[..., Face]
@@ -19,7 +19,7 @@ class Heard:
 
     def __init__(self, face: Face) -> None:
         self.events: list[str] = []
-        face.manager.on(Event, self.listen)
+        listen(face, Event, self.listen)
 
     def listen(self, event: Event) -> None:
         assert current_session().handle == event.session.handle
@@ -101,10 +101,10 @@ def test_rule_15_listeners_are_called_in_order_and_one_that_raises_stops_nothing
     def broken(event: Event) -> None:
         raise RuntimeError("a listener that fails")
 
-    face.manager.on(Begin, lambda _: order.append("first"))
-    face.manager.on(Begin, broken)
-    off = face.manager.on(Event, lambda _: order.append("second"))
-    face.manager.on(End, lambda _: order.append("not for Begin"))
+    listen(face, Begin, lambda _: order.append("first"))
+    listen(face, Begin, broken)
+    off = listen(face, Event, lambda _: order.append("second"))
+    listen(face, End, lambda _: order.append("not for Begin"))
     browser = signed_in(face)
     assert order == ["first", "second"]
     assert "a listener that fails" in caplog.text
@@ -122,7 +122,7 @@ def test_rule_15_what_a_begin_listener_writes_is_stored(face: Face) -> None:
         assert event.session[user] == "ann"
         current_session()[since] = face.clock()
 
-    face.manager.on(Begin, listener)
+    listen(face, Begin, listener)
     browser = face.browser()
     turn = browser.open()
     turn.session[user] = "ann"
@@ -136,7 +136,7 @@ def test_rule_15_what_a_begin_listener_writes_is_stored(face: Face) -> None:
 def test_rule_15_a_begin_listener_may_end_or_renew_the_session(face: Face) -> None:
     """`current_session().end()` there means that no session comes of this request, and no cookie; `renew()` gives it another id."""
     user = Key("user", str)
-    off = face.manager.on(Begin, lambda _: current_session().end())
+    off = listen(face, Begin, lambda _: current_session().end())
     heard = Heard(face)
     browser = face.browser()
     turn = browser.open()
@@ -145,7 +145,7 @@ def test_rule_15_a_begin_listener_may_end_or_renew_the_session(face: Face) -> No
     assert live(face) == set()
     assert heard.events == ["Begin", "End ended"]
     off()
-    face.manager.on(Begin, lambda _: current_session().renew())
+    listen(face, Begin, lambda _: current_session().renew())
     browser = signed_in(face)
     assert is_open(browser)
     assert handle_of(browser) in live(face)
@@ -154,7 +154,7 @@ def test_rule_15_a_begin_listener_may_end_or_renew_the_session(face: Face) -> No
 def test_rule_15_also_when_the_session_comes_with_the_request(make_face: Make) -> None:
     """The same with `create=True`, where the listener is called before the handler."""
     face = make_face(create=True)
-    face.manager.on(Begin, lambda _: current_session().end())
+    listen(face, Begin, lambda _: current_session().end())
     browser = face.browser()
     turn = browser.open()
     assert not BOTH & cookies_set(turn.finish()).keys() - expired(turn.headers)
@@ -175,7 +175,7 @@ def test_rule_15_what_an_end_listener_writes_goes_away(face: Face) -> None:
         session.timeout = 5
         session.end()
 
-    face.manager.on(End, listener)
+    listen(face, End, listener)
     heard = Heard(face)
     browser = signed_in(face)
     with browser.visit() as session:
@@ -190,7 +190,7 @@ def test_rule_15_current_session_is_the_listeners_own(face: Face) -> None:
     """A listener of another session's end does not see the session of the request in which it is called; afterwards that is back."""
     user = Key("user", str)
     handles: list[str] = []
-    face.manager.on(End, lambda event: handles.append(current_session().handle))
+    listen(face, End, lambda event: handles.append(current_session().handle))
     gone, browser = signed_in(face), face.browser()
     handle = handle_of(gone)
     face.clock.advance(660)
@@ -205,7 +205,7 @@ def test_rule_15_current_session_is_the_listeners_own(face: Face) -> None:
 def test_rule_15_other_events_have_their_session_too(face: Face) -> None:
     """`CommitRefused` for one: the view and `current_session()` are the session that refused."""
     seen: list[tuple[str, str]] = []
-    face.manager.on(CommitRefused, lambda event: seen.append((event.session.handle, current_session().handle)))
+    listen(face, CommitRefused, lambda event: seen.append((event.session.handle, current_session().handle)))
     browser = signed_in(face)
     handle = handle_of(browser)
     late = browser.copy().open()
@@ -229,7 +229,7 @@ def test_rule_15_an_async_listener_is_awaited_within_its_session(make_face: Make
         await asyncio.sleep(0)
         seen.append(current_session().handle == event.session.handle)
 
-    face.manager.on(Event, listener)
+    listen(face, Event, listener)
     browser = signed_in(face)
     with browser.visit() as session:
         session.end()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.faces import Browser, Face
-from tests.rules.scene import handle_of, is_open, live, record_of
+from tests.rules.scene import handle_of, is_open, listen, live, record_of
 from tests.watched import Watched
 from typed_sessions import End, Key, MemoryStore
 from typed_sessions.core import SWEEP_STEP
@@ -158,7 +158,7 @@ def test_rule_16_a_shorter_timeout_is_found_in_its_time(make_face: Make, before:
 def test_rule_16_a_request_does_one_step_in_passing(face: Face) -> None:
     """`gc="passive"`: each request clears up a step at most, and the next ones go on until all are told; a visit is served between."""
     ends: list[int] = []
-    face.manager.on(End, lambda event: ends.append(event.session[Key("user", int)]))
+    listen(face, End, lambda event: ends.append(event.session[Key("user", int)]))
     many(face, SWEEP_STEP + 20)
     face.clock.advance(640)
     (visitor,) = many(face, 1)
@@ -176,7 +176,7 @@ def test_rule_16_a_request_does_one_step_in_passing(face: Face) -> None:
 def test_rule_16_the_visited_session_is_among_them(face: Face) -> None:
     """Whether a sweep in passing or the visit itself ends it, the request sees that it is over, and it ends once."""
     ends: list[str] = []
-    face.manager.on(End, lambda event: ends.append(event.reason))
+    listen(face, End, lambda event: ends.append(event.reason))
     (browser,) = many(face, 1)
     handle = handle_of(browser)
     face.clock.advance(660)
@@ -240,7 +240,7 @@ def test_rule_16_nobody_waits_for_a_sweep_whose_listener_takes_its_time() -> Non
     many(face, 3)
     face.clock.advance(600)
     (visitor,) = many(face, 1)
-    face.manager.on(End, listener)
+    listen(face, End, listener)
     face.clock.advance(60)
     assert face.call(face.manager.sweep()) == 3
     assert served == [True] * 3

@@ -67,6 +67,7 @@ def test_rule_17_an_id_is_locator_and_secret_from_the_systems_generator(face: Fa
 def test_rule_17_no_two_ids_have_anything_in_common(face: Face) -> None:
     """Neither of two sessions nor of one before and after a renew, which keeps the locator alone."""
     seen: set[bytes] = set()
+    browser = face.browser()
     for _ in range(50):
         browser = signed_in(face)
         seen |= {*parts(browser.jar["SESSION_KEY"]), urlsafe_b64decode(browser.jar["SESSION_ADDR"] + "=")}
@@ -98,9 +99,13 @@ def test_rule_17_a_generator_that_repeats_itself_is_refused(face: Face) -> None:
         assert session[Key("user", str)] == "ann"
 
 
+def always_x(count: int) -> bytes:
+    return b"x" * count
+
+
 def test_rule_17_also_by_a_renew(face: Face) -> None:
     """A renew that would give out the secret that is there already fails instead (I2, tower-sessions 0.12)."""
-    face.manager.core.draw = lambda count: b"x" * count
+    face.manager.core.draw = always_x
     browser = signed_in(face)
     before = dict(browser.jar)
     turn = browser.open()

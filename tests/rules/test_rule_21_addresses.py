@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.faces import Browser, Face
-from tests.rules.scene import BOTH, cookies_set, expired, handle_of, is_open, live, record_of, stored
+from tests.rules.scene import BOTH, cookies_set, expired, handle_of, is_open, listen, live, record_of, stored
 from typed_sessions import AddressMismatch, AddressPolicy, CookiePolicy, End, Key, NoPeerAddress, Rejected
 
 Make = Callable[..., Face]
@@ -170,7 +170,7 @@ def test_rule_21_refuse_leaves_cookies_and_session_alone(face: Face) -> None:
     browser = begun(face)
     before = stored(face, handle_of(browser)).pack()
     events: list[AddressMismatch] = []
-    face.manager.on(AddressMismatch, events.append)
+    listen(face, AddressMismatch, events.append)
     with pytest.raises(Rejected) as refused:
         browser.copy(address=ELSEWHERE).open(create=False)
     assert (refused.value.reason, refused.value.status, cookies_set(refused.value.headers)) == ("other_address", 400, {})
@@ -188,7 +188,7 @@ def test_rule_21_end_ends_it(make_face: Make) -> None:
     browser = begun(face)
     handle = handle_of(browser)
     ends: list[str] = []
-    face.manager.on(End, lambda event: ends.append(event.reason))
+    listen(face, End, lambda event: ends.append(event.reason))
     turn = browser.copy(address=ELSEWHERE).open()
     assert not turn.session.exists
     assert expired(turn.finish()) == BOTH
@@ -202,7 +202,7 @@ def test_rule_21_report_only_reports(make_face: Make) -> None:
     face = make_face(address_policy=AddressPolicy(mismatch="report"))
     browser = begun(face)
     events: list[AddressMismatch] = []
-    face.manager.on(AddressMismatch, events.append)
+    listen(face, AddressMismatch, events.append)
     face.clock.advance(100)
     with browser.copy(address=ELSEWHERE).visit() as session:
         assert session[Key("user", str)] == "ann"

@@ -144,7 +144,8 @@ def answers(face: Face) -> list[tuple[tuple[str, str], ...]]:
     found.append(turn.finish())
     found.append(other.copy().open("/app").finish())
     found.append(face.call(face.manager.delete_session(other.request("/app"))))
-    for settings in ({"create": False}, {"check": never}):
+    refusals: list[dict[str, Any]] = [{"create": False}, {"check": never}]
+    for settings in refusals:
         with pytest.raises(Rejected) as refused:
             other.open("/app", **settings)
         found.append(refused.value.headers)

@@ -180,7 +180,8 @@ def test_rule_23_a_request_without_cookies_gets_no_deletion(face: Face) -> None:
     turn = face.browser().open()
     turn.session.end()
     assert cookies_set(turn.finish()) == {}
-    for settings in ({"create": False}, {"check": never}, {"check": never, "create": True}):
+    refusals: list[dict[str, Any]] = [{"create": False}, {"check": never}, {"check": never, "create": True}]
+    for settings in refusals:
         with pytest.raises(Rejected) as refused:
             face.browser().open(**settings)
         assert cookies_set(refused.value.headers) == {}
