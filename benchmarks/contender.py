@@ -12,6 +12,7 @@ from benchlib.core import Contender, raw_asgi, raw_wsgi
 
 from typed_sessions import AsyncSessionManager, Key, MemoryStore, SessionManager
 from typed_sessions.changes import Changes, Idle, Write
+from typed_sessions.core import SWEEP_STEP
 from typed_sessions.filters import asgi, wsgi
 from typed_sessions.lifecycle import issue, new_record
 from typed_sessions.options import SessionOptions
@@ -77,11 +78,11 @@ def stall_when_expiring(n):
     ended, more = 0, True
     while more:
         begin = time.perf_counter()
-        records, more = store.sweep(now + 60, 256, 60, 0)
+        records, more = store.sweep(now + 60, SWEEP_STEP, 60, 0)
         took = time.perf_counter() - begin
         stall, total, ended = max(stall, took), total + took, ended + len(records)
     assert ended == dead and len(store) == n - dead, (ended, len(store))
-    return {"how": "timer wheel, 256 a step", "stall_ms": stall * 1e3, "total_ms": total * 1e3}
+    return {"how": f"timer wheel, {SWEEP_STEP} a step", "stall_ms": stall * 1e3, "total_ms": total * 1e3}
 
 
 class _Memory(Contender):

@@ -137,7 +137,7 @@ class AsyncSessionManager:
         self._direct = None if asynchronous or cast("Store", store).blocking else cast("Store", store)
         """The store, if its verbs neither wait nor have to be awaited."""
         self._threaded = not asynchronous and self._direct is None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()  # Any: each gives something else
         self._loops: dict[str, tuple[float, Callable[[], Coroutine[Any, Any, object]]]] = {}
         self._looping: dict[str, asyncio.Task[None]] = {}
         self._path: str | os.PathLike[str] | None = None
@@ -446,10 +446,11 @@ class AsyncSessionManager:
         if left:
             self._spawn(self.run(plans.clients_left(self._core, left)))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)  # the loop itself keeps no reference
         task.add_done_callback(self._tasks.discard)
+        return task
 
     # -------------------------------------------------------------- all sessions
 
@@ -582,6 +583,8 @@ class AsyncSessionManager:
                     result = await self._ask(step.verb, *step.args)
                 elif type(step) is plans.Work:
                     result = await asyncio.to_thread(step.function, *step.args)
+                elif type(step) is plans.Whole:
+                    result = await asyncio.shield(self._spawn(self.run(step.plan)))
                 else:
                     result = step[0](*step[1])
                     if inspect.isawaitable(result):

@@ -74,8 +74,10 @@ class Core:
             ("seal", seal, (SealingKeys, type(None))),
         ):
             if not isinstance(value, expected):
-                wanted = "SealingKeys or None" if name == "seal" else expected.__name__ if isinstance(expected, type) else ""
-                raise PolicyError(f"{name} = {value!r}: expected {wanted}")
+                wanted = "SealingKeys([...])" if name == "seal" else f"a {expected.__name__}" if isinstance(expected, type) else ""
+                raise PolicyError(f"{name}=...: expected {wanted}, not a value of type {type(value).__name__}")  # it may be a key
+        if not callable(clock):
+            raise PolicyError(f"clock = {clock!r}: expected a function that gives the time, in seconds since 1970")
         self.store = store
         self.cookie_policy = cookie_policy
         self.address_policy = address_policy

@@ -64,6 +64,8 @@ def run(plan: plans.Plan[R]) -> R:
                 if inspect.isawaitable(result):
                     _drop(result)
                     raise KeyTypeError(f"{step.function!r} gave an awaitable, which SessionManager cannot await; use AsyncSessionManager")
+            elif type(step) is plans.Whole:
+                result = run(step.plan)
             else:
                 result = step[0](*step[1])
         except BaseException as raised:
@@ -553,7 +555,7 @@ class SessionManager:
 
 def check_store(manager: str, store: object) -> None:
     """Raise TypeError for what is no store at all."""
-    if not callable(getattr(store, "open", None)) or isinstance(store, (str, bytes)):
+    if not callable(getattr(store, "open", None)) or isinstance(store, (str, bytes, type)):
         raise TypeError(f"{manager}({store!r}): expected a store, such as MemoryStore()")
 
 

@@ -5,6 +5,7 @@ A plan is a generator. It yields a step, somebody else carries it out, and the r
     Ask    a verb of the store
     Tell   a function of the user: a hook, a listener, a client's `close`
     Work   work of ours that waits for a disk
+    Whole  a plan of its own, which is not left half done when the request is cancelled
 
 `run` in `manager` carries the steps out one after the other, the one in `aio` awaits what has to be awaited. Since user code only runs
 in a Tell, it runs with no lock held, and what it raises is reported here and stops nothing else (rule 10).
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, final
 
 from .changes import Changes, Outcome
 from .clients import Client
@@ -61,7 +62,14 @@ class Work(NamedTuple):
     args: tuple[Any, ...]
 
 
-Plan: TypeAlias = Generator[Ask | Tell | Work, Any, R]  # Any: each step has a result of its own type
+@final
+class Whole(NamedTuple):
+    """Carry out a plan to its end, also when whoever waits for it is cancelled: what has ended is cleaned up after (rule 13)."""
+
+    plan: Plan[Any]
+
+
+Plan: TypeAlias = Generator[Ask | Tell | Work | Whole, Any, R]  # Any: each step has a result of its own type
 
 
 # ------------------------------------------------------------------ opening
@@ -306,6 +314,11 @@ def end(core: Core, locator: bytes, reason: EndReason, by: Exchange | None = Non
 
     `by` is the exchange of the request that asked for it; `carrier` the connection of one in which it merely came out.
     """
+    ended: bool = yield Whole(_end(core, locator, reason, by, carrier))
+    return ended
+
+
+def _end(core: Core, locator: bytes, reason: EndReason, by: Exchange | None, carrier: Client | None) -> Plan[bool]:
     record = yield Ask(core.store.end, (locator, reason, core.clock(), LEASE))
     if record is None:
         return False
@@ -447,6 +460,11 @@ def _last_client_left(core: Core, locator: bytes) -> Plan[None]:
 
 def sweep_step(core: Core, now: float, limit: int = SWEEP_STEP, carrier: Client | None = None) -> Plan[tuple[int, bool]]:
     """End what is over, `limit` records at most; how many ended, and whether there is more. `carrier` waits for its response."""
+    done: tuple[int, bool] = yield Whole(_sweep_step(core, now, limit, carrier))
+    return done
+
+
+def _sweep_step(core: Core, now: float, limit: int, carrier: Client | None) -> Plan[tuple[int, bool]]:
     records: Sequence[Record]
     records, more = yield Ask(core.store.sweep, (now, limit, LEASE, core.options.reap_grace))
     yield from _note(core, [record for record in records if _is_first(record)])

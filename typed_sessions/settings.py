@@ -18,6 +18,8 @@ UNCHANGED: Final[Any] = object()
 """The default of an option that is not given to `set_options`. Any: it stands for a value of every option's type."""
 
 ELSEWHERE: Final = ("cookie_policy", "address_policy", "seal", "clock")
+"""What a manager is made with, beside the options."""
+_ONCE: Final = (*ELSEWHERE, "max_clients")
 _COOKIE_OPTIONS: Final = ("cookie", "path", "samesite", "same_site", "http_only", "secure", "max_age", "domain", "name")
 
 
@@ -47,6 +49,9 @@ def build_core(
 
 def change_options(core: Core, given: Mapping[str, object], unknown: Mapping[str, object]) -> None:
     """Change options: all of them, or on `PolicyError` none."""
+    for name in unknown:
+        if name in _ONCE:
+            raise PolicyError(f"set_options({name}=...): it cannot be changed; give it to the manager when that is made")
     refuse(unknown)
     changed = {name: value for name, value in given.items() if value is not UNCHANGED}
     core.set_options(replace(core.options, **changed))  # type: ignore[arg-type]  # as above
@@ -55,6 +60,8 @@ def change_options(core: Core, given: Mapping[str, object], unknown: Mapping[str
 def refuse(unknown: Mapping[str, object]) -> None:
     """Raise `PolicyError` for options that do not exist, saying where the cookies' ones are."""
     for name in unknown:
+        if name == "store":
+            raise PolicyError("there is no option 'store': a manager's store is its first argument, SessionManager(MemoryStore(), ...)")
         if name in _COOKIE_OPTIONS:
             raise PolicyError(f"there is no option {name!r} here: the cookies' options are CookiePolicy's, cookie_policy=CookiePolicy(...)")
     refuse_unknown(list(unknown), ELSEWHERE)

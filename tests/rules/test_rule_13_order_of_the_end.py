@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -360,3 +361,54 @@ def test_rule_13_a_replaced_resident_value_is_dropped_without_a_hook(face: Face)
         with browser.visit() as session:
             session.end()
     assert cleaned == ["one", "two"]
+
+
+@pytest.mark.parametrize("how", ["ended by its request", "ended by handle", "swept in passing"])
+def test_rule_13_a_cancelled_request_ends_it_all_the_same(make_face: Make, how: str) -> None:
+    """A request that is cancelled while a listener of the end is awaited leaves no end half done: hooks run, clients are closed."""
+    face = make_face()
+    if face.loop is None:
+        return
+    log: list[str] = []
+    waiting, go_on = asyncio.Event(), asyncio.Event()
+
+    async def listener(event: End) -> None:
+        waiting.set()
+        await go_on.wait()
+        log.append("End")
+
+    face.manager.on(End, listener)
+    stored = Key("stored", str, cleanup_delete=lambda value: log.append(f"delete {value}"))
+    resident = Key("resident", str, resident=True, cleanup_delete=lambda value: log.append(f"delete {value}"))
+
+    with Connection(face, log=log) as connection:
+        browsers = face.browser(), face.browser()
+        for browser in browsers:
+            with browser.visit(client=connection.client if browser is browsers[0] else None) as session:
+                session[stored], session[resident] = "stored", "resident"
+
+        async def request() -> None:
+            if how == "ended by handle":
+                await face.manager.end(handle_of(browsers[0]))
+                return
+            session, finish = await face.manager.start_check(browsers[0].request())
+            session.end()
+            await finish()
+
+        async def cancelled() -> None:
+            task = asyncio.ensure_future(request())
+            await waiting.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert log == []
+            go_on.set()
+            while len(log) < (7 if how == "swept in passing" else 4):
+                await asyncio.sleep(0)
+
+        if how == "swept in passing":
+            face.clock.advance(660)
+        face.loop.run_until_complete(asyncio.wait_for(cancelled(), 10))
+        one = ["End", "delete stored", "delete resident"]
+        assert log == ([*one, "close", *one] if how == "swept in passing" else [*one, "close"])
+    assert live(face) == (set() if how == "swept in passing" else {handle_of(browsers[1])})
