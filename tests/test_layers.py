@@ -44,6 +44,7 @@ LAYERS = (
     "journal",
     "keeper",
     "exchange",
+    "finish background",
     "core",
     "plans",
     "settings",

@@ -11,39 +11,24 @@ import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Generator, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager, suppress
-from typing import Any, TypeVar, cast, final
+from typing import Any, TypeVar, final
 
-from typing_extensions import Never, Self
+from typing_extensions import Self, override
 
 from . import plans
-from .address import AddressPolicy
 from .changes import Outcome, Use
 from .clients import Client, Close
-from .cookies import SetCookie
-from .core import Core
 from .events import Begin, Event
 from .exchange import BAD_REQUEST, Exchange, Guard, Request, RequestReader
+from .finish import Finishing, close_exchange
 from .keeper import keeper_of
 from .lifecycle import judge
-from .manager import (
-    SCAN_PAGE,
-    check_every,
-    check_store,
-    close_exchange,
-    discard_exchange,
-    exchange_of,
-    hold_for_edit,
-    still_open,
-    warn_if_dropped,
-)
-from .options import SessionOptions
+from .manager import SCAN_PAGE, check_every, exchange_of, hold_for_edit, still_open
 from .policy import CookiePolicy
 from .record import Record
-from .sealing import SealingKeys
 from .session import Create, Error, Session, SessionView, answered, tracking_of
-from .settings import UNCHANGED, build_core, change_options, locator_of
+from .settings import Configured, locator_of
 from .stores.base import AsyncStore, Created, Store
-from .stores.memory import MemoryStore
 
 E = TypeVar("E", bound=Event)
 R = TypeVar("R")
@@ -54,14 +39,14 @@ _READER = RequestReader()
 
 
 @final
-class AsyncFinish:
+class AsyncFinish(Finishing):
     """Ends one request: await it once, before the response's headers leave, and send the header pairs that it returns."""
 
-    __slots__ = ("_exchange", "_manager")
+    __slots__ = ("_manager",)
 
     def __init__(self, manager: AsyncSessionManager, exchange: Exchange) -> None:
+        super().__init__(exchange)
         self._manager = manager
-        self._exchange = exchange
 
     async def __call__(self) -> list[tuple[str, str]]:
         """As `Finish` does."""
@@ -73,128 +58,24 @@ class AsyncFinish:
                 close_exchange(exchange)
         return exchange.headers()
 
-    def discard(self) -> list[tuple[str, str]]:
-        """Drop what changed, for an answer that reports a failure; the headers still belong into the response."""
-        discard_exchange(self._exchange)
-        return self._exchange.headers()
-
-    @property
-    def cookies(self) -> Sequence[SetCookie]:
-        """The cookies that the headers set or expire, for servers with cookie objects of their own. Complete once finished."""
-        return self._exchange.set_cookies()
-
-    def __del__(self) -> None:
-        warn_if_dropped(self._exchange)
-
 
 @final
-class AsyncSessionManager:
+class AsyncSessionManager(Configured[Store | AsyncStore]):
     """Sessions for asyncio servers; options, methods and errors are those of `SessionManager`."""
 
-    def __init__(
-        self,
-        store: Store | AsyncStore | None = None,
-        /,
-        *,
-        cookie_policy: CookiePolicy | None = None,
-        address_policy: AddressPolicy | None = None,
-        timeout: float | None = 600,
-        lifetime: float | None = None,
-        granularity: float = 60,
-        overlap: float = 0,
-        linger: float = 300,
-        create: Create = "on_write",
-        gc: str = "passive",
-        enabled: bool = True,
-        route: str | None = None,
-        old_id: str = "report",
-        deadline: float = 5,
-        reap_grace: float = 604_800,
-        max_clients: int = 1_000,
-        seal: SealingKeys | None = None,
-        clock: Callable[[], float] | None = None,
-        **unknown: Never,
-    ) -> None:
-        store = MemoryStore() if store is None else store
-        check_store("AsyncSessionManager", store)
-        options = {
-            "timeout": timeout,
-            "lifetime": lifetime,
-            "granularity": granularity,
-            "overlap": overlap,
-            "linger": linger,
-            "create": create,
-            "gc": gc,
-            "enabled": enabled,
-            "route": route,
-            "old_id": old_id,
-            "deadline": deadline,
-            "reap_grace": reap_grace,
-            "max_clients": max_clients,
-        }
-        self._core = build_core(store, cookie_policy, address_policy, seal, clock, options, unknown, asynchronous=True)
-        asynchronous = inspect.iscoroutinefunction(getattr(store, "open", None))
-        self._direct = None if asynchronous or cast("Store", store).blocking else cast("Store", store)
+    asynchronous = True
+
+    @override
+    def _begin(self) -> None:
+        store = self._core.store
+        awaited = inspect.iscoroutinefunction(store.open)
+        self._direct: Store | None = None if awaited or store.blocking else store
         """The store, if its verbs neither wait nor have to be awaited."""
-        self._threaded = not asynchronous and self._direct is None
+        self._threaded = not awaited and self._direct is None
         self._tasks: set[asyncio.Task[Any]] = set()  # Any: each gives something else
         self._loops: dict[str, tuple[float, Callable[[], Coroutine[Any, Any, object]]]] = {}
         self._looping: dict[str, asyncio.Task[None]] = {}
         self._path: str | os.PathLike[str] | None = None
-        self._tend()
-
-    # -------------------------------------------------------------- options and events
-
-    @property
-    def options(self) -> SessionOptions:
-        """The options in force."""
-        return self._core.options
-
-    @property
-    def cookie_policy(self) -> CookiePolicy:
-        return self._core.cookie_policy
-
-    @property
-    def core(self) -> Core:
-        """For the filters of this package."""
-        return self._core
-
-    def set_options(
-        self,
-        *,
-        timeout: float | None = UNCHANGED,
-        lifetime: float | None = UNCHANGED,
-        granularity: float = UNCHANGED,
-        overlap: float = UNCHANGED,
-        linger: float = UNCHANGED,
-        create: Create = UNCHANGED,
-        gc: str = UNCHANGED,
-        enabled: bool = UNCHANGED,
-        route: str | None = UNCHANGED,
-        old_id: str = UNCHANGED,
-        deadline: float = UNCHANGED,
-        reap_grace: float = UNCHANGED,
-        **unknown: Never,
-    ) -> None:
-        """As `SessionManager.set_options`; inside the event loop, `gc="active"` begins at once, elsewhere with the next request."""
-        given = {
-            "timeout": timeout,
-            "lifetime": lifetime,
-            "granularity": granularity,
-            "overlap": overlap,
-            "linger": linger,
-            "create": create,
-            "gc": gc,
-            "enabled": enabled,
-            "route": route,
-            "old_id": old_id,
-            "deadline": deadline,
-            "reap_grace": reap_grace,
-        }
-        change_options(self._core, given, unknown)
-        self._tend()
-        with suppress(RuntimeError):
-            self._start_loops(asyncio.get_running_loop())
 
     def on(self, event: type[E], listener: Callable[[E], Awaitable[None] | None], /) -> Callable[[], None]:
         """As `SessionManager.on`; a listener may be a coroutine function, which is awaited."""
@@ -516,6 +397,7 @@ class AsyncSessionManager:
         self._path = path
         self._loops["autosave"] = (every, lambda: self.save_sessions(path))
 
+    @override
     def _tend(self) -> None:
         options = self._core.options
         running = self._looping.pop("sweep", None)
@@ -525,6 +407,8 @@ class AsyncSessionManager:
             self._loops["sweep"] = (max(options.granularity, 0.01), self.sweep)
         else:
             self._loops.pop("sweep", None)
+        with suppress(RuntimeError):
+            self._start_loops(asyncio.get_running_loop())
 
     def _start_loops(self, loop: asyncio.AbstractEventLoop) -> None:
         for name, (every, work) in self._loops.items():
@@ -584,13 +468,20 @@ class AsyncSessionManager:
                 elif type(step) is plans.Work:
                     result = await asyncio.to_thread(step.function, *step.args)
                 elif type(step) is plans.Whole:
-                    result = await asyncio.shield(self._spawn(self.run(step.plan)))
+                    result = await self._whole(step.plan)
                 else:
                     result = step[0](*step[1])
                     if inspect.isawaitable(result):
                         result = await result
             except BaseException as raised:
                 problem = raised
+
+    async def _whole(self, plan: plans.Plan[R]) -> R:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return await self.run(plan)  # driven by something else than asyncio: there are no tasks to be cancelled
+        return await asyncio.shield(self._spawn(self.run(plan)))
 
 
 async def _repeat(name: str, every: float, work: Callable[[], Coroutine[Any, Any, object]]) -> None:

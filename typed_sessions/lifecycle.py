@@ -166,7 +166,8 @@ def new_record(
         return record
     if not (changes.lists or changes.set_timeout or changes.set_persistent):
         # What `apply` would do to a record that holds nothing yet.
-        fields, flags = {}, 0
+        fields: dict[str, bytes] = {}
+        flags = 0
         for name, write in changes.writes.items():
             if write.payload is not None:
                 fields[name] = FIELD.pack(1, write.version, write.flags) + write.payload

@@ -9,33 +9,28 @@ import asyncio
 import inspect
 import logging
 import os
-import threading
-import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar, final
 
-from typing_extensions import Never, Self
+from typing_extensions import Self, override
 
 from . import plans
-from .address import AddressPolicy
+from .background import Background
 from .changes import Use
 from .clients import Client
-from .cookies import SetCookie
 from .core import Core
 from .errors import KeyTypeError, NoSession, SessionEnded, SessionError
 from .events import Begin, Event
 from .exchange import BAD_REQUEST, Exchange, Guard, Request, RequestReader
+from .finish import Finishing, close_exchange
 from .keeper import keeper_of
 from .lifecycle import judge, opens
-from .options import SessionOptions
 from .policy import CookiePolicy
 from .record import Record
-from .sealing import SealingKeys
 from .session import Create, Error, Session, SessionView, answered, tracking_of
-from .settings import UNCHANGED, build_core, change_options, locator_of
+from .settings import Configured, locator_of
 from .stores.base import Store
-from .stores.memory import MemoryStore
 from .tracking import Tracking, check_timeout
 
 E = TypeVar("E", bound=Event)
@@ -78,14 +73,14 @@ def _drop(awaitable: object) -> None:
 
 
 @final
-class Finish:
+class Finish(Finishing):
     """Ends one request: call it once, before the response's headers leave, and send the header pairs that it returns."""
 
-    __slots__ = ("_exchange", "_manager")
+    __slots__ = ("_manager",)
 
     def __init__(self, manager: SessionManager, exchange: Exchange) -> None:
+        super().__init__(exchange)
         self._manager = manager
-        self._exchange = exchange
 
     def __call__(self) -> list[tuple[str, str]]:
         """Commit what changed and close the session; the cookies to set or expire, `Vary` and `Cache-Control`, as header pairs.
@@ -101,161 +96,24 @@ class Finish:
                 close_exchange(exchange)
         return exchange.headers()
 
-    def discard(self) -> list[tuple[str, str]]:
-        """Drop what changed, for an answer that reports a failure; the headers still belong into the response."""
-        discard_exchange(self._exchange)
-        return self._exchange.headers()
-
-    @property
-    def cookies(self) -> Sequence[SetCookie]:
-        """The cookies that the headers set or expire, for servers with cookie objects of their own. Complete once finished."""
-        return self._exchange.set_cookies()
-
-    def __del__(self) -> None:
-        warn_if_dropped(self._exchange)
-
-
-def close_exchange(exchange: Exchange) -> None:
-    """The request is over: its session answers no more."""
-    exchange.done = True
-    tracking = exchange.tracking
-    if tracking is not None:
-        tracking.closed = True
-        tracking.owner = None  # no reference cycle: a request's memory is free when the request is over
-
-
-def discard_exchange(exchange: Exchange) -> None:
-    """The request is over, and what it changed is dropped; its headers still go out."""
-    if not exchange.done:
-        if exchange.tracking is not None:
-            exchange.tracking.forget_changes()
-        close_exchange(exchange)
-
-
-def warn_if_dropped(exchange: Exchange) -> None:
-    """`ResourceWarning` for a request whose changes nobody has committed."""
-    tracking = exchange.tracking
-    if exchange.done or tracking is None or tracking.closed:
-        return
-    names = tracking.dirty_names()
-    if names or tracking.end_asked or tracking.renew_asked or tracking.timeout_set or tracking.persistent_set:
-        warnings.warn(
-            f"a session was dropped without finish(): what was done to it is lost (keys {names}); "
-            "call (or await) the finish that start_check gave, or finish.discard()",
-            ResourceWarning,
-            stacklevel=2,
-        )
-
 
 @final
-class SessionManager:
+class SessionManager(Configured[Store]):
     """Sessions for threaded servers. See `SessionOptions` for the options; times are in seconds.
 
     Raises `PolicyError` for a wrong or unknown option, before anything else happens.
     """
 
-    def __init__(
-        self,
-        store: Store | None = None,
-        /,
-        *,
-        cookie_policy: CookiePolicy | None = None,
-        address_policy: AddressPolicy | None = None,
-        timeout: float | None = 600,
-        lifetime: float | None = None,
-        granularity: float = 60,
-        overlap: float = 0,
-        linger: float = 300,
-        create: Create = "on_write",
-        gc: str = "passive",
-        enabled: bool = True,
-        route: str | None = None,
-        old_id: str = "report",
-        deadline: float = 5,
-        reap_grace: float = 604_800,
-        max_clients: int = 1_000,
-        seal: SealingKeys | None = None,
-        clock: Callable[[], float] | None = None,
-        **unknown: Never,
-    ) -> None:
-        store = MemoryStore() if store is None else store
-        check_store("SessionManager", store)
+    asynchronous = False
+
+    @override
+    def _begin(self) -> None:
+        store: Store = self._core.store
         if inspect.iscoroutinefunction(store.open):
             raise TypeError(f"SessionManager({store!r}): that store is for AsyncSessionManager; use its synchronous sibling")
-        options = {
-            "timeout": timeout,
-            "lifetime": lifetime,
-            "granularity": granularity,
-            "overlap": overlap,
-            "linger": linger,
-            "create": create,
-            "gc": gc,
-            "enabled": enabled,
-            "route": route,
-            "old_id": old_id,
-            "deadline": deadline,
-            "reap_grace": reap_grace,
-            "max_clients": max_clients,
-        }
-        self._core = build_core(store, cookie_policy, address_policy, seal, clock, options, unknown, asynchronous=False)
         self._store = store
         self._blocking = store.blocking
         self._background = Background()
-        self._tend()
-
-    # -------------------------------------------------------------- options and events
-
-    @property
-    def options(self) -> SessionOptions:
-        """The options in force."""
-        return self._core.options
-
-    @property
-    def cookie_policy(self) -> CookiePolicy:
-        return self._core.cookie_policy
-
-    @property
-    def core(self) -> Core:
-        """For the filters of this package."""
-        return self._core
-
-    def set_options(
-        self,
-        *,
-        timeout: float | None = UNCHANGED,
-        lifetime: float | None = UNCHANGED,
-        granularity: float = UNCHANGED,
-        overlap: float = UNCHANGED,
-        linger: float = UNCHANGED,
-        create: Create = UNCHANGED,
-        gc: str = UNCHANGED,
-        enabled: bool = UNCHANGED,
-        route: str | None = UNCHANGED,
-        old_id: str = UNCHANGED,
-        deadline: float = UNCHANGED,
-        reap_grace: float = UNCHANGED,
-        **unknown: Never,
-    ) -> None:
-        """Change options at run time: all that are given, or on `PolicyError` none.
-
-        A new `timeout` is taken over by sessions without one of their own when their next use is written; `lifetime` by new sessions.
-        """
-        given = {
-            "timeout": timeout,
-            "lifetime": lifetime,
-            "granularity": granularity,
-            "overlap": overlap,
-            "linger": linger,
-            "create": create,
-            "gc": gc,
-            "enabled": enabled,
-            "route": route,
-            "old_id": old_id,
-            "deadline": deadline,
-            "reap_grace": reap_grace,
-        }
-        change_options(self._core, given, unknown)
-        self._tend()
 
     def on(self, event: type[E], listener: Callable[[E], None], /) -> Callable[[], None]:
         """Call `listener` for every event of this class; what is returned takes it back. Listeners are called in this order."""
@@ -523,6 +381,7 @@ class SessionManager:
         self._background.path = path
         self._background.start("autosave", every, lambda: self.save_sessions(path))
 
+    @override
     def _tend(self) -> None:
         options = self._core.options
         if options.gc == "active":
@@ -551,12 +410,6 @@ class SessionManager:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-def check_store(manager: str, store: object) -> None:
-    """Raise TypeError for what is no store at all."""
-    if not callable(getattr(store, "open", None)) or isinstance(store, (str, bytes, type)):
-        raise TypeError(f"{manager}({store!r}): expected a store, such as MemoryStore()")
 
 
 def exchange_of(session: Session) -> Exchange:
@@ -606,38 +459,3 @@ def _refuse_running_loop() -> None:
     raise SessionError(
         "SessionManager was used inside a running event loop, which its store's I/O would hold up: use AsyncSessionManager, and await it"
     )
-
-
-@final
-class Background:
-    """The threads of a manager: each does one thing every so many seconds until it is stopped."""
-
-    def __init__(self) -> None:
-        self._running: dict[str, tuple[threading.Event, threading.Thread]] = {}
-        self.path: str | os.PathLike[str] | None = None
-
-    def start(self, name: str, every: float, work: Callable[[], object]) -> None:
-        self.stop(name)
-        stop = threading.Event()
-
-        def loop() -> None:
-            while not stop.wait(every):
-                try:
-                    work()
-                except Exception:
-                    logger.exception("the %s of sessions failed; it is tried again in %g s", name, every)
-
-        thread = threading.Thread(target=loop, name=f"typed_sessions {name}", daemon=True)
-        self._running[name] = (stop, thread)
-        thread.start()
-
-    def stop(self, name: str) -> None:
-        running = self._running.pop(name, None)
-        if running is not None:
-            running[0].set()
-            if running[1] is not threading.current_thread():
-                running[1].join()
-
-    def stop_all(self) -> None:
-        for name in list(self._running):
-            self.stop(name)

@@ -14,7 +14,7 @@ in a Tell, it runs with no lock held, and what it raises is reported here and st
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, final
 
 from .changes import Changes, Outcome
@@ -26,7 +26,7 @@ from .exchange import Exchange
 from .keys import Key, known_key, somebody_cleans_up
 from .lifecycle import ANSWERS, Presented, ended_by, idle_of, issue, opens, renewal
 from .record import FIELD_HOOKED, EndReason, Record, SessionId, field_revision
-from .session import Opened, Session, SessionView, enter, leave, tracking_of
+from .session import Opened, Session, SessionView, carrying, enter, leave, tracking_of
 from .stores.base import Created
 from .tracking import Tracking
 
@@ -206,7 +206,16 @@ def commit(core: Core, exchange: Exchange, now: float, *, strict: bool, outcome:
         if tracking.begins():
             yield from create(core, exchange, now)
         return
-    yield from _commit_changes(core, exchange, tracking, record, now, strict, outcome)
+    if not tracking.resident_changes():
+        yield from _commit_changes(core, exchange, tracking, record, now, strict, outcome)
+        return
+    core.residents.expect(record.locator)
+    try:
+        yield from _commit_changes(core, exchange, tracking, record, now, strict, outcome)
+    finally:
+        late = core.residents.settle(record.locator)
+        if late:
+            yield from _clean_late(core, record, late)
 
 
 def _commit_changes(
@@ -314,6 +323,8 @@ def end(core: Core, locator: bytes, reason: EndReason, by: Exchange | None = Non
 
     `by` is the exchange of the request that asked for it; `carrier` the connection of one in which it merely came out.
     """
+    if by is None and carrier is None:
+        carrier = carrying()
     ended: bool = yield Whole(_end(core, locator, reason, by, carrier))
     return ended
 
@@ -360,13 +371,14 @@ def bury(core: Core, record: Record, by: Exchange | None = None, carrier: Client
     session = Session(tracking)
     if _is_first(record):
         yield from emit(core, End(SessionView(tracking), ending.reason), session)
-    residents = core.residents.of(record.locator)
+    residents = core.residents.drop(record.locator)  # what comes now falls to the commit that brings it
     stored = core.tracking_of(record, record.address, now)  # what is in `session`, listeners and hooks may have changed
+    for view in (tracking, stored):
+        view.hold_residents(residents)
     for name in [*record.fields, *residents]:
         key = known_key(name)
         if isinstance(key, Key) and key.has_hooks:
             yield from _clean(core, session, key, stored)
-    core.residents.drop(record.locator)
     if record.hooked:
         hooked = [name for name, packed in record.fields.items() if packed[_FLAGS_AT] & FIELD_HOOKED]
         left = [name for name in hooked if known_key(name) is None and now < ending.at + core.options.reap_grace]
@@ -378,6 +390,19 @@ def bury(core: Core, record: Record, by: Exchange | None = None, carrier: Client
         else:
             yield from _close(client.take_close())
     return record.hooked and not left
+
+
+def _clean_late(core: Core, record: Record, residents: Mapping[str, object]) -> Plan[None]:
+    """Values of this process that a commit has put into a session whose clean-up was over by then."""
+    stored, tracking = (core.tracking_of(record, record.address, core.clock()) for _ in range(2))
+    for view in (tracking, stored):
+        view.hold_residents(residents)
+    tracking.discarding = True
+    for name in residents:
+        key = known_key(name)
+        if isinstance(key, Key) and key.has_hooks:
+            yield from _clean(core, Session(tracking), key, stored)
+    tracking.closed = True
 
 
 def _clean(core: Core, session: Session, key: Key[Any], stored: Tracking) -> Plan[None]:

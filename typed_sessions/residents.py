@@ -26,6 +26,8 @@ class Residents:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._sessions: dict[bytes, dict[str, object]] = {}
+        # Commits under way that bring values, by session: how many, and whether the session has ended meanwhile.
+        self._expected: dict[bytes, tuple[int, bool]] = {}
 
     @property
     def busy(self) -> bool:
@@ -42,6 +44,20 @@ class Residents:
             change.name: self._update(locator, change) if change.functions else self._set(locator, change.name, change.value)
             for change in changes
         }
+
+    def expect(self, locator: bytes) -> None:
+        """A commit that brings values is under way; `settle` tells it what it has put into a session that has ended meanwhile."""
+        with self._lock:
+            count, ended = self._expected.get(locator, (0, False))
+            self._expected[locator] = (count + 1, ended)
+
+    def settle(self, locator: bytes) -> Mapping[str, object]:
+        """The commit is over: the values whose clean-up falls to it, since the one at the end of the session came before them."""
+        with self._lock:
+            count, ended = self._expected.pop(locator)
+            if count > 1:
+                self._expected[locator] = (count - 1, ended)
+            return self._sessions.pop(locator, {}) if ended else {}
 
     def _set(self, locator: bytes, name: str, value: object) -> object:
         with self._lock:
@@ -74,6 +90,8 @@ class Residents:
     def drop(self, locator: bytes) -> Mapping[str, object]:
         """Forget a session; what it had."""
         with self._lock:
+            if locator in self._expected:
+                self._expected[locator] = (self._expected[locator][0], True)
             return self._sessions.pop(locator, {})
 
     def _put(self, locator: bytes, name: str, value: object) -> object:

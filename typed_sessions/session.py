@@ -352,6 +352,12 @@ enter = _opener.set
 leave = _opener.reset
 
 
+def carrying() -> Client | None:
+    """The connection that carries the running request, where its filter knows one: what ends a session of its own is still answered."""
+    client = getattr(_opener.get(), "session_client", None)
+    return client if isinstance(client, Client) else None
+
+
 @final
 class Opened:
     """An opener for a session that is open already."""

@@ -1,10 +1,12 @@
-"""What both managers make of the arguments of their constructors and of `set_options`: all checked, or none taken."""
+"""What the two managers have in common: their settings, all of them checked or none taken."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, ClassVar, Final, Generic, Literal, TypeVar
+
+from typing_extensions import Never
 
 from .address import AddressPolicy
 from .clock import steady_clock
@@ -13,6 +15,8 @@ from .errors import PolicyError
 from .options import SessionOptions, refuse_unknown
 from .policy import CookiePolicy
 from .sealing import SealingKeys
+from .session import Create
+from .stores.memory import MemoryStore
 
 UNCHANGED: Final[Any] = object()
 """The default of an option that is not given to `set_options`. Any: it stands for a value of every option's type."""
@@ -23,38 +27,136 @@ _ONCE: Final = (*ELSEWHERE, "max_clients")
 _COOKIE_OPTIONS: Final = ("cookie", "path", "samesite", "same_site", "http_only", "secure", "max_age", "domain", "name")
 
 
-def build_core(
-    store: object,
-    cookie_policy: CookiePolicy | None,
-    address_policy: AddressPolicy | None,
-    seal: SealingKeys | None,
-    clock: Callable[[], float] | None,
-    options: Mapping[str, object],
-    unknown: Mapping[str, object],
-    *,
-    asynchronous: bool,
-) -> Core:
-    """The core of a manager. Raises `PolicyError`."""
-    refuse(unknown)
-    return Core(
-        store,
-        SessionOptions(**options),  # type: ignore[arg-type]  # SessionOptions checks each, which is the point
-        CookiePolicy() if cookie_policy is None else cookie_policy,
-        AddressPolicy() if address_policy is None else address_policy,
-        seal,
-        steady_clock() if clock is None else clock,
-        asynchronous=asynchronous,
-    )
+S = TypeVar("S")
 
 
-def change_options(core: Core, given: Mapping[str, object], unknown: Mapping[str, object]) -> None:
-    """Change options: all of them, or on `PolicyError` none."""
-    for name in unknown:
-        if name in _ONCE:
-            raise PolicyError(f"set_options({name}=...): it cannot be changed; give it to the manager when that is made")
-    refuse(unknown)
-    changed = {name: value for name, value in given.items() if value is not UNCHANGED}
-    core.set_options(replace(core.options, **changed))  # type: ignore[arg-type]  # as above
+class Configured(Generic[S]):
+    """The part of a manager that is its settings: the constructor, and what changes them later."""
+
+    asynchronous: ClassVar[bool]
+    """Whether hooks and listeners may be coroutine functions."""
+
+    def __init__(
+        self,
+        store: S | None = None,
+        /,
+        *,
+        cookie_policy: CookiePolicy | None = None,
+        address_policy: AddressPolicy | None = None,
+        timeout: float | None = 600,
+        lifetime: float | None = None,
+        granularity: float = 60,
+        overlap: float = 0,
+        linger: float = 300,
+        create: Create = "on_write",
+        gc: Literal["passive", "active"] = "passive",
+        enabled: bool = True,
+        route: str | None = None,
+        old_id: Literal["report", "end"] = "report",
+        deadline: float = 5,
+        reap_grace: float = 604_800,
+        max_clients: int = 1_000,
+        seal: SealingKeys | None = None,
+        clock: Callable[[], float] | None = None,
+        **unknown: Never,
+    ) -> None:
+        refuse(unknown)
+        used = MemoryStore() if store is None else store
+        if isinstance(used, type) or not callable(getattr(used, "open", None)):
+            raise TypeError(f"{type(self).__name__}({store!r}): expected a store, such as MemoryStore()")
+        options = SessionOptions(
+            timeout=timeout,
+            lifetime=lifetime,
+            granularity=granularity,
+            overlap=overlap,
+            linger=linger,
+            create=create,
+            gc=gc,
+            enabled=enabled,
+            route=route,
+            old_id=old_id,
+            deadline=deadline,
+            reap_grace=reap_grace,
+            max_clients=max_clients,
+        )
+        self._core = Core(
+            used,
+            options,
+            CookiePolicy() if cookie_policy is None else cookie_policy,
+            AddressPolicy() if address_policy is None else address_policy,
+            seal,
+            steady_clock() if clock is None else clock,
+            asynchronous=self.asynchronous,
+        )
+        self._begin()
+        self._tend()
+
+    def _begin(self) -> None:
+        """Set up what a manager has of its own; the core is there."""
+        raise NotImplementedError
+
+    def _tend(self) -> None:
+        """The options have changed: begin or stop what runs in the background."""
+        raise NotImplementedError
+
+    @property
+    def options(self) -> SessionOptions:
+        """The options in force."""
+        return self._core.options
+
+    @property
+    def cookie_policy(self) -> CookiePolicy:
+        """The cookies of filters that have no policy of their own."""
+        return self._core.cookie_policy
+
+    @property
+    def core(self) -> Core:
+        """For the filters of this package."""
+        return self._core
+
+    def set_options(
+        self,
+        *,
+        timeout: float | None = UNCHANGED,
+        lifetime: float | None = UNCHANGED,
+        granularity: float = UNCHANGED,
+        overlap: float = UNCHANGED,
+        linger: float = UNCHANGED,
+        create: Create = UNCHANGED,
+        gc: Literal["passive", "active"] = UNCHANGED,
+        enabled: bool = UNCHANGED,
+        route: str | None = UNCHANGED,
+        old_id: Literal["report", "end"] = UNCHANGED,
+        deadline: float = UNCHANGED,
+        reap_grace: float = UNCHANGED,
+        **unknown: Never,
+    ) -> None:
+        """Change options at run time: all that are given, or on `PolicyError` none.
+
+        A new `timeout` is taken over by sessions without one of their own when their next use is written; `lifetime` by new sessions. An
+        asynchronous manager begins with `gc="active"` at once inside its event loop, elsewhere with the next request.
+        """
+        given = {
+            "timeout": timeout,
+            "lifetime": lifetime,
+            "granularity": granularity,
+            "overlap": overlap,
+            "linger": linger,
+            "create": create,
+            "gc": gc,
+            "enabled": enabled,
+            "route": route,
+            "old_id": old_id,
+            "deadline": deadline,
+            "reap_grace": reap_grace,
+        }
+        for name in unknown:
+            if name in _ONCE:
+                raise PolicyError(f"set_options({name}=...): it cannot be changed; give it to the manager when that is made")
+        refuse(unknown)
+        changed = {name: value for name, value in given.items() if value is not UNCHANGED}
+        self._core.set_options(replace(self._core.options, **changed))  # type: ignore[arg-type]  # SessionOptions checks each
+        self._tend()
 
 
 def refuse(unknown: Mapping[str, object]) -> None:

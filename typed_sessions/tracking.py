@@ -183,6 +183,13 @@ class Tracking(msgspec.Struct, eq=False):
             self._decode(slot, packed, record.locator)
         return slot
 
+    def hold_residents(self, values: Mapping[str, object]) -> None:
+        """The values of this process that an ended session had, for those who still look at it: they are in no table any more."""
+        for name, value in values.items():
+            key = known_key(name)
+            if isinstance(key, Key) and key.codec is None and name not in self.slots:
+                self.slots[name] = Slot(key, present=True, value=value)
+
     def _decode(self, slot: Slot, packed: bytes, locator: bytes) -> None:
         key = slot.key
         field = unpack_field(packed)

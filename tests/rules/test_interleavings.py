@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
-import threading
-from collections.abc import Iterator
-from typing import Any
+import itertools
 
 import pytest
 
 from tests.interleave import Choose, every_order
-from tests.invariants import Keys, check_all, declare, scripts_for
-from tests.stage import PEER, Script, Stage, play_all
-from typed_sessions import (
-    AsyncSessionManager,
-    Conflict,
-    CookiePolicy,
-    Key,
-    ListKey,
-    MemoryStore,
-    Request,
-    Session,
-    SessionManager,
-)
+from tests.invariants import Keys, check_all, declare, endings, scripts_for
+from tests.stage import Script, Stage, play_all
+from typed_sessions import CookiePolicy, Key
 from typed_sessions.testing import isolated_keys
 
 KINDS = ("sync", "async")
@@ -32,18 +18,12 @@ with isolated_keys():
     NAMES = list(scripts_for(declare()))
 
 TRIPLES = [
-    ("count", "count", "count"),
-    ("append", "append", "append"),
-    ("both", "both", "both"),
-    ("merge", "merge", "merge"),
-    ("in place", "in place", "in place"),
+    *itertools.combinations_with_replacement(["count", "sign in", "rotate", "end", "roam"], 3),
+    *((name,) * 3 for name in ("append", "both", "merge", "in place", "write one")),
     ("renew", "renew", "read"),
-    ("rotate", "rotate", "read"),
     ("sign in", "rotate", "write two"),
-    ("sign in", "end", "write one"),
     ("sign out", "sign in", "read"),
-    ("end", "roam", "count"),
-    ("end", "end by handle", "append"),
+    ("end by handle", "rotate", "append"),
     ("expire", "count", "roam"),
     ("renew", "forge", "roam"),
 ]
@@ -54,40 +34,56 @@ def keys() -> Keys:
     return declare()
 
 
-def orders(n: int) -> Iterator[tuple[int, ...]]:
-    """Every way to choose: one of two, then one of n if the first was 1."""
+def test_every_order_is_enumerated_once() -> None:
+    """The enumeration goes through every branch, also where there are more choices in one than in another."""
     found: list[tuple[int, ...]] = []
 
     def play(choose: Choose) -> None:
         first = choose(2)
-        found.append((first, choose(n)) if first else (first,))
+        found.append((first, choose(3), choose(1)) if first else (first,))
 
-    assert every_order(play) == len(found)
-    yield from found
-
-
-def test_every_order_is_enumerated_once() -> None:
-    """The enumeration goes through every branch, also where there are more choices in one than in another."""
-    assert list(orders(3)) == [(0,), (1, 0), (1, 1), (1, 2)]
+    assert every_order(play) == 4
+    assert found == [(0,), (1, 0, 0), (1, 1, 0), (1, 2, 0)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_orders_of_two_requests_are_as_many_as_can_be_counted(kind: str, keys: Keys) -> None:
-    """Two requests of two calls each: 4!/(2!·2!) orders when both are under way, and one for each that is sent first and alone."""
+    """Two requests of two calls each: 4!/(2!·2!) orders if both are under way, and one for each that is sent first and alone."""
     scripts = scripts_for(keys)
-    seen: set[tuple[str, ...]] = set()
+    seen: list[tuple[str, ...]] = []
 
     def look(stage: Stage) -> None:
-        seen.add(tuple(f"{call.request} {call.verb}" for call in stage.log))
+        seen.append(tuple(f"{call.request} {call.verb}" for call in stage.log))
 
     assert play_all(look, kind, [scripts["write one"], scripts["write two"]], keys.prepare) == 6 + 2
-    assert len(seen) == 6
-    assert all(len(calls) == 4 for calls in seen)
+    one, two = (tuple(f"{name} {verb}" for verb in ("open", "commit")) for name in ("write one 0", "write two 1"))
+    in_order = [
+        calls
+        for calls in itertools.permutations((*one, *two))
+        if calls.index(one[0]) < calls.index(one[1]) and calls.index(two[0]) < calls.index(two[1])
+    ]
+    assert set(seen) == set(in_order)
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_the_orders_of_two_answers_are_played_too(kind: str, keys: Keys) -> None:
+    """Two new sessions: both orders of creation with both orders of arrival, and each request alone before the other is sent."""
+    scripts = scripts_for(keys)
+    seen: list[tuple[str, ...]] = []
+
+    def look(stage: Stage) -> None:
+        created = [f"{call.request} created" for call in stage.log if call.verb == "create"]
+        seen.append((*created, *(f"{request} arrived" for request in stage.arrivals)))
+
+    play_all(look, kind, [scripts["write one"], scripts["write two"]], None)
+    names = ["write one 0", "write two 1"]
+    both = itertools.product(itertools.permutations(f"{name} created" for name in names), itertools.permutations(f"{name} arrived" for name in names))
+    alone = [(f"{name} created", f"{name} arrived") for name in names]
+    assert set(seen) == {*(created + arrived for created, arrived in both), *alone}
+
+
 @pytest.mark.parametrize("first", NAMES)
-@pytest.mark.parametrize("processes", [1, 2], ids=["one process", "two processes"])
+@pytest.mark.parametrize(("kind", "processes"), [("sync", 1), ("async", 1), ("async", 2)])
 def test_every_order_of_two_requests(kind: str, first: str, processes: int, keys: Keys) -> None:
     """Of one browser with a live session: what was committed is there, what has ended stays so, one secret opens it, and the browser has it."""
     scripts = scripts_for(keys)
@@ -118,7 +114,27 @@ def test_every_order_of_two_requests_with_a_lasting_cookie(kind: str, first: str
 
 @pytest.mark.parametrize("names", TRIPLES, ids=" + ".join)
 def test_every_order_of_three_requests(names: tuple[str, str, str], keys: Keys) -> None:
-    """The same for three, of the asynchronous manager (the threads of the other would take the same steps, and longer)."""
+    """The same for three, on the asynchronous manager: the threads of the other take the same steps, and longer."""
     scripts = scripts_for(keys)
-    n=play_all(check_all(keys), "async", [scripts[name] for name in names], keys.prepare)
-    print(names, n)
+    play_all(check_all(keys), "async", [scripts[name] for name in names], keys.prepare)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("how", ["end", "sign out", "end by handle", "expire"])
+def test_every_order_of_an_end_and_a_value_of_this_process(kind: str, how: str, keys: Keys) -> None:
+    """A resident value that was committed gets its hook once, and none is left behind, also where the end comes between the two (rule 13)."""
+    cleaned: list[str] = []
+    resident = Key("resident", str, resident=True, cleanup_delete=cleaned.append)
+    scripts = scripts_for(keys)
+    hold = Script("hold", lambda session, token: session.__setitem__(resident, token))
+
+    def check(stage: Stage) -> None:
+        locator = bytes.fromhex(stage.handle)
+        if endings(stage, locator):
+            committed = [call for call in stage.log if call.verb == "commit" and call.result.status == "committed" and call.args[0] == locator]
+            assert cleaned == ["hold 0"] * len(committed)
+            assert dict(stage.managers[0].core.residents.of(locator)) == {}
+        cleaned.clear()
+
+    orders = play_all(check, kind, [hold, scripts[how]], keys.prepare, stop_after=True)
+    assert orders >= 18

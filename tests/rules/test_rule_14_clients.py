@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64decode
 from collections.abc import Callable
 
 import pytest
 
 from tests.faces import Browser, Face
+from tests.filters.servers import Connection as TCPConnection
+from tests.filters.servers import Jar, serving
 from tests.rules.scene import Connection, handle_of, is_open, never, values
-from typed_sessions import AddressPolicy, End, Key, Rejected, SessionView
+from typed_sessions import AddressPolicy, End, Key, Rejected, Session, SessionManager, SessionView
+from typed_sessions.filters.http_server import SessionHandler
 
 Make = Callable[..., Face]
 
@@ -207,3 +211,49 @@ def test_rule_14_a_connection_that_left_is_not_closed(face: Face) -> None:
         one.leave()
         assert face.call(face.manager.end(handle_of(browser)))
         assert one.closed == 0
+
+
+@pytest.mark.parametrize("how", ["session.end", "manager.end", "end_all", "check"])
+def test_rule_14_a_handler_that_ends_its_own_session_is_answered(how: str) -> None:
+    """On a real socket, by whatever call: the response arrives, then the connection is closed; the other one is closed at once."""
+
+    class Handler(SessionHandler):
+        sessions = SessionManager()
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            if self.path == "/in":
+                self.session[Key("user", str)] = "ann"
+            elif self.path == "/look":
+                assert self.session.exists
+            else:
+                if how == "session.end":
+                    self.session.end()
+                elif how == "manager.end":
+                    self.sessions.end(self.session.handle)
+                elif how == "end_all":
+                    self.sessions.end_all()
+            self.send_response(200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"ok")
+
+        def check_session(self, session: Session) -> bool:
+            return how != "check" or self.path != "/out"
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with serving(Handler) as server:
+        jar = Jar()
+        with TCPConnection(server, jar) as mine, TCPConnection(server, jar) as other:
+            assert mine.ask("/in").status == 200
+            assert other.ask("/look").status == 200
+            handle = urlsafe_b64decode(jar.cookies["SESSION_KEY"])[:16].hex()
+            answer = mine.ask("/out")
+            assert answer.status == (400 if how == "check" else 200)
+            assert not Handler.sessions.end(handle)
+            assert mine.is_shut()
+            assert other.is_shut()
+    assert server.errors == []
+    Handler.sessions.close()

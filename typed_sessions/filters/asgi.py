@@ -18,7 +18,7 @@ from ..aio import AsyncSessionManager
 from ..clients import Client
 from ..errors import COMMIT_FAILURES, CommitFailure, Headers, NoSession, NotOpened, Rejected
 from ..exchange import BAD_REQUEST, Exchange, Guard, plain_answer
-from ..manager import close_exchange, discard_exchange
+from ..finish import close_exchange, discard_exchange
 from ..policy import CookiePolicy
 from ..session import Create, Error, Session, enter, leave
 

@@ -14,7 +14,8 @@ import msgspec
 from ..clients import Client
 from ..errors import COMMIT_FAILURES, CommitFailure, Headers, NoSession, Rejected
 from ..exchange import BAD_REQUEST, Exchange, Guard, plain_answer
-from ..manager import SessionManager, close_exchange, discard_exchange
+from ..finish import close_exchange, discard_exchange
+from ..manager import SessionManager
 from ..policy import CookiePolicy
 from ..session import Create, Error, Session, enter, leave
 

@@ -1,0 +1,232 @@
+"""Mistakes in setting up: options, policies, managers, filters. Those in keys and sessions are in test_mistakes.py.
+
+What a type checker would have said before is passed as Any.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from tests.filters.http_site import Handler, Page
+from tests.filters.servers import exchange, serving
+from tests.mistakes import REQUEST, Case, cases, check, coroutine_function, used
+from typed_sessions import (
+    AddressPolicy,
+    AsyncSessionManager,
+    CookiePolicy,
+    End,
+    Key,
+    KeyTypeError,
+    MemoryStore,
+    NoSession,
+    PolicyError,
+    SealingKeys,
+    SessionManager,
+    SessionOptions,
+    redirect,
+)
+from typed_sessions.filters import asgi, wsgi
+
+anything: Any = SessionManager
+
+# ------------------------------------------------------------------ options and policies
+
+OPTIONS: dict[str, Case] = {
+    "misspelt": (
+        lambda: anything(timout=5),
+        PolicyError,
+        ["no option 'timout'", "did you mean 'timeout'?", "the options are timeout, lifetime"],
+    ),
+    "misspelt create": (lambda: anything(crate=True), PolicyError, ["did you mean 'create'?"]),
+    "misspelt policy": (lambda: anything(adress_policy=AddressPolicy()), PolicyError, ["did you mean 'address_policy'?"]),
+    "a cookie's": (lambda: anything(samesite="lax"), PolicyError, ["'samesite'", "cookie_policy=CookiePolicy(...)"]),
+    "SWI's cookie": (lambda: anything(cookie="swipl_session"), PolicyError, ["'cookie'", "cookie_policy=CookiePolicy(...)"]),
+    "the store by name": (lambda: anything(store=MemoryStore()), PolicyError, ["first argument", "SessionManager(MemoryStore(), ...)"]),
+    "a class for the store": (lambda: anything(MemoryStore), TypeError, ["expected a store, such as MemoryStore()"]),
+    "no store at all": (lambda: anything({}), TypeError, ["SessionManager({})", "expected a store, such as MemoryStore()"]),
+    "a timeout of 0": (lambda: SessionManager(timeout=0), PolicyError, ["timeout = 0", "None is never"]),
+    "a timeout as text": (lambda: anything(timeout="600"), PolicyError, ["timeout = '600'", "a positive number of seconds, or None"]),
+    "a lifetime of nothing": (lambda: SessionManager(lifetime=-1), PolicyError, ["lifetime = -1"]),
+    "a wrong word to create": (
+        lambda: anything(create="on-write"),
+        PolicyError,
+        ["'on_write' or True or False", "did you mean 'on_write'?"],
+    ),
+    "SWI's word to create": (lambda: anything(create="auto"), PolicyError, ["create = 'auto'", "'on_write' or True or False"]),
+    "a wrong word for gc": (lambda: SessionManager(gc="activ"), PolicyError, ["'passive' or 'active'", "did you mean 'active'?"]),
+    "a wrong word for old_id": (lambda: SessionManager(old_id="ending"), PolicyError, ["'report' or 'end'", "did you mean 'end'?"]),
+    "a clock that stands": (lambda: anything(clock=5), PolicyError, ["clock = 5", "a function that gives the time"]),
+    "a policy as a dict": (lambda: anything(cookie_policy={"path": "/"}), PolicyError, ["cookie_policy", "a CookiePolicy, not", "dict"]),
+    "a key to seal with": (lambda: anything(seal=b"\x07" * 32), PolicyError, ["seal", "SealingKeys([...])", "bytes"]),
+    "set_options, misspelt": (
+        lambda: cast("Any", SessionManager().set_options)(granularty=1),
+        PolicyError,
+        ["did you mean 'granularity'?"],
+    ),
+    "set_options, too late": (
+        lambda: cast("Any", SessionManager().set_options)(max_clients=1),
+        PolicyError,
+        ["set_options(max_clients=...)", "when that is made"],
+    ),
+    "the options by themselves": (lambda: SessionOptions(max_clients=0), PolicyError, ["max_clients = 0", "at least 1"]),
+    "a store without room": (lambda: MemoryStore(max_sessions=0), PolicyError, ["MemoryStore(max_sessions=0)", "at least 1"]),
+    "SameSite=None in the open": (lambda: CookiePolicy(same_site="none"), PolicyError, ["same_site='none'", "secure=True beside it"]),
+    "a wrong SameSite": (lambda: CookiePolicy(same_site=cast("Any", "laxx")), PolicyError, ["'strict', 'lax' or 'none'", "'laxx'"]),
+    "a prefix by hand": (lambda: CookiePolicy(name="__Host-APP"), PolicyError, ["without prefix", "added over https"]),
+    "a max_age of 0": (lambda: CookiePolicy(max_age=0), PolicyError, ["max_age", "None is until the browser is closed"]),
+    "Partitioned in the open": (lambda: CookiePolicy(partitioned=True), PolicyError, ["partitioned=True", "secure=True beside it"]),
+    "a wrong word for addresses": (lambda: AddressPolicy(match=cast("Any", "none")), PolicyError, ["'exact', 'network', 'off'"]),
+    "a proxy as text": (lambda: AddressPolicy(trusted_proxies="10.0.0.1"), PolicyError, ["write ('10.0.0.1',)"]),
+    "a proxy by name": (
+        lambda: AddressPolicy(trusted_proxies=["proxy"]),
+        PolicyError,
+        ["'proxy' is not an address", "Names are not resolved"],
+    ),
+    "everybody a proxy": (lambda: AddressPolicy(trusted_proxies=["0.0.0.0/0"]), PolicyError, ["every client could choose its address"]),
+    "one sealing key": (lambda: SealingKeys(cast("Any", bytes(32))), PolicyError, ["a sequence of one or more keys", "[os.urandom(32)]"]),
+    "a short sealing key": (lambda: SealingKeys([b"secret"]), PolicyError, ["key 0 is 6 bytes", "os.urandom(32)"]),
+    "a redirect that is none": (lambda: redirect("/", 200), PolicyError, ["redirect(status=200)", "300 to 399"]),
+}
+
+
+@cases(OPTIONS)
+def test_an_illegal_option(case: Case) -> None:
+    """When it is given, with what is expected and the nearest neighbour."""
+    check(case)
+
+
+def test_an_illegal_option_changes_nothing() -> None:
+    """All of them or none (issue 2, item 6); and what is refused is not repeated in the message if it could be a key."""
+    manager = SessionManager(timeout=600)
+    before = manager.options
+    with pytest.raises(PolicyError):
+        manager.set_options(timeout=60, gc="activ")
+    assert manager.options is before
+    with pytest.raises(PolicyError) as caught:
+        anything(seal=b"\x07" * 32)
+    assert "07" not in str(caught.value)
+
+
+# ------------------------------------------------------------------ managers and filters
+
+
+def sync() -> Any:
+    return SessionManager()
+
+
+def hooked() -> Any:
+    return Key("hooked", int, cleanup_delete=cast("Any", coroutine_function))
+
+
+def app(*_: object) -> Any:
+    return []
+
+
+MANAGERS: dict[str, Case] = {
+    "an async manager in WSGI": (
+        lambda: wsgi.SessionMiddleware(app, cast("Any", AsyncSessionManager())),
+        TypeError,
+        ["expected a SessionManager", "AsyncSessionManager is for filters.asgi"],
+    ),
+    "a sync manager in ASGI": (
+        lambda: asgi.SessionMiddleware(app, sync()),
+        TypeError,
+        ["expected an AsyncSessionManager", "SessionManager is for filters.wsgi"],
+    ),
+    "one origin as text": (
+        lambda: asgi.SessionMiddleware(app, AsyncSessionManager(), allowed_origins="https://example.org"),
+        TypeError,
+        ["expected a list of origins", '["https://example.org"]'],
+    ),
+    "a wrong word to create": (
+        lambda: sync().filter(create="always"),
+        PolicyError,
+        ["create = 'always'", 'True, False or "on_write"'],
+    ),
+    "a check that is none": (
+        lambda: wsgi.SessionMiddleware(app, sync(), check=cast("Any", True)),
+        PolicyError,
+        ["check = True", "a function"],
+    ),
+    "a status for an error": (lambda: sync().filter(error=403), PolicyError, ["error = 403", '(403, []) or redirect("/login")']),
+    "a class for nosession": (lambda: sync().filter(nosession="sign in"), PolicyError, ["an exception to raise"]),
+    "a hook to await": (
+        used(lambda s: s.__setitem__(hooked(), 1)),
+        KeyTypeError,
+        ["<typed Key 'hooked'", "its cleanup_delete is a coroutine function", "use AsyncSessionManager"],
+    ),
+    "a listener to await": (
+        lambda: sync().on(End, coroutine_function),
+        KeyTypeError,
+        ["on(End, ", "coroutine function", "use AsyncSessionManager"],
+    ),
+    "a check to await": (
+        lambda: sync().start_check(REQUEST, check=coroutine_function),
+        KeyTypeError,
+        ["coroutine_function", "gave an awaitable", "use AsyncSessionManager"],
+    ),
+    "a condition to await": (lambda: _end_all(coroutine_function), TypeError, ["end_all", "it gave an awaitable"]),
+    "a listener to nothing": (lambda: sync().on("End", print), PolicyError, ["on('End', ...)", "such as typed_sessions.End"]),
+    "a session for a handle": (used(lambda s: sync().end(s)), TypeError, ["a handle is text, such as session.handle gives"]),
+    "bytes for a handle": (lambda: sync().end(bytes(16)), TypeError, ["a handle is text"]),
+    "a session to edit": (used(lambda s: sync().edit(s).__enter__()), TypeError, ["a handle is text"]),
+    "a handle of nothing": (lambda: sync().edit("0" * 32).__enter__(), NoSession, ["no session with the handle '000", "or it has ended"]),
+    "a request of another kind": (
+        lambda: sync().start_check({"HTTP_COOKIE": "SESSION_KEY=secret"}),
+        TypeError,
+        ["a typed_sessions.Request, not a builtins.dict", "Request(headers=..., peer=...)", "or use the filter"],
+    ),
+}
+
+
+@cases(MANAGERS)
+def test_the_wrong_manager_filter_or_argument(case: Case) -> None:
+    """At the call; a coroutine function that nobody would await never counts as having said yes."""
+    check(case)
+
+
+def _end_all(where: Any) -> int:
+    with SessionManager() as manager:
+        _, finish = manager.start_check(REQUEST, create=True)
+        finish()
+        try:
+            return manager.end_all(where)
+        finally:
+            assert len(list(manager.all())) == 1
+
+
+def test_a_request_of_another_kind_is_not_repeated_in_the_message() -> None:
+    """It has cookies in it (I4)."""
+    with pytest.raises(TypeError) as caught:
+        sync().start_check({"HTTP_COOKIE": "SESSION_KEY=secret"})
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("given", [None, AsyncSessionManager, AsyncSessionManager()])
+def test_a_session_handler_without_sessions(given: Any) -> None:
+    """TypeError in the server's log at the first connection: the class and the line to write."""
+    attributes = {} if given is None else {"sessions": given}
+    with serving(type("Shop", (Handler,), attributes)) as server:
+        assert exchange(server, b"") == b""
+    [error] = server.errors
+    assert isinstance(error, TypeError)
+    assert str(error).startswith("Shop.sessions is ")
+    assert str(error).endswith("expected a SessionManager; write `sessions = SessionManager()`")
+
+
+def test_a_session_handlers_session_before_its_request() -> None:
+    """In `setup` there is no request yet."""
+    said: list[str] = []
+
+    def setup(handler: Handler) -> None:
+        Handler.setup(handler)
+        with pytest.raises(NoSession) as caught:
+            handler.session
+        said.append(str(caught.value))
+
+    pages: dict[str, Page] = {"/": lambda _: "late"}
+    with serving(type("Early", (Handler,), {"sessions": SessionManager(), "setup": setup, "pages": pages})) as server:
+        assert exchange(server, b"GET / HTTP/1.0\r\n\r\n").endswith(b"late")
+    assert said == ["there is no request yet: self.session is for do_GET and its like"]

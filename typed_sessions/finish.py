@@ -1,0 +1,63 @@
+"""How a request ends: its session is closed, and what was not committed is dropped, or warned about."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+from .cookies import SetCookie
+from .exchange import Exchange
+
+
+class Finishing:
+    """What `Finish` and `AsyncFinish` have in common."""
+
+    __slots__ = ("_exchange",)
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    def discard(self) -> list[tuple[str, str]]:
+        """Drop what changed, for an answer that reports a failure; the headers still belong into the response."""
+        discard_exchange(self._exchange)
+        return self._exchange.headers()
+
+    @property
+    def cookies(self) -> Sequence[SetCookie]:
+        """The cookies that the headers set or expire, for servers with cookie objects of their own. Complete once finished."""
+        return self._exchange.set_cookies()
+
+    def __del__(self) -> None:
+        warn_if_dropped(self._exchange)
+
+
+def close_exchange(exchange: Exchange) -> None:
+    """The request is over: its session answers no more."""
+    exchange.done = True
+    tracking = exchange.tracking
+    if tracking is not None:
+        tracking.closed = True
+        tracking.owner = None  # no reference cycle: a request's memory is free when the request is over
+
+
+def discard_exchange(exchange: Exchange) -> None:
+    """The request is over, and what it changed is dropped; its headers still go out."""
+    if not exchange.done:
+        if exchange.tracking is not None:
+            exchange.tracking.forget_changes()
+        close_exchange(exchange)
+
+
+def warn_if_dropped(exchange: Exchange) -> None:
+    """`ResourceWarning` for a request whose changes nobody has committed."""
+    tracking = exchange.tracking
+    if exchange.done or tracking is None or tracking.closed:
+        return
+    names = tracking.dirty_names()
+    if names or tracking.end_asked or tracking.renew_asked or tracking.timeout_set or tracking.persistent_set:
+        warnings.warn(
+            f"a session was dropped without finish(): what was done to it is lost (keys {names}); "
+            "call (or await) the finish that start_check gave, or finish.discard()",
+            ResourceWarning,
+            stacklevel=2,
+        )
