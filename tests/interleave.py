@@ -91,48 +91,68 @@ class CoroutineTask:
         self._coroutine.close()
 
 
+def _nothing() -> None:
+    """What a thread has to do that nobody uses."""
+
+
+class _Worker:
+    """A thread that is used again and again: to start one costs more than all that is done in it here."""
+
+    def __init__(self) -> None:
+        self.go, self.back = threading.Lock(), threading.Lock()
+        self.go.acquire()
+        self.back.acquire()
+        self.body: Callable[[], None] = _nothing
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            self.go.acquire()
+            self.body()
+            self.back.release()
+
+
+_idle: list[_Worker] = []
+
+
 class ThreadTask:
     """A thread that runs while somebody waits in `step`."""
 
     def __init__(self, function: Callable[[], None]) -> None:
         self._function = function
-        self._go, self._back = threading.Lock(), threading.Lock()
-        self._go.acquire()
-        self._back.acquire()
+        self._worker = _idle.pop() if _idle else _Worker()
+        self._worker.body = self._body
         self._finished = self._cancelled = False
         self._problem: BaseException | None = None
-        self._thread = threading.Thread(target=self._body, daemon=True)
-        self._thread.start()
 
     def _body(self) -> None:
-        self._go.acquire()
         try:
             if not self._cancelled:
-                self._function()
+                contextvars.Context().run(self._function)
         except Cancelled:
             pass
         except BaseException as problem:
             self._problem = problem
         self._finished = True
-        self._back.release()
 
     def step(self) -> bool:
-        self._go.release()
-        assert self._back.acquire(timeout=PATIENCE), "the thread is stuck"
+        worker = self._worker
+        worker.go.release()
+        assert worker.back.acquire(timeout=PATIENCE), "the thread is stuck"
+        if self._finished:
+            worker.body = _nothing
+            _idle.append(worker)
         if self._problem is not None:
             raise self._problem
-        if self._finished:
-            self._thread.join()
         return self._finished
 
     def pause(self) -> None:
-        self._back.release()
-        self._go.acquire()
+        self._worker.back.release()
+        self._worker.go.acquire()
         if self._cancelled:
             raise Cancelled
 
     def cancel(self) -> None:
         if not self._finished:
             self._cancelled = True
-            self._go.release()
-            self._thread.join(PATIENCE)
+            self.step()

@@ -5,7 +5,7 @@ The scripts are here as well, since what must hold depends on what they do.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from tests.interleave import Pause
@@ -24,8 +24,8 @@ class Keys(NamedTuple):
 
     one: Key[str]
     two: Key[str]
-    count: Key[int]
-    left: Key[int]
+    counter: Key[int]
+    left: Key[str]
     right: Key[int]
     merged: Key[list[str]]
     in_place: Key[list[str]]
@@ -33,8 +33,8 @@ class Keys(NamedTuple):
 
     def prepare(self, session: Session) -> None:
         """What the session holds before the play."""
-        session[self.one] = session[self.two] = "before"
-        session[self.count] = session[self.left] = session[self.right] = 0
+        session[self.one] = session[self.two] = session[self.left] = "before"
+        session[self.counter] = session[self.right] = 0
         session[self.merged] = session[self.in_place] = ["before"]
         session[self.facts].append("before")
 
@@ -44,7 +44,7 @@ def declare() -> Keys:
         Key("one", str),
         Key("two", str),
         Key("count", int),
-        Key("left", int),
+        Key("left", str),
         Key("right", int),
         Key("merged", list[str], merge=union),
         Key("in place", list[str]),
@@ -59,16 +59,18 @@ def scripts_for(keys: Keys) -> dict[str, Script]:
     """What a request may do, by name."""
 
     def read(session: Session, token: str) -> None:
-        for key in (keys.one, keys.count, keys.merged, keys.in_place):
-            session.get(key)
+        session.get(keys.one)
+        session.get(keys.counter)
+        session.get(keys.merged)
+        session.get(keys.in_place)
         list(session[keys.facts])
 
     def count(session: Session, token: str) -> None:
-        session.update(keys.count, lambda n: n + 1, default=0)
+        session.update(keys.counter, lambda n: n + 1, default=0)
 
     def both(session: Session, token: str) -> None:
-        for key in (keys.left, keys.right):
-            session.update(key, lambda n: n + 1, default=0)
+        session[keys.left] = token
+        session.update(keys.right, lambda n: n + 1, default=0)
 
     def change_in_place(session: Session, token: str) -> None:
         session.setdefault(keys.in_place, list).append(token)
@@ -135,6 +137,7 @@ def check_all(keys: Keys) -> Callable[[Stage], None]:
             ended_stays_ended(stage, locator)
             effects(stage, keys, locator)
             one_secret(stage, locator)
+        all_or_nothing(stage)
         told_the_truth(stage)
         cookies(stage)
         jar(stage)
@@ -159,15 +162,16 @@ def current(stage: Stage, locator: bytes) -> Record | None:
     return None if record is None or record.due <= stage.clock() else record
 
 
+def ended_by(call: Call) -> Sequence[Record]:
+    """The sessions that a call has ended."""
+    if call.verb == "end":
+        return [call.result] if call.result is not None else []
+    return call.result[0] if call.verb == "sweep" else []
+
+
 def endings(stage: Stage, locator: bytes) -> list[int]:
     """Where in the log the session was ended."""
-    found: list[int] = []
-    for number, call in enumerate(stage.log):
-        if call.verb == "end" and call.args[0] == locator and call.result is not None:
-            found.append(number)
-        elif call.verb == "sweep" and any(record.locator == locator for record in call.result[0]):
-            found.append(number)
-    return found
+    return [number for number, call in enumerate(stage.log) if any(record.locator == locator for record in ended_by(call))]
 
 
 def ended_stays_ended(stage: Stage, locator: bytes) -> None:
@@ -225,6 +229,13 @@ def told_the_truth(stage: Stage) -> None:
     assert len(stage.heard(CommitRefused)) == refused, "8: a refusal was not told, or told twice"
 
 
+def all_or_nothing(stage: Stage) -> None:
+    """7: a commit that was not applied has changed nothing, of the session it was for or of any other."""
+    for call in stage.log:
+        if call.verb == "commit" and call.result.status != "committed":
+            assert call.unchanged, f"7: half a commit: that of {call.request} was refused, and has changed something"
+
+
 def renewed(call: Call) -> bool:
     """Whether this call has replaced the secret."""
     if call.verb != "commit" or call.result.status != "committed":
@@ -244,17 +255,24 @@ def effects(stage: Stage, keys: Keys, locator: bytes) -> None:
     def by(*names: str) -> list[str]:
         return [*before, *(request.token for request in done if request.script.name in names)]
 
+    def last(tokens: list[str]) -> str | None:
+        return tokens[-1] if tokens else None
+
     view = next(view for view in stage.plain.all() if view.handle == locator.hex())
     counted, halves = len(by("count")) - len(before), len(by("both")) - len(before)
-    assert view.get(keys.count, 0) == counted, f"7: {counted} updates made {view.get(keys.count)}"
+    count = view.get(keys.counter, 0)
+    assert count == counted, f"7: {counted} updates made {count}"
     assert list(view[keys.facts]) == by("append"), f"7: appended {by('append')}, there are {list(view[keys.facts])}"
-    assert [view.get(keys.one)] == (by("write one", "sign in") or [None])[-1:], f"7: {view.get(keys.one)!r} is not what was assigned last"
-    assert [view.get(keys.two)] == (by("write two") or [None])[-1:], f"7: {view.get(keys.two)!r} is not what was assigned last"
-    left, right = view.get(keys.left, 0), view.get(keys.right, 0)
-    assert left == right == halves, f"7: half a commit: {left} and {right} after {halves}"
-    assert sorted(view.get(keys.merged, [])) == sorted(by("merge")), f"7: merged {by('merge')}, there are {view.get(keys.merged)}"
-    changed = view.get(keys.in_place, [])
-    assert changed[-1:] == by("in place")[-1:], "7: the last of two changes in place has not won"
+    one, two = view.get(keys.one), view.get(keys.two)
+    assert one == last(by("write one", "sign in")), f"7: {one!r} is not what was assigned last"
+    assert two == last(by("write two")), f"7: {two!r} is not what was assigned last"
+    left, right = view.get(keys.left), view.get(keys.right, 0)
+    assert left == last(by("both")), f"7: half a commit: {left!r} after {by('both')}"
+    assert right == halves, f"7: half a commit: {right} after {by('both')}"
+    merged = view.get(keys.merged) or []
+    assert sorted(merged) == sorted(by("merge")), f"7: merged {by('merge')}, there are {merged}"
+    changed = view.get(keys.in_place) or []
+    assert last(changed) == last(by("in place")), "7: the last of two changes in place has not won"
     lost = len(by("in place")) - len(changed)
     reported = [event for event in stage.heard(LostUpdate) if event.session.handle == locator.hex()]
     # Of three, one may overwrite two at once, or bring back what another has overwritten.
@@ -276,9 +294,9 @@ def opened(stage: Stage, pair: dict[str, str]) -> Any:
 
 def one_secret(stage: Stage, locator: bytes) -> None:
     """R3: one secret is current, whoever has renewed how often; one more opens the session, and only in its overlap."""
-    wins = [call.args[1].renewal for call in calls_on(stage, locator, "commit") if renewed(call)]
-    for first, second in zip(wins, wins[1:], strict=False):
-        assert second.expected == first.digest, "R3: two renewals of one secret have succeeded"
+    wins = [call for call in calls_on(stage, locator, "commit") if renewed(call)]
+    replaced = {presented_by(call.request.presented).digest for call in wins}
+    assert len(replaced) == len(wins), "R3: two renewals of one secret have succeeded"
     record = current(stage, locator)
     if record is None:
         return
@@ -289,7 +307,7 @@ def one_secret(stage: Stage, locator: bytes) -> None:
     ]
     newest = [pair for pair in opening if presented_by(pair).digest == record.digest]
     assert len(newest) == 1, f"R3: {len(newest)} of the secrets that were handed out are the current one"
-    allowed = record.previous is not None and stage.clock() < record.previous.until
+    allowed = bool(wins) and stage.clock() < wins[-1].args[3] + wins[-1].args[1].renewal.overlap
     assert len(opening) - 1 <= allowed, "9: a secret opens the session that was replaced without an overlap"
 
 
@@ -321,7 +339,9 @@ def cookies(stage: Stage) -> None:
         assert len(request.set_cookies) == 2, f"C11: {request} sends {len(request.set_cookies)} cookies"
         if expires(request):
             ended = any(call.result is not None for call in stage.calls(request, "end"))
-            assert ended or dead_when_opened(stage, request), f"23: {request} expires cookies that were alive, and has not ended the session"
+            assert ended or dead_when_opened(stage, request), (
+                f"23: {request} expires cookies that were alive, and has not ended the session"
+            )
             continue
         assert not any("Max-Age=0" in value for value in request.set_cookies), f"23: {request} expires one cookie and sets the other"
         digest = presented_by(pair_set(request)).digest

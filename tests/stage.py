@@ -16,7 +16,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from tests.interleave import Choose, CoroutineTask, Pause, Task, ThreadTask, every_order
 from typed_sessions import (
@@ -47,13 +47,14 @@ Headers = Sequence[tuple[str, str]]
 
 
 class Call(NamedTuple):
-    """One call of a store verb, in the order in which they were completed. `before` and `after` are all records, if they were asked for."""
+    """One call of a store verb; the log has them in the order in which they were completed."""
 
     request: Asked
     verb: str
     args: tuple[Any, ...]
     result: Any
     unchanged: bool
+    """Whether all records were the same after it as before; of some verbs, see `Stage.snapshot`."""
 
 
 class Stopping:
@@ -69,7 +70,7 @@ class Stopping:
         task = stage.running.task
         assert task is not None
         task.pause()
-        before = stage.snapshot()
+        before = stage.snapshot(verb)
         result = getattr(stage.store, verb)(*args)
         while inspect.isgenerator(result):
             try:
@@ -78,6 +79,7 @@ class Stopping:
                 result = stop.value
             else:
                 task.pause()
+                before = None  # others may come in between, and make changes of their own
         stage.record(verb, args, result, before)
         if stage.stop_after:
             task.pause()
@@ -120,7 +122,7 @@ class AsyncStopping:
     async def _call(self, verb: str, *args: Any) -> Any:
         stage = self._stage
         await Pause()
-        before = stage.snapshot()
+        before = stage.snapshot(verb)
         result = getattr(stage.store, verb)(*args)
         while inspect.isgenerator(result):
             try:
@@ -129,6 +131,7 @@ class AsyncStopping:
                 result = stop.value
             else:
                 await Pause()
+                before = None
         stage.record(verb, args, result, before)
         if stage.stop_after:
             await Pause()
@@ -185,7 +188,7 @@ class Asked:
     token: str
     manager: Any
     task: Task | None = None
-    presented: dict[str, str] = field(default_factory=dict)
+    presented: dict[str, str] = field(default_factory=dict[str, str])
     handle: str = ""
     """Of the session that the handler was given, if that is stored."""
     rejected: Rejected | None = None
@@ -232,10 +235,9 @@ class Stage:
         options: dict[str, Any] = {"clock": self.clock, "cookie_policy": cookie_policy, "address_policy": ADDRESS_POLICY}
         self.plain = SessionManager(self.store, **options)
         """A manager that is not stopped, to set the stage and to look at it afterwards."""
-        self.managers: list[Any] = [
-            SessionManager(Stopping(self), **options) if kind == "sync" else AsyncSessionManager(AsyncStopping(self), **options)
-            for _ in range(processes)
-        ]
+        make: Any = SessionManager if kind == "sync" else AsyncSessionManager
+        stopping: Any = Stopping(self) if kind == "sync" else AsyncStopping(self)
+        self.managers: list[Any] = [make(stopping, **options) for _ in range(processes)]
         self.lasting = cookie_policy.max_age is not None
         self.dead = dead
         self.jar: dict[str, str] = {}
@@ -377,12 +379,12 @@ class Stage:
 
     # -------------------------------------------------------------- what happened
 
-    def snapshot(self) -> Any:
-        """All records, where it matters: before a call of a request that may change nothing."""
-        return self.store.cut() if self.running.script.forged else None
+    def snapshot(self, verb: str) -> Any:
+        """All records, where it matters: before a commit, and before a call of a request that may change nothing."""
+        return self.store.cut() if verb == "commit" or self.running.script.forged else None
 
     def record(self, verb: str, args: tuple[Any, ...], result: Any, before: Any) -> None:
-        unchanged = before is not None and before == self.store.cut()
+        unchanged = before is None or before == self.store.cut()
         self.log.append(Call(self.running, verb, args, result, unchanged))
 
     def calls(self, request: Asked, *verbs: str) -> list[Call]:
@@ -393,7 +395,8 @@ class Stage:
 
 
 def _headers(result: Any) -> Headers:
-    return result if isinstance(result, list) else ()
+    """What a method of a manager gave, if that are headers."""
+    return cast("Headers", result) if isinstance(result, list) else ()
 
 
 def play_all(

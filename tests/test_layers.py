@@ -31,6 +31,7 @@ LAYERS = (
     "sealing",
     "residents",
     "clients",
+    "view",
     "tracking",
     "session",
     "events",

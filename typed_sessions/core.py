@@ -35,6 +35,7 @@ from .residents import Residents
 from .sealing import SealingKeys
 from .session import Create, Session, SessionView
 from .tracking import Tracking
+from .view import View
 
 E = TypeVar("E", bound=Event)
 
@@ -338,13 +339,13 @@ class Core:
     def residents_of(self, locator: bytes) -> Mapping[str, object]:
         return self.residents.of(locator)
 
-    def clients_of(self, tracking: Tracking) -> Sequence[Client]:
-        record = tracking.record
+    def clients_of(self, view: View) -> Sequence[Client]:
+        record = view.record
         if record is None:
             return ()
         now = self.clock()
         clients = self.clients.of(record.locator, now)
-        if not clients and self._untold and not tracking.over and now < record.used + self.lingers:
+        if not clients and self._untold and not view.over and now < record.used + self.lingers:
             clients = self.clients.lingering(record.address)
         return clients
 

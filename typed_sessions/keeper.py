@@ -144,7 +144,8 @@ class Keeper:
         if renewed.revision >= record.revision:
             record.digest, record.tag_digest, record.address = renewed.digest, renewed.tag_digest, renewed.address
             record.previous = renewed.previous
-            # Commits that were lost are not counted twice: a renewal from now on has to be later than this one.
+            # Revisions go on from here: where an older snapshot was put back they would begin again below those in the journal, and then
+            # an entry from before would look newer than what is renewed from now on.
             record.revision = renewed.revision
 
     def _note(self, entries: Sequence[Entry]) -> None:

@@ -31,7 +31,8 @@ from .record import Record
 from .session import Create, Error, Session, SessionView, answered, tracking_of
 from .settings import Configured, locator_of
 from .stores.base import Store
-from .tracking import Tracking, check_timeout
+from .tracking import Tracking
+from .view import check_timeout
 
 E = TypeVar("E", bound=Event)
 R = TypeVar("R")

@@ -11,7 +11,7 @@ from typing import Literal, final
 
 from .errors import PolicyError
 from .session import Create
-from .tracking import check_timeout
+from .view import check_timeout
 
 _ROUTE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 

@@ -200,6 +200,37 @@ async def test_the_end_of_the_session_closes_it(site: Site, by: str) -> None:
 
 
 @in_loop
+async def test_what_was_said_before_the_end_and_not_heard_is_not_heard_after(site: Site) -> None:
+    """A message that waited while the application was busy, and the session ended meanwhile, does not reach it any more."""
+    heard: list[str] = []
+    busy, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(_: Session, text: str) -> str:
+        heard.append(text)
+        busy.set()
+        await go_on.wait()
+        return text
+
+    async def quiet(scope: Scope, receive: Receive, send: Send) -> None:
+        session = await open_session(scope)
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (message := await receive())["type"] == "websocket.receive":
+            await slow(session, message["text"])
+        assert message == {"type": "websocket.disconnect", "code": 1008}
+
+    async with Socket(site.app(quiet), await site.jar()) as socket:
+        await socket.accepted()
+        await socket.say("first")
+        await busy.wait()
+        await socket.say("second")
+        assert await site.sessions.end_all() == 1
+        go_on.set()
+        assert (await socket.next())["code"] == 1008
+    assert heard == ["first"]
+
+
+@in_loop
 async def test_an_application_that_only_sends_gets_to_know(site: Site) -> None:
     """As when the client has gone, sending raises an OSError (ASGI); left to itself it ends the application quietly."""
     caught: list[OSError] = []

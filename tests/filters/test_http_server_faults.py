@@ -142,6 +142,17 @@ def test_a_commit_that_fails_is_answered_in_the_handlers_place(site: Site, failu
     assert server.errors == []
 
 
+def test_nothing_of_the_handlers_answer_follows_the_refusal(site: Site) -> None:
+    """Rule 28: not even behind the end of the refusal, where a proxy could take it for the next answer."""
+    with serving(site.handler()) as server, Connection(server) as browser:
+        browser.ask("/visit")
+        site.store.faults["commit"] = StoreUnavailable("it is down")
+        request = f"GET /visit HTTP/1.1\r\nCookie: {browser.jar.header()}\r\n\r\n"
+        head, _, body = exchange(server, request.encode()).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert body == b"503 Service Unavailable\n"
+
+
 def test_a_commit_that_fails_after_the_headers_cuts_the_connection(site: Site) -> None:
     """The response has begun: only cutting it off says that something went wrong."""
 

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from decimal import Decimal
+from functools import partial
 from typing import Any, TypedDict
 
 import msgspec
 import pytest
 
-from tests.faces import Face
+from tests.faces import Browser, Face
 from tests.planting import heard, pack, plant, plant_element, record_of, stored
 from typed_sessions import Key, KeyTypeError, ListKey, Session, ValueRefused, current_session
 from typed_sessions.record import FIELD_LIST, pack_elements, pack_field
@@ -22,7 +23,7 @@ from typed_sessions.record import FIELD_LIST, pack_elements, pack_field
 
 @dataclass
 class Cart:
-    items: list[str] = field(default_factory=list)
+    items: list[str] = field(default_factory=list[str])
 
 
 class Colour(enum.Enum):
@@ -76,7 +77,12 @@ NOT_AN_INT = {
 }
 
 
-def saved(face: Face, write: Callable[[Session], object]) -> tuple[Any, str]:
+def instead(value: object, _: object) -> object:
+    """For `update`: another value, whatever was there."""
+    return value
+
+
+def saved(face: Face, write: Callable[[Session], object]) -> tuple[Browser, str]:
     """A browser whose session holds what `write` put there, and the session's handle."""
     browser = face.browser()
     with browser.visit() as session:
@@ -106,7 +112,7 @@ def test_rule_01_what_is_not_of_the_type_is_refused_where_it_is_assigned(face: F
             with pytest.raises(KeyTypeError, match=key.name):
                 session[key] = value
             with pytest.raises(KeyTypeError, match=key.name):
-                session.update(key, lambda _, value=value: value, default=1 if key is visits else Cart())
+                session.update(key, partial(instead, value), default=1 if key is visits else Cart())
         assert session[visits] == 1
         assert cart not in session
 
@@ -123,15 +129,18 @@ def test_rule_01_a_stored_value_of_another_type_counts_as_absent(face: Face, pay
         assert session.get(visits, 7) == 7
         assert session.pop(visits, 8) == 8
         assert list(session) == []
-        for look in (lambda: session[visits], lambda: session.pop(visits), lambda: session.update(visits, lambda n: n)):
-            with pytest.raises(KeyError):
-                look()
+        with pytest.raises(KeyError):
+            session[visits]
+        with pytest.raises(KeyError):
+            session.pop(visits)
+        with pytest.raises(KeyError):
+            session.update(visits, lambda n: n)
 
 
 def test_rule_01_hostile_numbers_and_texts_are_bounded(face: Face) -> None:
     """Huge integers, lone surrogates and bytes that are no UTF-8 are refused like any other wrong value (X4)."""
     keys = {"number": Key[Any]("number", int), "text": Key[Any]("text", str), "any": Key("any", Any)}
-    planted = {"number": b"\xcf" + b"\xff" * 8 + b"\xff", "text": b"\xa3\xed\xa0\x80", "any": b"\x91" * 5_000 + b"\x01"}
+    planted = {"number": b"\xcf" + b"\xff" * 8 + b"\xff", "text": b"\xa3\xed\xa0\x80", "any": b"\x91" * 50_000 + b"\x01"}
     browser, handle = saved(face, lambda session: session.__setitem__(keys["text"], "a"))
     for name, payload in planted.items():
         plant(face, handle, name, payload)
@@ -146,7 +155,11 @@ def test_rule_01_a_refused_value_is_reported(face: Face, caplog: pytest.LogCaptu
     browser, handle = saved(face, lambda session: session.__setitem__(name, "ann"))
     plant(face, handle, "visits", pack("not-a-number"))
     reports: list[tuple[str, str, str, str]] = []
-    face.manager.on(ValueRefused, lambda event: reports.append((event.name, event.why, event.session[name], current_session().handle)))
+
+    def report(event: ValueRefused) -> None:
+        reports.append((event.name, event.why, event.session[name], current_session().handle))
+
+    face.manager.on(ValueRefused, report)
     with caplog.at_level(logging.WARNING, "typed_sessions"), browser.visit() as session:
         assert visits not in session
         assert visits not in session
@@ -279,15 +292,18 @@ def test_rule_01_a_list_whose_stored_form_is_none_is_empty(face: Face, payload: 
         assert list(session[facts]) == [3]
 
 
-def test_rule_01_a_damaged_list_can_be_deleted(face: Face) -> None:
+@pytest.mark.parametrize("how", ["clear", "del"])
+def test_rule_01_a_damaged_list_can_be_deleted(face: Face, how: str) -> None:
     """`del` and `clear` remove a list that could not be read."""
     facts = ListKey("facts", int)
     browser, handle = saved(face, lambda session: session.__setitem__(Key("name", str), "ann"))
-    for remove in (lambda session: session.__delitem__(facts), lambda session: session[facts].clear()):
-        plant(face, handle, "facts", pack([1, 2]))
-        with browser.visit() as session:
-            remove(session)
-        assert stored(face, handle, "facts") is None
+    plant(face, handle, "facts", pack([1, 2]))
+    with browser.visit() as session:
+        if how == "clear":
+            session[facts].clear()
+        else:
+            del session[facts]
+    assert stored(face, handle, "facts") is None
 
 
 def test_rule_01_a_key_does_not_read_a_list(face: Face) -> None:

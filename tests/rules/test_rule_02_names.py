@@ -20,7 +20,7 @@ from typed_sessions.keys import known_key
 
 @dataclass
 class Cart:
-    items: list[str] = field(default_factory=list)
+    items: list[str] = field(default_factory=list[str])
 
 
 def save(value: str) -> bytes:
@@ -140,7 +140,7 @@ def test_rule_02_a_repeated_list_names_the_same_list(face: Face) -> None:
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
     """Write, import and (the second time) reload a module of an application."""
     path = tmp_path / "reloaded_shop.py"
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
     def write(source: str) -> ModuleType:
@@ -159,7 +159,7 @@ from typed_sessions import Key
 
 @dataclass
 class Cart:
-    items: list[str] = field(default_factory=list)
+    items: list[str] = field(default_factory=list[str])
 
 ended = []
 cart = Key("cart", Cart, cleanup_delete=lambda cart: ended.append(cart.items))

@@ -17,7 +17,7 @@ from typed_sessions.testing import isolated_keys
 
 @dataclass
 class Cart:
-    items: list[str] = field(default_factory=list)
+    items: list[str] = field(default_factory=list[str])
 
 
 def signed_in(face: Face) -> tuple[Browser, str]:
@@ -133,7 +133,7 @@ def test_rule_03_an_unknown_name_is_there_for_the_program_that_knows_it(face: Fa
 
 def test_rule_03_an_unknown_name_is_in_a_snapshot(face: Face, tmp_path: Path) -> None:
     """A process that saves and loads what it does not know gives it back unchanged."""
-    browser, handle = signed_in(face)
+    _, handle = signed_in(face)
     before = foreign(face, handle)
     face.call(face.manager.save_sessions(tmp_path / "sessions"))
     after = Face(face.kind, type(face.store)())

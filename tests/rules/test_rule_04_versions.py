@@ -23,7 +23,7 @@ class Item:
 
 @dataclass
 class Cart:
-    items: list[Item] = field(default_factory=list)
+    items: list[Item] = field(default_factory=list[Item])
 
 
 def bring_forward(old: Any, version: int) -> Cart:
@@ -125,9 +125,8 @@ def test_rule_04_a_change_is_stored_as_the_new_version(face: Face, work: Callabl
     field_ = stored(face, handle, "cart")
     assert field_ is not None
     assert field_.version == 3
-    with isolated_keys():
-        with browser.visit() as session:
-            assert session[cart] == Cart([Item("pen", 1), Item("ink", 1)])
+    with isolated_keys(), browser.visit() as session:
+        assert session[cart] == Cart([Item("pen", 1), Item("ink", 1)])
 
 
 def test_rule_04_an_old_value_that_others_store_meanwhile_is_brought_forward_too(face: Face) -> None:
@@ -165,7 +164,9 @@ def with_an_upgrade_to_something_else(name: str) -> Key[int]:
 
 
 @pytest.mark.parametrize(
-    "declare", [too_new, without_upgrade, with_an_upgrade_that_raises, with_an_upgrade_to_something_else], ids=lambda declare: declare.__name__
+    "declare",
+    [too_new, without_upgrade, with_an_upgrade_that_raises, with_an_upgrade_to_something_else],
+    ids=lambda declare: declare.__name__,
 )
 def test_rule_04_what_cannot_be_brought_forward_is_refused(face: Face, declare: Callable[[str], Key[int]]) -> None:
     """A newer version, and an upgrade that is missing, raises or gives no T, are rule 1: absent, reported, bytes kept (X5)."""

@@ -11,7 +11,7 @@ import pytest
 
 from tests.faces import Browser, Face
 from tests.planting import IDLE, heard, record_of
-from typed_sessions import CommitRefused, End, Key, ListKey, NoSession, Session, SessionEnded, StoreUnavailable
+from typed_sessions import CommitRefused, End, Key, ListKey, NoSession, Rejected, Session, SessionEnded, StoreUnavailable
 from typed_sessions.changes import Changes, Renewal, Use, Write
 from typed_sessions.record import Record
 from typed_sessions.testing import isolated_keys
@@ -71,10 +71,13 @@ def with_all_others(face: Face, browser: Browser, handle: str) -> None:
 
 
 def by_a_check(face: Face, browser: Browser, handle: str) -> None:
+    def unsound(_: Session) -> bool:
+        return False
+
     try:
-        browser.open(check=lambda _: False)
-    except Exception as rejected:
-        browser.take(rejected.headers)  # type: ignore[attr-defined]  # Rejected
+        browser.open(check=unsound)
+    except Rejected as rejected:
+        browser.take(rejected.headers)
 
 
 def by_a_sweep(face: Face, browser: Browser, handle: str) -> None:

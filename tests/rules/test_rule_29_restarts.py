@@ -44,6 +44,15 @@ def who(browser: Browser, name: Key[str]) -> str | None:
     return None if view is None else view.get(name)
 
 
+def sign_out(browser: Browser) -> Browser:
+    """End the session; a thief, who still has the cookies."""
+    thief = browser.copy()
+    with browser.visit() as session:
+        session.end()
+    assert browser.jar == {}
+    return thief
+
+
 def test_rule_29_everything_comes_back(face: Face, tmp_path: Path) -> None:
     """Values of every kind that is stored, lists, times, the cookie's life, the address; not what lives in the process only."""
     server = Server(face, tmp_path, cookie_policy=CookiePolicy(max_age=3600), lifetime=86_400)
@@ -115,8 +124,7 @@ def test_rule_29_what_ended_after_the_snapshot_stays_ended(face: Face, server: S
     """L4: sign-out, crash, start. Whatever ended it; and at every start again."""
     ended, by_handle, all_but, alive = (signed_in(face, name, text) for text in ("ended", "handle", "where", "alive"))
     server.save()
-    with ended.visit() as session:
-        session.end()
+    thief = sign_out(ended)
     with by_handle.visit() as session:
         handle = session.handle
     assert face.call(face.manager.end(handle))
@@ -127,7 +135,7 @@ def test_rule_29_what_ended_after_the_snapshot_stays_ended(face: Face, server: S
     assert face.call(face.manager.end_all(is_where)) == 1
     for _ in range(3):
         assert server.restart() == 1
-        assert [who(browser, name) for browser in (ended, by_handle, all_but, alive)] == [None, None, None, "alive"]
+        assert [who(browser, name) for browser in (thief, by_handle, all_but, alive)] == [None, None, None, "alive"]
 
 
 def test_rule_29_what_was_renewed_after_the_snapshot_stays_renewed(face: Face, server: Server, name: Key[str]) -> None:
@@ -215,18 +223,16 @@ def test_rule_29_an_older_snapshot_put_back(face: Face, server: Server, name: Ke
     old_cookie = renewed.copy()
     server.save()
     backup = server.copy("backup")
-    with ended.visit() as session:
-        session.end()
+    thieves = [sign_out(ended)]
     with renewed.visit() as session:
         session.renew()
     server.save()  # neither is the journal's business any more, as far as this snapshot goes
-    with later.visit() as session:
-        session.end()
+    thieves.append(sign_out(later))
     server.save()
     server.die()
     server.put_back(backup)
     server.load()
-    assert [who(browser, name) for browser in (ended, old_cookie, later, renewed)] == [None, None, None, "renewed"]
+    assert [who(browser, name) for browser in (*thieves, old_cookie, renewed)] == [None, None, None, "renewed"]
 
 
 @pytest.mark.parametrize("own", [True, False])
@@ -247,13 +253,13 @@ def test_rule_29_an_older_snapshot_in_which_the_session_had_longer_to_live(face:
             session.timeout = 60
     with browser.visit() as session:
         assert session.timeout == 60
-        session.end()
+    thief = sign_out(browser)
     face.clock.advance(7_200)
     server.save()
     server.die()
     server.put_back(backup)
     server.load()
-    assert who(browser, name) is None
+    assert who(thief, name) is None
 
 
 def test_rule_29_a_damaged_snapshot(face: Face, server: Server, name: Key[str], caplog: pytest.LogCaptureFixture) -> None:
@@ -262,13 +268,12 @@ def test_rule_29_a_damaged_snapshot(face: Face, server: Server, name: Key[str], 
     server.save()
     third = signed_in(face, name, "third")
     server.save()
-    with ended.visit() as session:
-        session.end()
+    thief = sign_out(ended)
     damaged = bytearray(server.path.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     server.path.write_bytes(damaged)
     assert server.restart() == 2
-    assert [who(browser, name) for browser in (first, second, third, ended)] == ["first", "second", None, None]
+    assert [who(browser, name) for browser in (first, second, third, thief)] == ["first", "second", None, None]
     assert "checksum" in caplog.text
     assert server.path.with_name("sessions.damaged-1").read_bytes() == damaged
 
@@ -302,12 +307,11 @@ def test_rule_29_an_entry_that_cannot_be_read_is_reported(face: Face, server: Se
     """The others count; with `strict` the loss is an error."""
     ended, alive = signed_in(face, name, "ended"), signed_in(face, name, "alive")
     server.save()
-    with ended.visit() as session:
-        session.end()
+    thief = sign_out(ended)
     with server.journal.open("ab") as journal:
         journal.write(b"\n1torn")
     assert server.restart() == 1
-    assert (who(ended, name), who(alive, name)) == (None, "alive")
+    assert (who(thief, name), who(alive, name)) == (None, "alive")
     with pytest.raises(SnapshotDamaged, match="1 entries"):
         server.load(strict=True)
 
@@ -389,7 +393,6 @@ def test_rule_29_loading_twice_brings_nothing_back(face: Face, server: Server, n
     server.restart()
     with changed.visit() as session:
         session[name] = "new"
-    with ended.visit() as session:
-        session.end()
+    thief = sign_out(ended)
     assert server.load() == 0
-    assert (who(changed, name), who(ended, name)) == ("new", None)
+    assert (who(changed, name), who(thief, name)) == ("new", None)

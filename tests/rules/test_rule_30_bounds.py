@@ -8,13 +8,14 @@ import random
 import threading
 from collections.abc import Callable, Sized
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.faces import PEER, Browser, Face
 from tests.rules.scene import Connection, handle_of, live
-from typed_sessions import AddressPolicy, End, Key, ListKey, Rejected, Request, StoreFull, StoreUnavailable, TooLarge
+from typed_sessions import AddressPolicy, End, Key, ListKey, MemoryStore, Rejected, Request, StoreFull, StoreUnavailable, TooLarge
 
 Make = Callable[..., Face]
 
@@ -110,6 +111,23 @@ def test_rule_30_the_order_is_exact(make_face: Make, name: Key[str], seed: int) 
                 assert use(browser, name)
                 model[handle] = (browser, True, now if now - used >= 1 else used)
         assert live(face) >= {handle for handle, (_, _, used) in model.items() if now < used + 101}
+
+
+def test_rule_30_the_order_survives_a_restart(face: Face, name: Key[str], tmp_path: Path) -> None:
+    """What was saved is restored though it is more than fits; then room is made for the new by the oldest."""
+    browsers: list[Browser] = []
+    for _ in range(30):
+        face.clock.advance(1)
+        browsers.append(begin(face, name))
+    face.call(face.manager.save_sessions(tmp_path / "sessions"))
+    face.store = MemoryStore(max_sessions=20)
+    face.manager = face.another()
+    assert face.call(face.manager.load_sessions(tmp_path / "sessions")) == 30
+    heard = ends(face)
+    begin(face, name)
+    assert [handle for handle, _ in heard] == [handle_of(browser) for browser in browsers[:11]]
+    begin(face, name)
+    assert heard[11:] == [(handle_of(browsers[11]), "evicted")]
 
 
 def test_rule_30_when_everybody_is_in_use_creating_fails(make_face: Make, name: Key[str]) -> None:

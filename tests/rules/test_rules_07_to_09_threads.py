@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -68,7 +69,7 @@ def set_by(headers: Headers) -> dict[str, str]:
     return {name: value for name, value in pairs if value}
 
 
-def at_once(works: list[Callable[[], object]]) -> list[Any]:
+def at_once(works: Sequence[Callable[[], object]]) -> list[Any]:
     """Run these in threads that begin together, and wait; what they gave. Raises what the first of them raised."""
     barrier = threading.Barrier(len(works))
     results: list[Any] = [None] * len(works)
@@ -90,6 +91,10 @@ def at_once(works: list[Callable[[], object]]) -> list[Any]:
     if problems:
         raise problems[0]
     return results
+
+
+def assign(key: Key[int], value: int, session: Session) -> None:
+    session[key] = value
 
 
 @pytest.fixture(params=["sync", "async"])
@@ -117,7 +122,7 @@ def test_rule_07_updates_and_appends_of_many_threads_add_up(server: Server) -> N
                 except Conflict:  # nothing of it was applied, so it can be done again
                     continue
 
-    at_once([lambda number=number: work(number) for number in range(THREADS)])
+    at_once([partial(work, number) for number in range(THREADS)])
     view = server.plain.get_session(request(cookies))
     assert view is not None
     assert view[visits] == THREADS * TIMES
@@ -130,14 +135,14 @@ def test_rule_07_updates_and_appends_of_many_threads_add_up(server: Server) -> N
 def test_rule_07_many_threads_write_keys_of_their_own(server: Server) -> None:
     """No thread waits for another, and none is refused: each finds its last value."""
     keys = [Key(f"key {number}", int) for number in range(THREADS)]
-    cookies = login(server.plain, {key: 0 for key in keys}, address=PEER)
+    cookies = login(server.plain, dict.fromkeys(keys, 0), address=PEER)
 
     def work(key: Key[int]) -> None:
         visit = server.visitor()
         for turn in range(TIMES):
-            visit(cookies, lambda session, turn=turn: session.__setitem__(key, turn))
+            visit(cookies, partial(assign, key, turn))
 
-    at_once([lambda key=key: work(key) for key in keys])
+    at_once([partial(work, key) for key in keys])
     view = server.plain.get_session(request(cookies))
     assert view is not None
     assert [view[key] for key in keys] == [TIMES - 1] * THREADS
@@ -156,8 +161,8 @@ def test_rule_08_an_end_among_many_writers_is_final(server: Server) -> None:
             lambda session: session.renew() if session.exists else None,
         ]
         visitors = [server.visitor() for _ in works]
-        requests = [lambda visit=visit, work=work: visit(cookies, work) for visit, work in zip(visitors, works, strict=True)]
-        ended, *answers = at_once([lambda handle=handle: server.plain.end(handle), *requests])
+        requests = [partial(visit, cookies, work) for visit, work in zip(visitors, works, strict=True)]
+        ended, *answers = at_once([partial(server.plain.end, handle), *requests])
         assert ended is True
         for pair in (cookies, *map(set_by, answers)):
             assert server.plain.get_session(request(pair)) is None
@@ -177,7 +182,7 @@ def test_rule_09_of_many_renewals_one_wins(server: Server) -> None:
                 session.update(visits, lambda n: n + 1)
                 session.renew()
 
-        answers = at_once([lambda visit=visit: visit(cookies, sign_in) for visit in visitors])
+        answers = at_once([partial(visit, cookies, sign_in) for visit in visitors])
         winners = [set_by(answer) for answer in answers if set_by(answer)]
         assert len(winners) == 1
         assert server.plain.get_session(request(cookies)) is None

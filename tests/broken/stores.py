@@ -1,0 +1,242 @@
+"""A store in a few lines, and what becomes of it when a line is wrong: each class breaks one promise of the contract, and no other.
+
+A verb that is a generator is one that takes several trips: at each `yield` another request may come in between (see `tests.stage`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any
+
+from typed_sessions.changes import GONE, Changes, Idle, ListChange, Outcome, Use, apply, apply_touch, apply_use
+from typed_sessions.record import Ending, EndReason, Previous, Record, unpack_elements
+
+Trips = Generator[None, None, Any]
+
+
+class Sound:
+    """A dictionary of packed records that keeps the contract. Not for several threads at once."""
+
+    def __init__(self) -> None:
+        self.records: dict[bytes, bytes] = {}
+
+    @property
+    def blocking(self) -> bool:
+        return False
+
+    def get(self, locator: bytes) -> Record | None:
+        packed = self.records.get(locator)
+        return None if packed is None else Record.unpack(locator, packed)
+
+    def put(self, record: Record) -> None:
+        self.records[record.locator] = record.pack()
+
+    def create(self, record: Record, now: float) -> Any:
+        if record.locator in self.records:
+            return "taken"
+        self.put(record)
+        return "created"
+
+    def open(self, locator: bytes, use: Use | None, idle: Idle, now: float) -> Any:
+        record = self.get(locator)
+        if record is None or use is None:
+            return record
+        after = apply_use(record, use, idle, now)
+        if after is None:
+            return record
+        self.put(after)
+        return after
+
+    def touch(self, locator: bytes, digest: bytes, idle: Idle, now: float) -> Any:
+        record = self.get(locator)
+        if record is None or now >= record.due:
+            return False
+        previous = record.previous
+        if digest != record.digest and (previous is None or digest != previous.digest or now >= previous.until):
+            return False
+        after = apply_touch(record, idle, now)
+        if after is not None:
+            self.put(after)
+        return True
+
+    def commit(self, locator: bytes, changes: Changes, idle: Idle, now: float) -> Any:
+        record = self.get(locator)
+        if record is None:
+            return GONE
+        outcome = apply(record, changes, idle, now)
+        if outcome.status == "committed" and outcome.record is not None:
+            self.put(outcome.record)
+        return outcome
+
+    def end(self, locator: bytes, reason: EndReason, now: float, lease: float) -> Any:
+        record = self.get(locator)
+        if record is not None:
+            del self.records[locator]
+            record.ending = Ending(reason, now, now + lease)
+        return record
+
+    def sweep(self, now: float, limit: int, lease: float, grace: float) -> tuple[Sequence[Record], bool]:
+        over = [record for locator in list(self.records) if (record := self.get(locator)) is not None and record.due <= now]
+        return [Sound.end(self, record.locator, "timeout", now, lease) for record in over], False
+
+    def clear(self, locator: bytes, names: Sequence[str] | None) -> None:
+        """No record is kept for its hooks here."""
+
+    def scan(self, after: bytes | None, limit: int) -> tuple[Sequence[Record], bytes | None]:
+        return [record for locator in self.records if (record := self.get(locator)) is not None], None
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    def cut(self) -> Any:
+        return dict(self.records)
+
+
+class Upserting(Sound):
+    """A commit that writes the whole session, whether it is there or not: the way of stores with `set(key, value)` (R1)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[bytes, Record] = {}
+
+    def open(self, locator: bytes, use: Use | None, idle: Idle, now: float) -> Any:
+        record = super().open(locator, use, idle, now)
+        if record is not None:
+            self.seen[locator] = record
+        return record
+
+    def commit(self, locator: bytes, changes: Changes, idle: Idle, now: float) -> Any:
+        if locator not in self.records and locator in self.seen:
+            self.put(self.seen[locator])
+        return super().commit(locator, changes, idle, now)
+
+
+class CheckingThenCommitting(Sound):
+    """A commit that looks, and then writes: "exists, then set" has a gap (R1, nextjs-auth0 #2616)."""
+
+    def commit(self, locator: bytes, changes: Changes, idle: Idle, now: float) -> Trips:
+        record = self.get(locator)
+        if record is None:
+            return GONE
+        outcome = apply(record, changes, idle, now)
+        yield
+        if outcome.status == "committed" and outcome.record is not None:
+            self.put(outcome.record)
+        return outcome
+
+
+class CheckingThenEnding(Sound):
+    """An end that looks, and then deletes: two of them both believe that they were the one."""
+
+    def end(self, locator: bytes, reason: EndReason, now: float, lease: float) -> Trips:
+        record = self.get(locator)
+        yield
+        if record is not None:
+            self.records.pop(locator, None)
+            record.ending = Ending(reason, now, now + lease)
+        return record
+
+
+class CommittingByHalves(Sound):
+    """A commit that writes key by key, and finds the conflict when half of it is stored (a statement with several CTEs can)."""
+
+    def commit(self, locator: bytes, changes: Changes, idle: Idle, now: float) -> Any:
+        outcome: Outcome = GONE
+        if len(changes.writes) < 2:
+            return super().commit(locator, changes, idle, now)
+        for name, write in changes.writes.items():
+            one = Changes({name: write})
+            one.lists, one.renewal = changes.lists, changes.renewal
+            changes.lists, changes.renewal = {}, None
+            outcome = super().commit(locator, one, idle, now)
+            if outcome.status != "committed":
+                break
+        return outcome
+
+
+class CommittingUnchecked(Sound):
+    """A commit that does not look at the versions it was given: the last one wins, also over an `update`."""
+
+    def commit(self, locator: bytes, changes: Changes, idle: Idle, now: float) -> Any:
+        for write in changes.writes.values():
+            write.base = None
+        return super().commit(locator, changes, idle, now)
+
+
+class LosingAppends(Sound):
+    """A list that is one value: read, longer by one, and written back over whatever was appended meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lists: dict[bytes, dict[str, bytes]] = {}
+
+    def open(self, locator: bytes, use: Use | None, idle: Idle, now: float) -> Any:
+        record = super().open(locator, use, idle, now)
+        if record is not None:
+            self.lists[locator] = dict(record.fields)
+        return record
+
+    def commit(self, locator: bytes, changes: Changes, idle: Idle, now: float) -> Any:
+        record = self.get(locator)
+        for name, change in list(changes.lists.items()):
+            then = {element.sequence for element in unpack_elements(self.lists.get(locator, {}).get(name))}
+            there = unpack_elements(None if record is None else record.fields.get(name))
+            unseen = [element.sequence for element in there if element.sequence not in then]
+            changes.lists = {**changes.lists, name: ListChange(change.appended, change.prepended, [*change.removed, *unseen])}
+        return super().commit(locator, changes, idle, now)
+
+
+class RevivingAtTouch(Sound):
+    """A touch that writes back the session it has seen: the way of stores that keep a session alive by storing it again (R1)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[bytes, Record] = {}
+
+    def open(self, locator: bytes, use: Use | None, idle: Idle, now: float) -> Any:
+        record = super().open(locator, use, idle, now)
+        if record is not None:
+            self.seen[locator] = record
+        return record
+
+    def touch(self, locator: bytes, digest: bytes, idle: Idle, now: float) -> Any:
+        if locator not in self.records and locator in self.seen:
+            self.put(self.seen[locator])
+        return super().touch(locator, digest, idle, now)
+
+
+class CountingAnyUse(Sound):
+    """An open that writes the use before anybody has looked at the secret."""
+
+    def open(self, locator: bytes, use: Use | None, idle: Idle, now: float) -> Any:
+        record = self.get(locator)
+        if record is None or use is None:
+            return record
+        after = apply_touch(record, idle, now)
+        if after is None:
+            return record
+        self.put(after)
+        return after
+
+
+class RenewingUnchecked(Sound):
+    """A renewal that does not look which secret it replaces: of two, both succeed (R3)."""
+
+    def commit(self, locator: bytes, changes: Changes, idle: Idle, now: float) -> Any:
+        record = self.get(locator)
+        if record is not None and changes.renewal is not None:
+            changes.renewal.expected = record.digest
+        return super().commit(locator, changes, idle, now)
+
+
+class KeepingOldSecrets(Sound):
+    """A renewal after which the secret before it goes on opening the session (session fixation)."""
+
+    def commit(self, locator: bytes, changes: Changes, idle: Idle, now: float) -> Any:
+        outcome: Outcome = super().commit(locator, changes, idle, now)
+        if changes.renewal is not None and outcome.status == "committed" and outcome.record is not None:
+            record = outcome.record
+            if record.previous is not None:
+                record.previous = Previous(record.previous.digest, record.previous.tag_digest, now + 60)
+            self.put(record)
+        return outcome

@@ -1,0 +1,103 @@
+"""Rule 7: list elements never collide, and a removal takes away what the request has seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.faces import Browser, Face, Turn
+from typed_sessions import ListKey, Session
+
+
+def begin(face: Face, write: Callable[[Session], object]) -> Browser:
+    """A browser with a session that is stored."""
+    browser = face.browser()
+    with browser.visit() as session:
+        write(session)
+    return browser
+
+
+def two_processes(face: Face, browser: Browser) -> tuple[Turn, Turn]:
+    """Two requests of one browser that both are open, each at a manager of its own over the one store."""
+    first = browser.open()
+    face.manager = face.another()
+    return first, browser.open()
+
+
+def test_rule_07_list_elements_never_collide(face: Face) -> None:
+    """Appends and prepends of two processes are all there, in the order of the commits; no commit is repeated for them."""
+    facts = ListKey("facts", str)
+    browser = begin(face, lambda session: session[facts].append("old"))
+    first, second = two_processes(face, browser)
+    for name, turn in (("first", first), ("second", second)):
+        turn.session[facts].append(f"{name} a")
+        turn.session[facts].append(f"{name} b")
+        turn.session[facts].prepend(f"{name} z")
+        assert list(turn.session[facts]) == [f"{name} z", "old", f"{name} a", f"{name} b"]
+    second.finish()
+    first.finish()
+    with browser.visit() as session:
+        assert list(session[facts]) == ["first z", "second z", "old", "second a", "second b", "first a", "first b"]
+
+
+def test_rule_07_a_removal_takes_only_what_the_request_has_seen(face: Face) -> None:
+    """What another one appends meanwhile stays, also when it would have matched; removing one element twice is no conflict."""
+    facts = ListKey("facts", int)
+
+    def fill(session: Session) -> None:
+        for number in (1, 2, 3, 2):
+            session[facts].append(number)
+
+    browser = begin(face, fill)
+    first, second = two_processes(face, browser)
+    assert first.session[facts].remove_where(lambda n: n == 2) == 2
+    assert second.session[facts].remove_where(lambda n: n in (1, 2), first=False) == 3
+    second.session[facts].append(2)
+    second.finish()
+    first.finish()
+    with browser.visit() as session:
+        assert list(session[facts]) == [3, 2]
+
+
+@pytest.mark.parametrize("how", ["clear", "del"])
+def test_rule_07_clear_and_del_leave_what_others_append(face: Face, how: str) -> None:
+    """Each removes the elements that this request has seen."""
+    facts = ListKey("facts", int)
+    browser = begin(face, lambda session: session[facts].append(1))
+    first, second = browser.open(), browser.open()
+    if how == "clear":
+        first.session[facts].clear()
+    else:
+        del first.session[facts]
+    second.session[facts].append(2)
+    second.finish()
+    first.finish()
+    with browser.visit() as session:
+        assert list(session[facts]) == [2]
+
+
+def test_rule_07_a_removed_first_element_is_the_first_that_matched_in_this_view(face: Face) -> None:
+    """`remove_where(first=True)` (SWI's retract) removes that element, not whichever comes first by then."""
+    facts = ListKey("facts", str)
+    browser = begin(face, lambda session: session[facts].append("b"))
+    first, second = browser.open(), browser.open()
+    assert first.session[facts].remove_where(lambda _: True, first=True) == 1
+    second.session[facts].prepend("a")
+    second.finish()
+    first.finish()
+    with browser.visit() as session:
+        assert list(session[facts]) == ["a"]
+
+
+def test_rule_07_an_element_that_was_added_and_removed_was_never_there(face: Face) -> None:
+    """Nothing of it is committed, and the elements beside it keep their order."""
+    facts = ListKey("facts", int)
+    browser = begin(face, lambda session: session[facts].append(1))
+    with browser.visit() as session:
+        for number in (2, 3, 4):
+            session[facts].append(number)
+        session[facts].remove_where(lambda n: n == 3)
+        session[facts].prepend(0)
+    with browser.visit() as session:
+        assert list(session[facts]) == [0, 1, 2, 4]

@@ -1,0 +1,494 @@
+"""What one request sees of a session, and what it does to it. No I/O, no clock, no cookies; what comes of it is `tracking`'s.
+
+Every value that is looked at becomes a *slot*. A slot knows the stored field it came from, and how the request changed it:
+
+    READ      decoded, not assigned; at the commit a mutable one is compared with what is stored (rule 5)
+    ASSIGNED  set whatever is stored by then: the last commit wins
+    UPDATED   functions to apply to whatever is stored by then; `value` is this request's view of the result
+    DELETED   removed whatever is stored by then
+
+What is read of keys whose values cannot be changed in place needs no slot: nobody has to look at it again.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol, TypeAlias, final
+
+import msgspec
+
+from .clients import Client
+from .codecs import DecodeRefused
+from .errors import HeadersSent, KeyTypeError, PolicyError, Rejected, SessionClosed, SessionEnded
+from .keys import AnyKey, Key, ListKey, known_key
+from .record import FIELD_HEAD, FIELD_LIST, FIELD_SEALED, Record, unpack_elements, unpack_field
+from .residents import ABSENT
+from .sealing import SealingKeys
+
+logger = logging.getLogger("typed_sessions")
+
+Mode: TypeAlias = Literal["read", "assigned", "updated", "deleted"]
+Updater: TypeAlias = Callable[[Any], Any]  # Any: values of all keys meet here; the typed face is session.py
+
+
+class Surroundings(Protocol):
+    """What a session's view needs of the manager that made it, without I/O."""
+
+    @property
+    def seal(self) -> SealingKeys | None: ...
+
+    plain: bool
+    """No `seal`: a stored value is what its key's codec made of it."""
+
+    @property
+    def default_timeout(self) -> float | None: ...
+    @property
+    def default_overlap(self) -> float: ...
+    def residents_of(self, locator: bytes) -> Mapping[str, object]: ...
+    def clients_of(self, view: View) -> Sequence[Client]: ...
+    def check_hooks(self, key: Key[Any]) -> None:
+        """Raise `KeyTypeError` for a key whose hooks this manager could not call: coroutine functions, in a synchronous one."""
+
+
+@final
+class Slot(msgspec.Struct, eq=False):
+    key: Key[Any]
+    mode: Mode = "read"
+    present: bool = False
+    value: Any = None
+    base: int = 0
+    stored: bytes | None = None
+    version: int = 0
+    refused: bool = False
+    encoded: bytes | None = None
+    functions: tuple[Updater, ...] = ()
+    default: object = ABSENT
+    in_place: bool = False
+
+
+@final
+class Item(msgspec.Struct, eq=False):
+    """One element of a list as this request sees it; `sequence` is None for one that it has added."""
+
+    value: object
+    sequence: int | None
+    payload: bytes
+    front: bool
+
+
+@final
+class ListSlot(msgspec.Struct, eq=False):
+    key: ListKey[Any]
+    items: list[Item] = []
+    refused: list[int] = []
+    removed: list[int] = []
+    unreadable: bool = False
+    """What is stored is no list at all, and stays until it is `dropped` or an element is added."""
+    dropped: bool = False
+
+
+class View(msgspec.Struct, eq=False):
+    """The state behind a `Session` or a `SessionView`."""
+
+    around: Surroundings
+    record: Record | None
+    address: str | None
+    now: float
+    owner: object = None
+    """The exchange that this session is part of, for the manager."""
+    headers_sent: bool = False
+    closed: bool = False
+    over: bool = False
+    discarding: bool = False
+    """What is written goes nowhere: the session has ended, and a listener of its end is looking."""
+    slots: dict[str, Slot] = {}
+    values: dict[str, Any] = {}
+    """What was read of keys whose values cannot be changed in place: nobody has to look at them again."""
+    lists: dict[str, ListSlot] | None = None
+    flagged: bool = False
+    """Something was asked for that is no value: an end, a renew, a timeout, another cookie."""
+    old_secret: bool = False
+    """Whether another secret than this request's is the current one: it may not renew, and gets no cookie."""
+    end_asked: bool = False
+    renew_asked: bool = False
+    renew_overlap: float = 0.0
+    clear: bool = False
+    timeout_set: bool = False
+    timeout: float | None = None
+    persistent_set: bool = False
+    persistent: bool = False
+    lasting: bool = False
+    """Whether the policy has a Max-Age, so that `persistent` can be True."""
+    refusals: list[tuple[str, str]] | None = None
+
+    # -------------------------------------------------------------- reading
+
+    def read(self, key: Key[Any]) -> Any:
+        """The value of a key, or `ABSENT`. Decoded at the first look."""
+        if self.closed:
+            self.refuse_closed()
+        name = key.name
+        slot = self.slots.get(name)
+        if slot is not None:
+            return slot.value if slot.present else ABSENT
+        if key.immutable:
+            value = self.values.get(name, self)
+            if value is not self:
+                return value
+            record = self.record
+            if record is None or self.clear:
+                return ABSENT
+            packed = (record.unpacked or record.fields).get(name)
+            if packed is None:
+                return ABSENT
+            codec = key.codec
+            if (
+                not packed[6] & FIELD_SEALED
+                and packed[4] + 256 * packed[5] == key.version
+                and self.around.seal is None
+                and codec is not None
+            ):
+                try:
+                    value = self.values[name] = codec.decode(packed[FIELD_HEAD:])
+                except DecodeRefused:
+                    pass  # the slot reports it
+                else:
+                    return value
+        slot = self.slot(key)
+        return slot.value if slot.present else ABSENT
+
+    def slot(self, key: Key[Any]) -> Slot:
+        """The slot of a key, decoded at the first look."""
+        if self.closed:
+            self.refuse_closed()
+        slot = self.slots.get(key.name)
+        if slot is not None:
+            return slot
+        slot = self.slots[key.name] = Slot(key)
+        record = self.record
+        if record is None or self.clear:
+            return slot
+        if key.codec is None:
+            value = self.around.residents_of(record.locator).get(key.name, ABSENT)
+            slot.present = value is not ABSENT
+            slot.value = value if slot.present else None
+            return slot
+        packed = record.fields.get(key.name)
+        if packed is not None:
+            self._decode(slot, packed, record.locator)
+        return slot
+
+    def hold_residents(self, values: Mapping[str, object]) -> None:
+        """The values of this process that an ended session had, for those who still look at it: they are in no table any more."""
+        for name, value in values.items():
+            key = known_key(name)
+            if isinstance(key, Key) and key.codec is None and name not in self.slots:
+                self.slots[name] = Slot(key, present=True, value=value)
+
+    def _decode(self, slot: Slot, packed: bytes, locator: bytes) -> None:
+        key = slot.key
+        field = unpack_field(packed)
+        slot.base, slot.version = field.revision, field.version
+        try:
+            if field.flags & FIELD_LIST:
+                raise DecodeRefused("stored as a list, not as a single value")
+            payload = self._unsealed(key.name, field.flags, field.payload, locator)
+            slot.value = key.load(payload, field.version)
+            slot.stored = payload
+            slot.present = True
+        except DecodeRefused as problem:
+            slot.refused = True
+            self._report(key, str(problem))
+
+    def _unsealed(self, name: str, flags: int, payload: bytes, locator: bytes) -> bytes:
+        seal = self.around.seal
+        if flags & FIELD_SEALED:
+            if seal is None:
+                raise DecodeRefused("it is sealed, and this manager has no seal=")
+            return seal.open(locator, name, payload)
+        if seal is not None and not seal.read_plain:
+            # Otherwise whoever can write to the store could plant a plain value (X6).
+            raise DecodeRefused("it is not sealed; SealingKeys(..., read_plain=True) reads such values while a store is being sealed")
+        return payload
+
+    def _report(self, key: AnyKey, why: str) -> None:
+        logger.warning("a stored value of %r was refused and counts as absent: %s", key, why)
+        if self.refusals is None:
+            self.refusals = []
+        self.refusals.append((key.name, why))
+
+    def list_slot(self, key: ListKey[Any]) -> ListSlot:
+        if self.closed:
+            self.refuse_closed()
+        if self.lists is None:
+            self.lists = {}
+        slot = self.lists.get(key.name)
+        if slot is not None:
+            return slot
+        slot = self.lists[key.name] = ListSlot(key)
+        record = self.record
+        if record is None or self.clear:
+            return slot
+        self._read_list(slot, record)
+        return slot
+
+    def _read_list(self, slot: ListSlot, record: Record) -> None:
+        key = slot.key
+        try:
+            elements = unpack_elements(record.fields.get(key.name))
+        except ValueError as problem:
+            slot.unreadable = True
+            self._report(key, str(problem))
+            return
+        for element in elements:
+            if element.sequence in slot.removed:
+                continue
+            try:
+                payload = self._unsealed(key.name, element.flags, element.payload, record.locator)
+                slot.items.append(Item(key.load(payload, element.version), element.sequence, payload, False))
+            except DecodeRefused as problem:
+                slot.refused.append(element.sequence)
+                self._report(key, str(problem))
+
+    def names(self) -> list[str]:
+        """The names of all that is there and has a key in this process."""
+        if self.closed:
+            self.refuse_closed()
+        names: dict[str, None] = {}
+        if self.record is not None and not self.clear:
+            names.update(dict.fromkeys(self.record.fields))
+            names.update(dict.fromkeys(self.around.residents_of(self.record.locator)))
+        names.update(dict.fromkeys(self.slots))
+        names.update(dict.fromkeys(self.lists or ()))
+        return [name for name in names if self._has(name)]
+
+    def _has(self, name: str) -> bool:
+        key = known_key(name)
+        if key is None:
+            return False
+        return bool(self.list_slot(key).items) if isinstance(key, ListKey) else self.slot(key).present
+
+    # -------------------------------------------------------------- writing
+
+    def before_write(self, what: AnyKey) -> None:
+        if self.closed:
+            self.refuse_closed()
+        if self.over or self.end_asked:
+            raise SessionEnded(f"{what!r} cannot be written: the session has ended")
+        if self.headers_sent and self.record is None and not self.discarding:
+            raise HeadersSent(
+                f"{what!r} cannot be written any more: the response's headers have left, so the cookie of a new session could not be sent; "
+                "write before the response starts, or use create=True"
+            )
+
+    def assign(self, key: Key[Any], value: object) -> None:
+        if self.closed or self.over or self.end_asked or self.headers_sent:
+            self.before_write(key)
+        if key.has_hooks:
+            self.around.check_hooks(key)
+        # Before there is a slot: a value that is refused leaves the one that is stored to be read.
+        codec = key.codec
+        encoded: bytes | None = None
+        if codec is not None:
+            try:
+                encoded = codec.accept(value)
+            except KeyTypeError as problem:
+                raise KeyTypeError(f"{key!r}: {problem}") from problem
+        slot = self.slots.get(key.name)
+        if slot is None:
+            self.slots[key.name] = Slot(key, "assigned", True, value, encoded=encoded)
+            return
+        slot.encoded = encoded
+        slot.value = value
+        slot.present = True
+        slot.mode = "assigned"
+        slot.functions = ()
+        slot.in_place = False
+
+    def delete(self, key: AnyKey) -> None:
+        self.before_write(key)
+        if isinstance(key, ListKey):
+            items = self.list_slot(key)
+            if not (items.items or items.refused or items.unreadable):
+                raise KeyError(key)
+            self.clear_list(key)
+            return
+        slot = self.slot(key)
+        if not slot.present and not slot.refused:
+            raise KeyError(key)
+        slot.present = slot.refused = False
+        slot.value = None
+        slot.mode = "deleted"
+        slot.functions = ()
+        slot.in_place = False
+
+    def update(self, key: Key[Any], change: Updater, default: object) -> object:
+        self.before_write(key)
+        if key.has_hooks:
+            self.around.check_hooks(key)
+        slot = self.slot(key)
+        codec = key.codec
+        if not slot.present and default is ABSENT:
+            raise KeyError(key)
+        unconditional = slot.mode in ("assigned", "deleted")
+        in_place = slot.in_place or (slot.mode == "updated" and self._changed_since_update(slot))
+        if slot.mode == "read" and slot.present and codec is not None:
+            in_place = self._changed_in_place(slot) is not None
+        if not unconditional and not slot.functions:
+            # Also beside a value, which may be gone by the commit. What a function could change is kept encoded, or a repetition
+            # would begin from the changed default.
+            encode = codec is not None and codec.mutable and default is not ABSENT
+            slot.default = self._accepted(key, default) if encode else default
+        value = change(slot.value if slot.present else default)
+        encoded = self._accepted(key, value) if codec is not None else None
+        slot.value, slot.encoded, slot.present, slot.in_place = value, encoded, True, in_place
+        if unconditional:
+            slot.mode = "assigned"
+        else:
+            slot.mode = "updated"
+            slot.functions = (*slot.functions, change)
+        return value
+
+    def _accepted(self, key: Key[Any], value: object) -> bytes:
+        codec = key.codec
+        assert codec is not None
+        try:
+            return codec.accept(value)
+        except KeyTypeError as problem:
+            raise KeyTypeError(f"{key!r}: {problem}") from problem
+
+    def append(self, key: ListKey[Any], value: object, front: bool) -> None:
+        self.before_write(key)
+        slot = self.list_slot(key)
+        try:
+            item = Item(value, None, key.codec.accept(value), front)
+        except KeyTypeError as problem:
+            raise KeyTypeError(f"{key!r}: {problem}") from problem
+        if front:
+            slot.items.insert(0, item)
+        else:
+            slot.items.append(item)
+
+    def remove_where(self, key: ListKey[Any], match: Callable[[Any], bool], first: bool) -> int:
+        self.before_write(key)
+        slot = self.list_slot(key)
+        removed = 0
+        kept: list[Item] = []
+        for item in slot.items:
+            if (first and removed) or not match(item.value):
+                kept.append(item)
+                continue
+            removed += 1
+            if item.sequence is not None:
+                slot.removed.append(item.sequence)
+        slot.items = kept
+        return removed
+
+    def clear_list(self, key: ListKey[Any]) -> None:
+        self.remove_where(key, lambda _: True, False)
+        slot = self.list_slot(key)
+        slot.removed += slot.refused
+        slot.refused = []
+        if slot.unreadable:
+            slot.unreadable, slot.dropped = False, True
+
+    def ask_renew(self, overlap: float | None, clear: bool) -> None:
+        self._before_lifecycle("renewed")
+        if overlap is not None and (isinstance(overlap, bool) or not 0 <= overlap < math.inf):
+            raise PolicyError(f"renew(overlap={overlap!r}): expected a number of seconds, 0 or more")
+        if self.headers_sent:
+            raise HeadersSent(
+                "the session cannot be renewed any more: the response's headers have left without the new cookie; renew earlier"
+            )
+        seconds = self.around.default_overlap if overlap is None else overlap
+        if self.old_secret:
+            if seconds:
+                return  # Somebody has just renewed, which is all that a routine rotation wants.
+            raise Rejected(
+                "renewed", 409, (), "the session was renewed by another request; this one came with the previous id and may not renew"
+            )
+        self.renew_asked = self.flagged = True
+        self.renew_overlap = seconds
+        if clear:
+            self.clear = True
+            self.slots.clear()
+            self.values.clear()
+            self.lists = None
+
+    def ask_end(self) -> None:
+        if self.closed:
+            self.refuse_closed()
+        self.end_asked = self.flagged = True
+
+    def set_timeout(self, seconds: float | None) -> None:
+        self._before_lifecycle("changed")
+        check_timeout("session.timeout", seconds)
+        self.timeout = seconds
+        self.timeout_set = self.flagged = True
+
+    def set_persistent(self, persistent: bool) -> None:
+        self._before_lifecycle("changed")
+        if type(persistent) is not bool:
+            raise PolicyError(
+                f"session.persistent = {persistent!r}: expected True (a cookie with Max-Age) or False (until the browser closes)"
+            )
+        if persistent and not self.lasting:
+            raise PolicyError(
+                "session.persistent = True: the cookie policy has no max_age to give the cookie; use CookiePolicy(max_age=...)"
+            )
+        if self.headers_sent:
+            raise HeadersSent("session.persistent cannot be set any more: the response's headers have left with the cookie as it was")
+        self.persistent = persistent
+        self.persistent_set = self.flagged = True
+
+    def _before_lifecycle(self, verb: str) -> None:
+        if self.closed:
+            self.refuse_closed()
+        if self.over or self.end_asked:
+            raise SessionEnded(f"the session cannot be {verb}: it has ended")
+
+    def refuse_closed(self) -> None:
+        raise SessionClosed(
+            "the session was used after its request had been finished; take what you need out of it before, "
+            "or open it again with manager.edit(handle)"
+        )
+
+    def _changed_in_place(self, slot: Slot) -> bytes | None:
+        """The encoding of a value that was read, if it is another one now."""
+        codec = slot.key.codec
+        if codec is None or not codec.mutable or not codec.comparable or slot.stored is None:
+            return None
+        try:
+            payload = codec.encode(slot.value)
+        except Exception:  # a user's `save` may raise anything
+            payload = b""
+        if payload == slot.stored:
+            return None
+        # Encoders need not be stable and upgrades change bytes: what counts is whether a fresh look at the store gives the same.
+        # A planted value may decode and not encode again; then it is the same too, and a reader never fails for it.
+        try:
+            fresh = slot.key.load(slot.stored, slot.version)
+            if codec.encode(fresh) == payload:
+                return None
+        except DecodeRefused:
+            return None
+        except Exception:
+            return None if payload == b"" else payload
+        return self._accepted(slot.key, slot.value)
+
+    def _changed_since_update(self, slot: Slot) -> bool:
+        codec = slot.key.codec
+        if codec is None or not codec.mutable or not codec.comparable or slot.encoded is None:
+            return False
+        return codec.encode(slot.value) != slot.encoded
+
+
+def check_timeout(option: str, seconds: float | None) -> None:
+    """Raise `PolicyError` unless it is None or a positive, finite number of seconds."""
+    if seconds is None:
+        return
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf:
+        hint = "; None is never" if seconds == 0 else ""
+        raise PolicyError(f"{option} = {seconds!r}: expected a positive number of seconds, or None{hint}")
