@@ -131,6 +131,7 @@ def test_rule_03_an_unknown_name_is_there_for_the_program_that_knows_it(face: Fa
                 session[new] = {"kind": str(turn)}
 
 
+@pytest.mark.stores("memory")
 def test_rule_03_an_unknown_name_is_in_a_snapshot(face: Face, tmp_path: Path) -> None:
     """A process that saves and loads what it does not know gives it back unchanged."""
     _, handle = signed_in(face)

@@ -406,6 +406,7 @@ def test_rule_08_a_secret_that_repeats_is_drawn_again_at_renew(face: Face, user:
     assert len({jar["SESSION_KEY"] for jar in jars}) == 3
 
 
+@pytest.mark.stores("memory")
 def test_rule_08_an_older_snapshot_does_not_bring_it_back(face: Face, user: Key[str], tmp_path: Path) -> None:
     """The journal beside a snapshot remembers ends and renewals: a snapshot from before them gives neither back (L4, WSTG-SESS-06)."""
     path, old = tmp_path / "sessions", tmp_path / "old"

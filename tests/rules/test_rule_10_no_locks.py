@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -29,8 +29,10 @@ from typed_sessions import (
 
 
 @pytest.fixture
-def case(face: Face) -> Case:
-    return Case(face)
+def case(face: Face) -> Iterator[Case]:
+    case = Case(face)
+    yield case
+    case.inside = True  # what is destroyed after the test calls nobody any more: the store may be gone
 
 
 def test_rule_10_this_test_notices_a_lock(case: Case) -> None:

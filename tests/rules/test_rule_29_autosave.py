@@ -15,6 +15,8 @@ from tests.rules.restarts import Server
 from tests.watched import Watched
 from typed_sessions import Key, MemoryStore, PolicyError, SessionManager, StoreUnavailable
 
+pytestmark = pytest.mark.stores("memory")
+
 
 class Cut(Watched):
     """A store that says when a snapshot of it was begun, as often as one is."""

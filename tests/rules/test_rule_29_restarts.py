@@ -15,6 +15,8 @@ from tests.faces import Browser, Face
 from tests.rules.restarts import Server
 from typed_sessions import CookiePolicy, End, Key, ListKey, SessionView, SnapshotDamaged, StoreUnavailable
 
+pytestmark = pytest.mark.stores("memory")
+
 
 @dataclass
 class Cart:

@@ -15,6 +15,8 @@ from tests.rules.restarts import Server
 from typed_sessions import Key, ListKey, SealingKeys, Session, ValueRefused
 from typed_sessions.record import Record
 
+pytestmark = pytest.mark.stores("memory")
+
 SECRET = "the treasure is under the third tree"
 
 
