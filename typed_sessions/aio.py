@@ -15,7 +15,7 @@ from typing import Any, TypeVar, final
 
 from typing_extensions import Self, override
 
-from . import plans
+from . import endings, plans, steps
 from .changes import Outcome, Use
 from .clients import Client, Close
 from .events import Begin, Event
@@ -141,7 +141,7 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
             self._start_loops(asyncio.get_running_loop())
         now = core.clock()
         if now >= core.next_sweep:
-            await self.run(plans.in_passing(core, exchange, now))
+            await self.run(endings.in_passing(core, exchange, now))
         presented = core.ask(exchange)
         record: Record | None = None
         if presented is not None:
@@ -254,7 +254,7 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
         record = await self._look(exchange)
         if record is not None:
             exchange.client = request.client
-            exchange.expire = await self.run(plans.end(self._core, record.locator, "ended", exchange))
+            exchange.expire = await self.run(endings.end(self._core, record.locator, "ended", exchange))
         else:
             exchange.expire = exchange.verdict in ("dead", "expired")
         return exchange.headers()
@@ -325,7 +325,7 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
         """For filters: the connection is gone."""
         left = self._core.clients.detach(client)
         if left:
-            self._spawn(self.run(plans.clients_left(self._core, left)))
+            self._spawn(self.run(endings.clients_left(self._core, left)))
 
     def _spawn(self, work: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
         task = asyncio.get_running_loop().create_task(work)
@@ -351,7 +351,7 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
     async def end(self, handle: str, /) -> bool:
         """As `SessionManager.end`."""
         locator = locator_of(handle)
-        return locator is not None and await self.run(plans.end(self._core, locator, "ended"))
+        return locator is not None and await self.run(endings.end(self._core, locator, "ended"))
 
     async def end_all(self, where: Callable[[SessionView], bool] | None = None, /, *, keep: Session | None = None) -> int:
         """As `SessionManager.end_all`."""
@@ -366,7 +366,7 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
         """As `SessionManager.sweep`."""
         total, more = 0, True
         while more:
-            count, more = await self.run(plans.sweep_step(self._core, self._core.clock()))
+            count, more = await self.run(endings.sweep_step(self._core, self._core.clock()))
             total += count
             await asyncio.sleep(0)  # other tasks have their turn between two steps (rule 16)
         return total
@@ -423,7 +423,7 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
         await asyncio.gather(*self._looping.values(), return_exceptions=True)
         self._looping.clear()
         self._loops.clear()
-        await self.run(plans.close(self._core))
+        await self.run(endings.close(self._core))
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
@@ -451,7 +451,7 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
             return await asyncio.to_thread(verb, *args)
         return await verb(*args)
 
-    async def run(self, plan: plans.Plan[R]) -> R:
+    async def run(self, plan: steps.Plan[R]) -> R:
         """Carry out a plan: `manager.run`, with `await` where there is something to wait for."""
         result: Any = None  # Any: what a step gives is the plan's business
         problem: BaseException | None = None
@@ -463,11 +463,11 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
                 return done
             result, problem = None, None
             try:
-                if type(step) is plans.Ask:
+                if type(step) is steps.Ask:
                     result = await self._ask(step.verb, *step.args)
-                elif type(step) is plans.Work:
+                elif type(step) is steps.Work:
                     result = await asyncio.to_thread(step.function, *step.args)
-                elif type(step) is plans.Whole:
+                elif type(step) is steps.Whole:
                     result = await self._whole(step.plan)
                 else:
                     result = step[0](*step[1])
@@ -476,7 +476,7 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
             except BaseException as raised:
                 problem = raised
 
-    async def _whole(self, plan: plans.Plan[R]) -> R:
+    async def _whole(self, plan: steps.Plan[R]) -> R:
         try:
             asyncio.get_running_loop()
         except RuntimeError:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, final
 
 from typing_extensions import Self, override
 
-from . import plans
+from . import endings, plans, steps
 from .background import Background
 from .changes import Use
 from .clients import Client
@@ -43,7 +43,7 @@ _READER = RequestReader()
 SCAN_PAGE = 500
 
 
-def run(plan: plans.Plan[R]) -> R:
+def run(plan: steps.Plan[R]) -> R:
     """Carry out a plan, one step after the other."""
     result: Any = None  # Any: what a step gives is the plan's business
     problem: BaseException | None = None
@@ -55,12 +55,12 @@ def run(plan: plans.Plan[R]) -> R:
             return done
         result, problem = None, None
         try:
-            if type(step) is plans.Tell:
+            if type(step) is steps.Tell:
                 result = step.function(*step.args)
                 if inspect.isawaitable(result):
                     _drop(result)
                     raise KeyTypeError(f"{step.function!r} gave an awaitable, which SessionManager cannot await; use AsyncSessionManager")
-            elif type(step) is plans.Whole:
+            elif type(step) is steps.Whole:
                 result = run(step.plan)
             else:
                 result = step[0](*step[1])
@@ -171,7 +171,7 @@ class SessionManager(Configured[Store]):
             _refuse_running_loop()
         now = core.clock()
         if now >= core.next_sweep:
-            run(plans.in_passing(core, exchange, now))
+            run(endings.in_passing(core, exchange, now))
         presented = core.ask(exchange)
         record = None
         if presented is not None:
@@ -239,7 +239,7 @@ class SessionManager(Configured[Store]):
         record = self._look(exchange)
         if record is not None:
             exchange.client = request.client
-            exchange.expire = run(plans.end(self._core, record.locator, "ended", exchange))
+            exchange.expire = run(endings.end(self._core, record.locator, "ended", exchange))
         else:
             exchange.expire = exchange.verdict in ("dead", "expired")
         return exchange.headers()
@@ -312,7 +312,7 @@ class SessionManager(Configured[Store]):
         try:
             yield client
         finally:
-            run(plans.clients_left(self._core, self._core.clients.detach(client)))
+            run(endings.clients_left(self._core, self._core.clients.detach(client)))
 
     # -------------------------------------------------------------- all sessions
 
@@ -333,7 +333,7 @@ class SessionManager(Configured[Store]):
         """End a session by its handle; False if there is none. Raises TypeError for anything but text."""
         self._may_wait()
         locator = locator_of(handle)
-        return locator is not None and run(plans.end(self._core, locator, "ended"))
+        return locator is not None and run(endings.end(self._core, locator, "ended"))
 
     def end_all(self, where: Callable[[SessionView], bool] | None = None, /, *, keep: Session | None = None) -> int:
         """End every session, or those for which `where(view)`; how many. `keep` is spared ("sign out everywhere else", ASVS 7.4.5)."""
@@ -347,7 +347,7 @@ class SessionManager(Configured[Store]):
     def sweep(self) -> int:
         """End everything whose time is over, now; how many sessions. Not needed for timeouts to hold."""
         self._may_wait()
-        return run(plans.sweep(self._core))
+        return run(endings.sweep(self._core))
 
     # -------------------------------------------------------------- restarts
 
@@ -396,7 +396,7 @@ class SessionManager(Configured[Store]):
         Raises what saving raises; closing again saves again then.
         """
         self._background.stop_all()
-        run(plans.close(self._core))
+        run(endings.close(self._core))
         try:
             if self._background.path is not None:
                 self.save_sessions(self._background.path)
