@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -66,7 +66,7 @@ class Browser:
         return Turn(self, session, finish)
 
     @contextmanager
-    def visit(self, **settings: Any) -> Iterator[Session]:
+    def visit(self, **settings: Any) -> Generator[Session]:
         """A whole request: open, the block, finish, and the answer arrives."""
         turn = self.open(**settings)
         yield turn.session
