@@ -16,6 +16,7 @@ from typed_sessions.core import SWEEP_STEP
 from typed_sessions.filters import asgi, wsgi
 from typed_sessions.lifecycle import issue, new_record
 from typed_sessions.options import SessionOptions
+from typed_sessions.stores.redis import AsyncRedisStore, RedisStore
 
 NAMES = ("user_id", "name", "theme", "csrf", "cart", "user", "a", "b")
 KEYS = {name: Key(name, str) for name in NAMES}
@@ -131,4 +132,34 @@ class SqliteWSGI(Contender):
         self.manager.close()
 
 
-CONTENDERS = [MemoryASGI, MemoryWSGI, SqliteWSGI]
+class RedisASGI(Contender):
+    name, backend, limit, server = "typed-sessions-redis-asgi", "redis", "limit-redis-guarded-asgi", True
+    note = "every verb one script; opening writes the use, so a write is two trips"
+    ops = AsyncOps()
+
+    def setup(self, ctx):
+        self.ctx = ctx
+        self.manager = AsyncSessionManager(AsyncRedisStore(ctx.redis_url), timeout=TIMEOUT)
+        self.app = self.wrap(raw_asgi(self.ops))
+
+    def wrap(self, app):
+        return asgi.SessionMiddleware(app, self.manager)
+
+    def teardown(self):
+        self.ctx.loop.run_until_complete(self.manager.aclose())
+
+
+class RedisWSGI(Contender):
+    name, backend, limit = "typed-sessions-redis-wsgi", "redis", "limit-redis-wsgi"
+    protocol, bare = "wsgi", "bare-wsgi"
+    note = RedisASGI.note
+
+    def setup(self, ctx):
+        self.manager = SessionManager(RedisStore(ctx.redis_url), timeout=TIMEOUT)
+        self.app = wsgi.SessionMiddleware(raw_wsgi(SyncOps()), self.manager)
+
+    def teardown(self):
+        self.manager.close()
+
+
+CONTENDERS = [MemoryASGI, MemoryWSGI, SqliteWSGI, RedisASGI, RedisWSGI]

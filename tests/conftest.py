@@ -16,7 +16,8 @@ from typing import Any, NoReturn
 import pytest
 from hypothesis import settings
 
-from tests.faces import FACES, STORES, Face
+from tests.faces import FACES, SERVED, STORES, Face
+from tests.redis_server import RedisServer
 from typed_sessions.testing import isolated_keys
 
 IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
@@ -79,14 +80,32 @@ def forget_keys() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=[f"{store}-{kind}" for store in STORES for kind in FACES])
+@pytest.hookimpl(tryfirst=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test with a face runs on every store and both managers, or on the stores that it is marked with."""
+    if "make_face" in metafunc.fixturenames:
+        marker = metafunc.definition.get_closest_marker("stores")
+        stores = STORES if marker is None else marker.args
+        metafunc.parametrize("make_face", [f"{store}-{kind}" for store in stores for kind in FACES], indirect=True)
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A redis-server for all tests that leave it as it is; each uses a prefix of its own."""
+    server = RedisServer(require("redis-server"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
 def make_face(request: pytest.FixtureRequest) -> Iterator[Callable[..., Face]]:
     """Make faces (see `tests.faces`) for every store and both managers; they are closed after the test."""
     store, _, kind = request.param.rpartition("-")
     made: list[Face] = []
 
     def make(*, store_options: dict[str, Any] | None = None, **options: Any) -> Face:
-        face = Face(kind, STORES[store](**(store_options or {})), **options)
+        served = (request.getfixturevalue(f"{store}_server"), kind) if store in SERVED else ()
+        face = Face(kind, STORES[store](*served, **(store_options or {})), **options)
         made.append(face)
         return face
 

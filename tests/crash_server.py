@@ -6,6 +6,7 @@ that is broken. A line with the port says that it is ready.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import signal
 import sys
@@ -61,13 +62,15 @@ if __name__ == "__main__":
     path, every = sys.argv[1], float(sys.argv[2])
     if sys.argv[3:]:
         setattr(Keeper, "_note", forget)  # noqa: B010
+    faulthandler.dump_traceback_later(25, exit=True)  # a server that hangs says where
+    # Waited for, not handled: a handler runs in the middle of whatever the main thread does, such as starting a thread.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     with SessionManager() as sessions:
         Handler.sessions, Handler.path_of_snapshot = sessions, path
         sessions.load_sessions(path, strict=True)
         sessions.autosave(path, every=every)
         with Server(("127.0.0.1", 0), Handler) as server:
-            # In a thread: `shutdown` waits for `serve_forever`, which this handler interrupts.
-            stopper = threading.Thread(target=server.shutdown)
-            signal.signal(signal.SIGTERM, lambda _, __: stopper.start())
+            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
             print(server.server_port, flush=True)
-            server.serve_forever(poll_interval=0.01)
+            signal.sigwait({signal.SIGTERM})
+            server.shutdown()

@@ -25,7 +25,7 @@ def elsewhere(face: Face, work: Callable[[Face], object]) -> None:
             problems.append(problem)
         finally:
             if twin.loop is not None:
-                twin.loop.close()
+                twin.leave()
 
     thread = threading.Thread(target=body, daemon=True)
     thread.start()

@@ -7,14 +7,41 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Generator, Sequence
+import itertools
+import os
+import tempfile
+import weakref
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-from typed_sessions import AsyncSessionManager, Client, MemoryStore, Request, Session, SessionManager
+from tests.redis_server import RedisServer
+from typed_sessions import AsyncSessionManager, Client, MemoryStore, Request, Session, SessionManager, SQLiteStore
+from typed_sessions.stores.redis import AsyncRedisStore, RedisStore
 from typed_sessions.testing import FakeClock
 
-STORES: dict[str, Callable[[], Any]] = {"memory": MemoryStore}
+
+def sqlite_store(**options: Any) -> SQLiteStore:
+    """A store in a folder of its own, which goes with it."""
+    folder = tempfile.TemporaryDirectory(prefix="sessions-", ignore_cleanup_errors=True)
+    store = SQLiteStore(os.path.join(folder.name, "sessions.db"), **options)
+    weakref.finalize(store, folder.cleanup)
+    return store
+
+
+_prefixes = itertools.count()
+
+
+def redis_store(server: RedisServer, kind: str, **options: Any) -> RedisStore | AsyncRedisStore:
+    """A store that shares a server with others, and no key."""
+    make: Any = RedisStore if kind == "sync" else AsyncRedisStore
+    return make(server.url, **{"prefix": f"test {next(_prefixes)}", **options})  # type: ignore[no-any-return]
+
+
+STORES: dict[str, Callable[..., Any]] = {"memory": MemoryStore, "sqlite": sqlite_store, "redis": redis_store}
+SERVED = frozenset({"redis"})
+"""Those that take a server and the face's kind; the fixture is `redis_server`."""
 FACES = ("sync", "async")
 PEER = "10.1.2.3"
 
@@ -117,10 +144,25 @@ class Face:
         """The result of a manager's method, awaited if need be; of `all()`, a list."""
         if inspect.isawaitable(result):
             assert self.loop is not None
+            if self.loop.is_running():
+                return self._aside(_wait(result))
             return self.loop.run_until_complete(_wait(result))
         if inspect.isasyncgen(result):
             return self.call(_collect(result))
         return list(result) if inspect.isgenerator(result) else result
+
+    def _aside(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """From inside of the running loop: do it meanwhile in another thread, as another process would."""
+
+        async def and_leave() -> Any:
+            try:
+                return await work
+            finally:
+                if inspect.iscoroutinefunction(self.store.close):
+                    await self.store.close()
+
+        with ThreadPoolExecutor(1) as other:
+            return other.submit(asyncio.run, and_leave()).result()
 
     def edit(self, handle: str, work: Callable[[Session], object]) -> None:
         """`manager.edit(handle)` with `work(session)` as its block."""
@@ -136,7 +178,13 @@ class Face:
     def close(self) -> None:
         for manager in self.managers:
             self.call(manager.close() if self.kind == "sync" else manager.aclose())
+        self.leave()
+
+    def leave(self) -> None:
+        """Close the event loop, and before it what an asynchronous store has in it."""
         if self.loop is not None:
+            if inspect.iscoroutinefunction(self.store.close):
+                self.call(self.store.close())
             self.loop.close()
 
 

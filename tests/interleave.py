@@ -1,7 +1,6 @@
-"""Programs in every order that their steps can happen in: enumerated, not sampled.
+"""Programs that can be taken one step further, for `every_order` of the conformance kit: it enumerates the orders of their steps.
 
-`every_order(play)` runs a program once per way in which its choices can fall out. A `Task` is something that can be taken one step
-further: a coroutine, driven by hand, or a thread of its own that runs only while somebody waits for it.
+A `Task` is a coroutine, driven by hand, or a thread of its own that runs only while somebody waits for it.
 """
 
 from __future__ import annotations
@@ -13,39 +12,6 @@ from typing import Any, Protocol
 
 PATIENCE = 30.0
 """Seconds after which a thread that does not come back counts as stuck."""
-
-Choose = Callable[[int], int]
-
-
-def every_order(play: Callable[[Choose], None]) -> int:
-    """Call `play(choose)` once per way in which its choices can fall out; `choose(n)` is a number below n. How many ways there are."""
-    path: list[list[int]] = []
-    runs = 0
-    while True:
-        position = 0
-
-        def choose(options: int) -> int:
-            nonlocal position
-            if options == 1:
-                return 0
-            if position == len(path):
-                path.append([0, options])
-            taken, of = path[position]
-            assert of == options, "the same choices led to something else"
-            position += 1
-            return taken
-
-        try:
-            play(choose)
-        except AssertionError as problem:
-            raise AssertionError(f"{problem} (in the order {[taken for taken, _ in path]})") from problem
-        runs += 1
-        while path and path[-1][0] + 1 == path[-1][1]:
-            path.pop()
-        if not path:
-            return runs
-        path[-1][0] += 1
-
 
 # -- what is stopped and goes on ----------------------------------------------
 

@@ -1,7 +1,7 @@
 """Requests of one browser, in every order of their store calls and of their answers on the way back to its cookie jar.
 
 A `Stage` is a store, a manager, a browser, and some requests, each stopped before every call of a store verb. What is chosen, in every
-way there is (see `tests.interleave`):
+way there is (see `every_order`):
 
 * which of the requests that are under way makes its next call;
 * when an answer with cookies arrives at the jar (one without changes nothing there, so its arrival needs no choice);
@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
-from tests.interleave import Choose, CoroutineTask, Pause, Task, ThreadTask, every_order
+from tests.interleave import CoroutineTask, Pause, Task, ThreadTask
 from typed_sessions import (
     AddressPolicy,
     AsyncSessionManager,
@@ -34,6 +34,7 @@ from typed_sessions import (
     Session,
     SessionManager,
 )
+from typed_sessions.conformance.orders import Choose, every_order
 from typed_sessions.testing import FakeClock
 
 PEER = "10.1.2.3"

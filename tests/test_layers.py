@@ -41,7 +41,18 @@ LAYERS = (
     "stores.base",
     "stores.memory",
     "stores.sqlite_file",
+    "stores.redis_scripts",
+    "stores.redis_verbs",
+    "stores.redis_wire",
     "stores.*",
+    "conformance",
+    "conformance.report",
+    "conformance.subject conformance.model",
+    "conformance.lockstep",
+    "conformance.stand",
+    "conformance.machine",
+    "conformance.*",  # the checks
+    "conformance.run",
     "snapshot",
     "journal",
     "keeper",
@@ -71,6 +82,8 @@ REQUIRED = {"cryptography", "msgspec", "typing_extensions"}
 LEAVES = {
     "_typeshed": {"filters.wsgi"},  # of the type checkers: there is nothing to install
     "redis": {"stores.redis"},
+    "hiredis": {"stores.redis", "stores.redis_wire"},  # which redis[hiredis] brings
+    "hypothesis": {"conformance.machine"},
     "psycopg": {"stores.postgres"},
     "psycopg_pool": {"stores.postgres"},
 }
@@ -140,8 +153,8 @@ def test_imports_point_down() -> None:
 
 
 def test_the_package_imports_without_any_optional_library() -> None:
-    """`import typed_sessions` works where none of the extras is installed."""
-    program = f"import sys; sys.modules.update(dict.fromkeys({sorted(LEAVES)})); import {PACKAGE}"
+    """`import typed_sessions`, and its `testing`, work where none of the extras is installed."""
+    program = f"import sys; sys.modules.update(dict.fromkeys({sorted(LEAVES)})); import {PACKAGE}.testing"
     subprocess.run([sys.executable, "-W", "error", "-c", program], cwd=ROOT, check=True, timeout=60)
 
 

@@ -190,6 +190,7 @@ def test_a_forgotten_finish() -> None:
         session[Key("name", str)] = "ann"
 
     for work in (forget, lambda: asyncio.run(forget_async())):
+        gc.collect()  # what other tests have left
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             work()

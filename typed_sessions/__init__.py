@@ -35,6 +35,7 @@ from .sealing import SealingKeys
 from .session import Create, Error, Session, SessionList, SessionView, current_session
 from .stores.base import AsyncStore, Store
 from .stores.memory import MemoryStore
+from .stores.sqlite import SQLiteStore
 
 __all__ = [
     "COMMIT_FAILURES",
@@ -70,6 +71,7 @@ __all__ = [
     "Rejected",
     "Request",
     "ReusedOldId",
+    "SQLiteStore",
     "SealingKeys",
     "Session",
     "SessionClosed",

@@ -341,7 +341,13 @@ def current_session(default: object = ABSENT, /) -> object:
     """
     opener = _opener.get()
     if opener is not None:
-        return opener.current()
+        try:
+            return opener.current()
+        except Rejected as refused:
+            # A filter that creates nothing (`create=False`) has none to give: that is what the default is for.
+            if default is ABSENT or refused.reason != "no_session":
+                raise
+            return default
     if default is ABSENT:
         raise NoSession("there is no session here: current_session() works in a request that a filter serves, and in a listener")
     return default

@@ -1,4 +1,8 @@
-"""For tests of programs that use sessions: a clock that is set by hand, signed-in cookies, keys that are forgotten. No pytest in here."""
+"""For tests of programs that use sessions, and of stores. No pytest in here.
+
+`FakeClock` is a clock that is set by hand, `login` gives signed-in cookies, `isolated_keys` forgets the keys that a test has declared.
+`check_store` and `check_async_store` run the conformance kit: every promise of `stores/base.py` as a named check (`CHECK_NAMES`).
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,24 @@ import math
 from collections.abc import Mapping
 from typing import Any, final
 
+from .conformance.report import ConformanceFailed, Failure, Report
+from .conformance.run import CHECK_NAMES, check_async_store, check_store
 from .errors import SessionError
 from .exchange import Request
 from .keys import Key, isolated_keys
 from .manager import SessionManager
 
-__all__ = ["FakeClock", "isolated_keys", "login"]
+__all__ = [
+    "CHECK_NAMES",
+    "ConformanceFailed",
+    "Failure",
+    "FakeClock",
+    "Report",
+    "check_async_store",
+    "check_store",
+    "isolated_keys",
+    "login",
+]
 
 
 @final

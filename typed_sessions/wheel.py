@@ -19,8 +19,8 @@ class Wheel:
     def __init__(self) -> None:
         self._buckets: dict[float, list[int]] = {}
         self._starts: list[float] = []
-        # Entries of the running second that are not due yet: they wait here, or `take` would find them again and again.
-        self._waiting: list[int] = []
+        # A heap of what comes due within the running second: it waits here, or `take` would find it again and again.
+        self._waiting: list[tuple[float, int]] = []
 
     def add(self, key: int, due: float, now: float) -> None:
         """Look at `key` again when `due` comes (seconds since 1970; infinity is never)."""
@@ -30,7 +30,7 @@ class Wheel:
         width = 2.0 ** max(0, math.frexp(distance / 64)[1]) if distance > 64 else 1.0
         start = math.floor(due / width) * width
         if start <= now < due:
-            self._waiting.append(key)
+            heapq.heappush(self._waiting, (due, key))
             return
         bucket = self._buckets.get(start)
         if bucket is None:
@@ -40,15 +40,19 @@ class Wheel:
             bucket.append(key)
 
     def begin(self, now: float) -> None:
-        """A pass over what is due at `now` begins: entries that waited for their second to be over are looked at once more."""
-        if self._waiting:
-            start = math.floor(now)
-            if start in self._buckets:
-                self._buckets[start].extend(self._waiting)
-            else:
-                self._buckets[start] = self._waiting
-                heapq.heappush(self._starts, start)
-            self._waiting = []
+        """A pass over what is due at `now` begins: entries that have waited for their moment are looked at once more."""
+        waiting = self._waiting
+        if not waiting or waiting[0][0] > now:
+            return
+        keys: list[int] = []
+        while waiting and waiting[0][0] <= now:
+            keys.append(heapq.heappop(waiting)[1])
+        start = math.floor(now)
+        if start in self._buckets:
+            self._buckets[start].extend(keys)
+        else:
+            self._buckets[start] = keys
+            heapq.heappush(self._starts, start)
 
     def take(self, now: float, limit: int) -> list[int]:
         """At most `limit` keys whose bucket has begun; they are out of the wheel then. Nothing is due where it returns fewer."""

@@ -5,88 +5,15 @@ A verb that is a generator is one that takes several trips: at each `yield` anot
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
 from typing import Any
 
-from typed_sessions.changes import GONE, Changes, Idle, ListChange, Outcome, Use, apply, apply_touch, apply_use
+from typed_sessions.changes import GONE, Changes, Idle, ListChange, Outcome, Use, apply, apply_touch
+from typed_sessions.conformance.model import Model
 from typed_sessions.record import Ending, EndReason, Previous, Record, unpack_elements
 
-Trips = Generator[None, None, Any]
 
-
-class Sound:
+class Sound(Model):
     """A dictionary of packed records that keeps the contract. Not for several threads at once."""
-
-    def __init__(self) -> None:
-        self.records: dict[bytes, bytes] = {}
-
-    @property
-    def blocking(self) -> bool:
-        return False
-
-    def get(self, locator: bytes) -> Record | None:
-        packed = self.records.get(locator)
-        return None if packed is None else Record.unpack(locator, packed)
-
-    def put(self, record: Record) -> None:
-        self.records[record.locator] = record.pack()
-
-    def create(self, record: Record, now: float) -> Any:
-        if record.locator in self.records:
-            return "taken"
-        self.put(record)
-        return "created"
-
-    def open(self, locator: bytes, use: Use | None, idle: Idle, now: float) -> Any:
-        record = self.get(locator)
-        if record is None or use is None:
-            return record
-        after = apply_use(record, use, idle, now)
-        if after is None:
-            return record
-        self.put(after)
-        return after
-
-    def touch(self, locator: bytes, digest: bytes, idle: Idle, now: float) -> Any:
-        record = self.get(locator)
-        if record is None or now >= record.due:
-            return False
-        previous = record.previous
-        if digest != record.digest and (previous is None or digest != previous.digest or now >= previous.until):
-            return False
-        after = apply_touch(record, idle, now)
-        if after is not None:
-            self.put(after)
-        return True
-
-    def commit(self, locator: bytes, changes: Changes, idle: Idle, now: float) -> Any:
-        record = self.get(locator)
-        if record is None:
-            return GONE
-        outcome = apply(record, changes, idle, now)
-        if outcome.status == "committed" and outcome.record is not None:
-            self.put(outcome.record)
-        return outcome
-
-    def end(self, locator: bytes, reason: EndReason, now: float, lease: float) -> Any:
-        record = self.get(locator)
-        if record is not None:
-            del self.records[locator]
-            record.ending = Ending(reason, now, now + lease)
-        return record
-
-    def sweep(self, now: float, limit: int, lease: float, grace: float) -> tuple[Sequence[Record], bool]:
-        over = [record for locator in list(self.records) if (record := self.get(locator)) is not None and record.due <= now]
-        return [Sound.end(self, record.locator, "timeout", now, lease) for record in over], False
-
-    def clear(self, locator: bytes, names: Sequence[str] | None) -> None:
-        """No record is kept for its hooks here."""
-
-    def scan(self, after: bytes | None, limit: int) -> tuple[Sequence[Record], bytes | None]:
-        return [record for locator in self.records if (record := self.get(locator)) is not None], None
-
-    def close(self) -> None:
-        """Nothing to let go of."""
 
     def cut(self) -> Any:
         return dict(self.records)
@@ -114,7 +41,7 @@ class Upserting(Sound):
 class CheckingThenCommitting(Sound):
     """A commit that looks, and then writes: "exists, then set" has a gap (R1, nextjs-auth0 #2616)."""
 
-    def commit(self, locator: bytes, changes: Changes, idle: Idle, now: float) -> Trips:
+    def commit(self, locator: bytes, changes: Changes, idle: Idle, now: float) -> Any:
         record = self.get(locator)
         if record is None:
             return GONE
@@ -128,13 +55,10 @@ class CheckingThenCommitting(Sound):
 class CheckingThenEnding(Sound):
     """An end that looks, and then deletes: two of them both believe that they were the one."""
 
-    def end(self, locator: bytes, reason: EndReason, now: float, lease: float) -> Trips:
+    def end(self, locator: bytes, reason: EndReason, now: float, lease: float) -> Any:
         record = self.get(locator)
         yield
-        if record is not None:
-            self.records.pop(locator, None)
-            record.ending = Ending(reason, now, now + lease)
-        return record
+        return None if record is None else self.end_with(record, Ending(reason, now, now + lease))
 
 
 class CommittingByHalves(Sound):

@@ -44,6 +44,13 @@ def test_looking_is_one_trip_and_brings_vary(site: Site) -> None:
     assert len(site.store.store) == 1
 
 
+def test_a_filter_that_creates_nothing_leaves_it_to_the_default(site: Site) -> None:
+    """`create=False`: `current_session(None)` is None without a session, and the session with one (SWI's `http_in_session`)."""
+    app = site.app(says(lambda: current_session(None) is None), create=False)
+    assert wsgi(app, Jar()).text == "True"
+    assert wsgi(app, site.jar()).text == "False"
+
+
 def test_the_first_value_makes_the_session(site: Site) -> None:
     """Rules 24 and 25: with the first committed value, in one trip; the cookies leave with no-store."""
     jar = Jar()

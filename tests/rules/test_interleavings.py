@@ -6,10 +6,10 @@ import itertools
 
 import pytest
 
-from tests.interleave import Choose, every_order
 from tests.invariants import Keys, check_all, declare, endings, scripts_for
 from tests.stage import Script, Stage, play_all
 from typed_sessions import CookiePolicy, Key
+from typed_sessions.conformance.orders import Choose, every_order
 from typed_sessions.testing import isolated_keys
 
 KINDS = ("sync", "async")

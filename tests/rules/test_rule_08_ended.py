@@ -230,7 +230,7 @@ def test_rule_08_editing_does_not_bring_it_back(face: Face, user: Key[str]) -> N
 
 def face_end(face: Face, handle: str) -> None:
     """End a session where no coroutine can be awaited: in the store."""
-    face.store.end(bytes.fromhex(handle), "ended", face.clock(), 60.0)
+    face.call(face.store.end(bytes.fromhex(handle), "ended", face.clock(), 60.0))
 
 
 def test_rule_08_a_touch_does_not_bring_it_back(face: Face, user: Key[str]) -> None:

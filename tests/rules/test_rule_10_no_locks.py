@@ -470,7 +470,7 @@ def test_rule_10_a_listener_may_use_the_store_in_its_own_thread(face: Face) -> N
 
     def end_both(event: End) -> None:
         if event.session.handle == handles[0]:
-            seen.extend(face.store.end(bytes.fromhex(handle), "ended", face.clock(), 60.0) is not None for handle in handles)
+            seen.extend(face.call(face.store.end(bytes.fromhex(handle), "ended", face.clock(), 60.0)) is not None for handle in handles)
 
     face.manager.on(End, end_both)
     with browser.visit() as session:

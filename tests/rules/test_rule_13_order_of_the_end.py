@@ -410,5 +410,5 @@ def test_rule_13_a_cancelled_request_ends_it_all_the_same(make_face: Make, how: 
             face.clock.advance(660)
         face.loop.run_until_complete(asyncio.wait_for(cancelled(), 10))
         one = ["End", "delete stored", "delete resident"]
-        assert log == ([*one, "close", *one] if how == "swept in passing" else [*one, "close"])
+        assert log in (([*one, "close", *one], [*one, *one, "close"]) if how == "swept in passing" else ([*one, "close"],))
     assert live(face) == (set() if how == "swept in passing" else {handle_of(browsers[1])})

@@ -209,6 +209,7 @@ def test_the_end_of_a_session_runs_both_hooks_key_by_key(face: Face) -> None:
     assert len(hooks.called) == 5
 
 
+@pytest.mark.stores("memory")
 @case("oc-key-save", "improve", "saving asks no hook, writes every value, and keeps their order")
 def test_saving_changes_nothing_and_asks_nobody(face: Face, tmp_path: Any) -> None:
     """What is saved is what is there; whether a value outlives its clients is asked when they leave (rule 29)."""

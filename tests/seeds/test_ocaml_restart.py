@@ -14,6 +14,8 @@ from tests.seeds.programs import close, connected, follow, handles, listen, visi
 from typed_sessions import Key, MemoryStore, SnapshotDamaged
 from typed_sessions.testing import isolated_keys
 
+pytestmark = pytest.mark.stores("memory")
+
 
 def restart(face: Face, path: Path) -> int:
     """The server stops, and starts again with nothing but the file; how many sessions it has."""

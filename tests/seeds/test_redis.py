@@ -13,6 +13,7 @@ import pytest
 from tests.faces import Browser, Face
 from tests.seeds.cases import cannot_arise, case
 from tests.seeds.programs import ELSEWHERE, close, cookies_set, count, follow, handles, listen, names_set, subscribe, visit
+from tests.watched import Watched as Counted
 from typed_sessions import AddressPolicy, End, Key, KeyTypeError, MemoryStore, StoreUnavailable, current_session
 
 cannot_arise(
@@ -61,14 +62,14 @@ def test_a_request_makes_the_trips_that_the_design_says(face: Face) -> None:
     """A look is one trip, a write two, a new session one, an end one more; what is no id of ours costs none (§5)."""
     keys = [Key(f"key{n}", int) for n in range(100)]
     absent = Key("absent", int)
-    store = Watched(face.store)
+    store = Counted(face.store)
     face.manager = face.another(store)
 
     def trips(browser: Browser, work: Callable[[Any], object], **settings: Any) -> dict[str, int]:
-        store.trips.clear()
+        store.calls.clear()
         with browser.visit(**settings) as session:
             work(session)
-        return dict(store.trips)
+        return dict(store.calls)
 
     def fill(session: Any) -> None:
         for key in keys:

@@ -220,22 +220,22 @@ def _stored(found: data.Stored | None) -> str:
     rows = [
         ("locator", found.locator, "16 bytes: names the record, and is no secret"),
         ("digest", found.digest, "SHA-256 of the secret in SESSION_KEY"),
-        ("tag_digest", found.tag_digest, "SHA-256 of SESSION_ADDR, half of it"),
+        ("tag_digest", found.tag_digest, "SHA-256 of both cookies' values, half of it"),
         *((f"fields[{name!r}]", packed, "") for name, packed in sorted(found.fields.items())),
     ]
     return "".join(
         f'<tr><th scope="row"><code>{escape(name)}</code><span class="hint">{escape(hint)}</span></th>'
-        f"<td><code>{_bytes(value)}</code></td></tr>"
+        f"<td><code>{_bytes(value, text=name.startswith('fields'))}</code></td></tr>"
         for name, value, hint in rows
     )
 
 
-def _bytes(value: bytes) -> str:
-    text = "".join(chr(byte) if 32 <= byte < 127 else "·" for byte in value[:_LONGEST_BYTES])
+def _bytes(value: bytes, *, text: bool) -> str:
+    characters = "".join(chr(byte) if 32 <= byte < 127 else "·" for byte in value[:_LONGEST_BYTES])
     more = f" … {len(value)} bytes" if len(value) > _LONGEST_BYTES else ""
     # Digests are no text; what msgpack made of a value mostly is.
-    legible = sum(32 <= byte < 127 for byte in value) > len(value) / 2 and len(value) > 16
-    return escape(text if legible else value[:_LONGEST_BYTES].hex(" ")) + more
+    legible = text and sum(32 <= byte < 127 for byte in value) > len(value) / 2 and len(value) > 16
+    return escape(characters if legible else value[:_LONGEST_BYTES].hex(" ")) + more
 
 
 def _cookies(policy: CookiePolicy) -> str:

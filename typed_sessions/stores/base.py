@@ -64,7 +64,7 @@ class Store(Protocol):
         ...
 
     def end(self, locator: bytes, reason: EndReason, now: float, lease: float) -> Record | None:
-        """Mark the session as ended, and return it as it was; None if another has, or there is none.
+        """Mark the session as ended, and return it as it was, with its `ending`; None if another has, or there is none.
 
         With hooked values it is kept, claimed by the caller for `lease` seconds, until `clear`; otherwise it is gone.
         """

@@ -18,11 +18,12 @@ from msgspec.structs import replace
 
 from ..changes import GONE, Changes, Idle, Outcome, Use, apply, apply_touch, apply_use
 from ..errors import PolicyError, StoreFull, TooLarge
-from ..record import ENDED, REUSED, Ending, EndReason, Record
+from ..record import ENDED, FIELD_HOOKED, REUSED, Ending, EndReason, Record
 from ..wheel import Wheel
 from .base import Created
 
 _FLAGS_AT = 1
+_FIELD_FLAGS_AT = 6
 _WARM = 8
 """How many records of a shard may be unpacked at a time."""
 _STEP = 128
@@ -158,8 +159,7 @@ class MemoryStore:
                 self._keep(shard, key, after, stored)
         if not unchanged:
             return self.open(locator, use, idle, now)
-        if after.timeout != record.timeout:
-            self._note_sooner(key, record, after, now)
+        self._note_sooner(key, record, after, now)
         return after
 
     def touch(self, locator: bytes, digest: bytes, idle: Idle, now: float) -> bool:
@@ -177,7 +177,7 @@ class MemoryStore:
             after = apply_touch(record, idle, now)
             if after is not None:
                 self._keep(shard, key, after, stored)
-        if after is not None and after.timeout != record.timeout:
+        if after is not None:
             self._note_sooner(key, record, after, now)
         return True
 
@@ -199,7 +199,7 @@ class MemoryStore:
                 shard.records[key] = record
             else:
                 self._keep(shard, key, record, stored)
-        if record.timeout != before.timeout:
+        if changes.set_timeout or record.used != before.used:
             self._note_sooner(key, before, record, now)
         return outcome
 
@@ -249,7 +249,8 @@ class MemoryStore:
             if record is None or record.ending is None:
                 return
             left = {} if names is None else {name: value for name, value in record.fields.items() if name not in names}
-            shard.put(key, record.copy(left).pack() if left else None)
+            hooked = any(packed[_FIELD_FLAGS_AT] & FIELD_HOOKED for packed in left.values())
+            shard.put(key, record.copy(left).pack() if hooked else None)
 
     def scan(self, after: bytes | None, limit: int) -> tuple[Sequence[Record], bytes | None]:
         # A whole shard at a time: a dictionary's order does not hold a place in it while others write.
@@ -320,7 +321,8 @@ class MemoryStore:
         self._cutting = threading.Lock()
 
     def _note_sooner(self, key: int, before: Record, after: Record, now: float) -> None:
-        """A session's timeout has changed: if it comes due sooner now, its entry in the wheel lies behind that."""
+        """A use was written, or a timeout: if the session comes due sooner now (a shorter timeout, a clock that went back), its entry
+        in the wheel lies behind that."""
         if after.due < before.due:
             with self._wheel_lock:
                 self._wheel.add(key, after.due, now)

@@ -1,0 +1,316 @@
+"""What the Redis stores do when the server does not, or the network: an honest answer in time, and no lasting harm (S8, S12 to S14)."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pytest
+import redis
+import redis.asyncio
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
+
+from tests.conftest import require
+from tests.faces import FACES, Browser, Face
+from tests.redis_server import RedisServer, free_port
+from tests.stores.proxy import Manner, Proxy
+from typed_sessions import Key, StoreUnavailable
+from typed_sessions.stores.redis import AsyncRedisStore, RedisStore
+
+DEADLINE = 0.5
+SLACK = 0.6
+"""For a busy machine; what is not kept takes a multiple of the deadline, or for ever."""
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(params=FACES)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def make(kind: str) -> Iterator[Callable[..., Face]]:
+    made: list[Face] = []
+
+    def make_face(url: str | None, **options: Any) -> Face:
+        make_store: Any = RedisStore if kind == "sync" else AsyncRedisStore
+        place = () if url is None else (url,)
+        face = Face(kind, make_store(*place, **{"deadline": DEADLINE, "prefix": f"faults {next(_numbers)}", **options}))
+        made.append(face)
+        return face
+
+    yield make_face
+    for face in made:
+        face.close()
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    """A server that a test may do anything to."""
+    server = RedisServer(require("redis-server"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def name() -> Key[str]:
+    return Key("name", str)
+
+
+@pytest.fixture
+def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
+    with Proxy(redis_server.port) as proxy:
+        yield proxy
+
+
+def answers(client: Any) -> bool:
+    with suppress(redis.ResponseError):
+        return bool(client.ping())
+    return False
+
+
+def signed_in(face: Face, name: Key[str]) -> Browser:
+    browser = face.browser()
+    with browser.visit() as session:
+        session[name] = "ann"
+    with browser.visit() as session:
+        assert session[name] == "ann"
+    return browser
+
+
+@contextmanager
+def unavailable(words: str) -> Generator[None]:
+    """The block raises `StoreUnavailable` that says so, within the deadline."""
+    begin = time.monotonic()
+    with pytest.raises(StoreUnavailable, match=words):
+        yield
+    assert time.monotonic() - begin < DEADLINE + SLACK
+
+
+def write(browser: Browser, name: Key[str], value: str) -> None:
+    with browser.visit() as session:
+        session[name] = value
+
+
+def value_of(browser: Browser, name: Key[str]) -> str | None:
+    turn = browser.open()
+    value = turn.session.get(name)
+    turn.finish()
+    return value
+
+
+def test_a_frozen_server(make: Callable[..., Face], server: RedisServer, name: Key[str]) -> None:
+    """SIGSTOP: on a connection that is there, on a new one, and in the middle of a request; awake again, everything goes on."""
+    face = make(server.url)
+    browser = signed_in(face, name)
+    turn = browser.open()
+    turn.session[name] = "bob"
+    server.freeze()
+    with unavailable("did not answer commit within 0.5 s: the answer was lost, it may have been applied, and is not repeated"):
+        turn.finish()
+    for _ in range(2):
+        with unavailable("cannot be reached: it took longer than 0.5 s; nothing was sent"):
+            browser.open()
+    server.thaw()
+    assert value_of(browser, name) in ("ann", "bob")
+    write(browser, name, "cid")
+    assert value_of(browser, name) == "cid"
+
+
+def test_a_killed_server(make: Callable[..., Face], server: RedisServer, name: Key[str]) -> None:
+    """Nobody listens; when a server does again, the store finds it, with the scripts that it has never seen."""
+    face = make(server.url)
+    browser = signed_in(face, name)
+    server.kill()
+    for _ in range(3):
+        with unavailable("cannot be reached.*nothing was sent"):
+            browser.open()
+    server.start()
+    browser = signed_in(face, name)
+    server.restart()
+    assert value_of(browser, name) is None  # the server saves nothing; the connection that was closed meanwhile is nobody's trouble
+    signed_in(face, name)
+
+
+def test_a_server_that_forgot_the_scripts(make: Callable[..., Face], server: RedisServer, name: Key[str]) -> None:
+    """SCRIPT FLUSH at any time: the verb is said once more with the script's text, and applied once."""
+    face = make(server.url)
+    browser = signed_in(face, name)
+    visits = Key("visits", int)
+    with server.client() as client:
+        for _ in range(3):
+            with browser.visit() as session:
+                client.script_flush()
+                session.update(visits, lambda n: n + 1, default=0)
+                client.script_flush()
+        with browser.visit() as session:
+            assert session[visits] == 3
+        client.script_flush()
+        face.clock.advance(660)
+        assert face.call(face.manager.sweep()) == 1
+
+
+@pytest.mark.parametrize(
+    ("manner", "words"),
+    [
+        ("mute", "did not answer commit within 0.5 s"),
+        ("cut", "broke the connection during commit"),
+        ("dribble", "did not answer commit"),
+    ],
+)
+def test_an_answer_that_does_not_come(proxy: Proxy, make: Callable[..., Face], name: Key[str], manner: Manner, words: str) -> None:
+    """The server has done it and nobody hears of it: the caller is told that it may have been, and it has been done once."""
+    visits = Key("visits", int)
+    face = make(proxy.url)
+    browser = signed_in(face, name)
+    write(browser, name, "bob")
+    turn = browser.open()
+    turn.session.update(visits, lambda n: n + 1, default=0)
+    proxy.manner = manner
+    with unavailable(words + ".*it may have been applied, and is not repeated"):
+        turn.finish()
+    proxy.manner = "pass"
+    with browser.visit() as session:
+        assert session[visits] == 1
+
+
+@pytest.mark.parametrize("manner", ["mute", "cut", "dribble"])
+def test_a_sign_in_that_does_not_come(proxy: Proxy, make: Callable[..., Face], name: Key[str], manner: Manner) -> None:
+    """The first steps on a new connection are within the deadline too, however slowly each of them comes."""
+    face = make(proxy.url)
+    proxy.manner = manner
+    with unavailable("cannot be reached|did not answer|broke the connection"):
+        signed_in(face, name)
+    proxy.manner = "pass"
+    signed_in(face, name)
+
+
+def test_a_clients_own_retries_do_not_count(make: Callable[..., Face], kind: str, name: Key[str]) -> None:
+    """`client=` says how to connect. How long to wait and how often to try is the store's, also with a client that tries for ever."""
+    make_client: Any = redis.Redis if kind == "sync" else redis.asyncio.Redis
+    patient = make_client(port=free_port(), retry=Retry(ConstantBackoff(0.2), 1_000), socket_timeout=60)
+    face = make(None, client=patient)
+    with unavailable("cannot be reached"):
+        signed_in(face, name)
+
+
+def test_a_client_of_the_users_own(make: Callable[..., Face], redis_server: RedisServer, kind: str, name: Key[str]) -> None:
+    """Whatever it makes of replies, the store has its own way with them; closing the store leaves the client alone."""
+    make_client: Any = redis.Redis if kind == "sync" else redis.asyncio.Redis
+    client = make_client(port=redis_server.port, decode_responses=True)
+    face = make(None, client=client)
+    signed_in(face, name)
+    assert face.call(client.ping())
+    face.call(client.close() if kind == "sync" else client.aclose())
+
+
+def test_a_full_server(make: Callable[..., Face], server: RedisServer, name: Key[str]) -> None:
+    """OOM under `noeviction`: writes are refused and nothing is half done, reading goes on, and ending a session makes room."""
+    face = make(server.url)
+    browser, other = signed_in(face, name), signed_in(face, name)
+    with server.client() as client:
+        client.config_set("maxmemory", 1)
+        turn = browser.open()
+        turn.session[name] = "bob"
+        turn.session.renew()
+        with unavailable("refused commit: OOM"):
+            turn.finish()
+        with unavailable("refused create: OOM"):
+            signed_in(face, name)
+        assert value_of(browser, name) == "ann"
+        with other.visit() as session:
+            session.end()
+        client.config_set("maxmemory", 0)
+    write(browser, name, "bob")
+    assert value_of(browser, name) == "bob"
+
+
+def test_a_read_only_replica(make: Callable[..., Face], server: RedisServer, name: Key[str]) -> None:
+    """After a failover the old master refuses writes: the caller is told, and the next verb makes a new connection."""
+    face = make(server.url)
+    browser = signed_in(face, name)
+    with server.client() as client:
+        client.config_set("replica-serve-stale-data", "yes")
+        client.replicaof("127.0.0.1", free_port())
+        with unavailable("refused commit: READONLY"):
+            write(browser, name, "bob")
+        client.replicaof("NO", "ONE")
+    write(browser, name, "cid")
+    assert value_of(browser, name) == "cid"
+
+
+def test_a_server_without_its_replicas(make: Callable[..., Face], server: RedisServer, name: Key[str]) -> None:
+    """`min-replicas-to-write`: NOREPLICAS is a refusal like others."""
+    face = make(server.url)
+    browser = signed_in(face, name)
+    with server.client() as client:
+        client.config_set("min-replicas-to-write", 1)
+        with unavailable("refused commit: NOREPLICAS"):
+            write(browser, name, "bob")
+        client.config_set("min-replicas-to-write", 0)
+    assert value_of(browser, name) == "ann"
+
+
+def test_a_busy_server(make: Callable[..., Face], server: RedisServer, name: Key[str]) -> None:
+    """While a script of somebody else runs for ever, the answer is BUSY; when it is killed, everything goes on."""
+    face = make(server.url)
+    browser = signed_in(face, name)
+    with server.client() as client, server.client(socket_timeout=0.2, retry=None) as stuck:
+        client.config_set("busy-reply-threshold", 1)
+        with pytest.raises(redis.TimeoutError):
+            stuck.eval("while true do end", 0)
+        with unavailable("refused open: BUSY"):
+            browser.open()
+        client.script_kill()
+        give_up = time.monotonic() + 10
+        while time.monotonic() < give_up and not answers(client):
+            pass
+    assert value_of(browser, name) == "ann"
+
+
+def test_a_password_that_was_turned_on(make: Callable[..., Face], server: RedisServer, name: Key[str]) -> None:
+    """Connections that are there may go on; a new one is refused, and says so."""
+    face = make(server.url)
+    browser = signed_in(face, name)
+    with server.client() as client:
+        client.config_set("requirepass", "secret")
+        client.client_kill_filter(_type="normal", skipme=True)
+        with unavailable("cannot be reached|NOAUTH"):
+            browser.open()
+        client.config_set("requirepass", "")
+    assert value_of(browser, name) == "ann"
+
+
+@pytest.mark.parametrize(
+    ("policy", "warned"), [("noeviction", False), ("volatile-ttl", False), ("allkeys-lru", True), ("allkeys-random", True)]
+)
+def test_an_eviction_policy_that_loses_sessions(
+    make: Callable[..., Face], server: RedisServer, name: Key[str], caplog: pytest.LogCaptureFixture, policy: str, warned: bool
+) -> None:
+    """Said once in the log, with the first verb, in the same trip."""
+    with server.client() as client:
+        client.config_set("maxmemory-policy", policy)
+    face = make(server.url)
+    signed_in(face, name)
+    signed_in(face, name)
+    assert [policy in record.getMessage() for record in caplog.records] == [True] * warned
+
+
+def test_a_user_who_may_not_ask(make: Callable[..., Face], server: RedisServer, name: Key[str], caplog: pytest.LogCaptureFixture) -> None:
+    """With ACL: the store needs its keys and these commands, no more; that it may not ask for the policy is no trouble."""
+    with server.client() as client:
+        commands = "+evalsha +eval +get +set +setrange +del +exists +pttl +pexpire +persist +zadd +zrem +zrangebyscore +zcard +zrange"
+        client.execute_command("ACL", "SETUSER", "web", "on", ">pw", "~{app:*", "resetchannels", *commands.split())
+    face = make(server.url.replace("//", "//web:pw@"), prefix="app")
+    browser = signed_in(face, name)
+    write(browser, name, "bob")
+    assert len(face.call(face.manager.all())) == 1
+    face.clock.advance(660)
+    assert face.call(face.manager.sweep()) == 1
+    assert caplog.records == []
+    assert "pw" not in repr(face.store)

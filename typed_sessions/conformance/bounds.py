@@ -1,0 +1,69 @@
+"""Checks of a store that holds so many sessions at most (rule 30). For one without such a bound they are left out."""
+
+from __future__ import annotations
+
+from ..errors import StoreFull
+from .report import LeftOut, expect, expect_that
+from .stand import Checks, Kit, Stand, writing
+
+checks = Checks()
+
+_WHY = "needs make_bounded, a factory of stores that hold so many sessions at most"
+
+
+@checks.of_kit(30)
+def a_full_store_keeps_those_who_came_back(kit: Kit) -> None:
+    """When full, only sessions never used by a second request make room, oldest first; without one, `create` raises `StoreFull`."""
+    if kit.make_bounded is None:
+        raise LeftOut(_WHY)
+
+    async def work(stand: Stand) -> None:
+        first, second, third = [await stand.begin({"n": b"%d" % number}) for number in range(3)]
+        stand.now += 1
+        await stand.use(second)
+        fourth = stand.record()
+        expect("create in a full store", await stand.store.create(fourth, stand.now), "crowded")
+        expect("the oldest that was never used again", await stand.look(first), None)
+        await stand.expect_gone(first)
+        for record in (second, third):
+            expect_that(await stand.look(record) is not None, "a session had to go that should not have")
+        evicted = await stand.sweep()
+        expect(
+            "what a sweep says of it", [(one.locator, one.ending and one.ending.reason) for one in evicted], [(first.locator, "evicted")]
+        )
+        for record in (third, fourth):
+            await stand.use(record)
+        with_nobody_to_go = stand.record()
+        for _ in range(2):
+            try:
+                await stand.store.create(with_nobody_to_go, stand.now)
+            except StoreFull:
+                continue
+            raise AssertionError("create in a store full of sessions that were used again did not raise StoreFull")
+        expect("open of the one that was refused", await stand.look(with_nobody_to_go), None)
+        for record in (second, third, fourth):
+            await stand.committed(record, writing(n=b"still here"))
+        await stand.end(third)
+        expect("create after an end", await stand.store.create(with_nobody_to_go, stand.now), "created")
+
+    kit.on_bounded(3, work)
+
+
+@checks.of_kit(30)
+def what_is_over_keeps_nobody_out(kit: Kit) -> None:
+    """A full store makes room by what has expired, before anybody else has to go, and before it says `StoreFull`."""
+    if kit.make_bounded is None:
+        raise LeftOut(_WHY)
+
+    async def work(stand: Stand) -> None:
+        over = [await stand.begin({"n": b"%d" % number}) for number in range(3)]
+        for record in over:
+            await stand.use(record)
+        stand.now += 660
+        fresh = [await stand.begin() for _ in range(3)]
+        for record in fresh:
+            expect_that(await stand.look(record) is not None, "a session that is not over had to go, and one that is was there")
+        swept = await stand.sweep()
+        expect("what a sweep gives out", sorted(one.locator for one in swept), sorted(one.locator for one in over))
+
+    kit.on_bounded(3, work)

@@ -1,0 +1,81 @@
+"""What a run of the kit says, and how a check says what it expected. It knows no stores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+
+@final
+@dataclass(frozen=True)
+class Failure:
+    """A promise that the store does not keep."""
+
+    name: str
+    """The check's."""
+    rules: tuple[int, ...]
+    """The numbers of the rules that it belongs to; see the package's documentation of a store."""
+    promise: str
+    """What was expected, in words."""
+    found: str
+    """What was seen instead."""
+    error: BaseException
+
+    def __str__(self) -> str:
+        rules = f" (rule{'s' if len(self.rules) > 1 else ''} {', '.join(map(str, self.rules))})" if self.rules else ""
+        found = self.found.replace("\n", "\n              ")
+        return f"{self.name}{rules}\n    promised: {self.promise}\n    found:    {found}"
+
+
+@final
+@dataclass(frozen=True)
+class Report:
+    """What came of a run: the names of the checks that passed, what failed, and (name, reason) of those that were left out."""
+
+    passed: Sequence[str]
+    failures: Sequence[Failure]
+    skipped: Sequence[tuple[str, str]]
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """The names of the checks that failed."""
+        return tuple(failure.name for failure in self.failures)
+
+    def __str__(self) -> str:
+        count = len(self.passed) + len(self.failures)
+        lines = [f"{len(self.failures)} of {count} checks failed" if self.failures else f"all {count} checks passed"]
+        lines += [str(failure) for failure in self.failures]
+        lines += [f"left out: {name}: {reason}" for name, reason in self.skipped]
+        return "\n".join(lines)
+
+
+@final
+class ConformanceFailed(AssertionError):
+    """Some checks failed; `report` says which, and the text what was expected and what was found."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(str(report))
+        self.report = report
+
+
+@final
+class Unexpected(AssertionError):
+    """Inside a check: something is not what was promised."""
+
+
+@final
+class LeftOut(Exception):
+    """Inside a check: it does not apply to this store; the text says why."""
+
+
+def expect(what: str, found: object, expected: object) -> None:
+    """Raise `Unexpected` unless both are equal."""
+    if found != expected:
+        raise Unexpected(f"{what}: expected {expected!r}, got {found!r}")
+
+
+def expect_that(true: object, what: str) -> None:
+    """Raise `Unexpected` with these words unless `true`."""
+    if not true:
+        raise Unexpected(what)

@@ -1,0 +1,130 @@
+"""All checks of the kit in one call, for a store of either kind."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection
+
+from ..stores.base import AsyncStore, Store
+from . import bounds, commits, creation, endings, lists, orders, renewals, sweeps, together, uses
+from .report import ConformanceFailed, Failure, LeftOut, Report
+from .stand import Check, Checks, Kit
+from .subject import LoopRunner, PlainRunner, Runner
+
+histories = Checks()
+
+
+@histories.of_kit(7, 8, 9, 11, 12, 13, 16)
+def any_history_is_the_models(kit: Kit) -> None:
+    """Whatever is done to some sessions, and whenever: every answer of the store is the model's (a Hypothesis state machine)."""
+    from .machine import run  # only here: Hypothesis is optional
+
+    run(kit)
+
+
+CHECKS: tuple[Check, ...] = (
+    *creation.checks,
+    *uses.checks,
+    *commits.checks,
+    *lists.checks,
+    *renewals.checks,
+    *endings.checks,
+    *sweeps.checks,
+    *bounds.checks,
+    *together.checks,
+    *orders.checks,
+    *histories,
+)
+
+CHECK_NAMES: tuple[str, ...] = tuple(check.name for check in CHECKS)
+"""The names of all checks, the same for every store."""
+
+
+def check_store(
+    make_store: Callable[[], Store],
+    *,
+    make_bounded: Callable[[int], Store] | None = None,
+    only: Collection[str] | None = None,
+    examples: int = 200,
+    thorough: bool = False,
+) -> Report:
+    """Run every check on a store; returns the report if all pass.
+
+    make_store    gives a new store with nothing in it (a new file, prefix or schema), once or a few times per check; each is closed
+    make_bounded  gives one that holds so many sessions at most, if there is such a thing (rule 30)
+    only          the names of the checks to run (`CHECK_NAMES`); None for all
+    examples      how many random histories of up to 40 steps are compared with the model; they are the same in every run
+    thorough      play three requests of every kind in every order, and more of the verbs at once: minutes instead of seconds
+
+    Raises `ConformanceFailed`, an AssertionError whose text says which checks failed, what was promised and what was found; and
+    ModuleNotFoundError without Hypothesis, unless `only` leaves out `any_history_is_the_models`.
+    """
+    return _run(PlainRunner(), make_store, make_bounded, only, examples, thorough)
+
+
+def check_async_store(
+    make_store: Callable[[], AsyncStore | Store | Awaitable[AsyncStore | Store]],
+    *,
+    make_bounded: Callable[[int], AsyncStore | Store | Awaitable[AsyncStore | Store]] | None = None,
+    only: Collection[str] | None = None,
+    examples: int = 200,
+    thorough: bool = False,
+) -> Report:
+    """As `check_store`, for a store whose verbs are awaited; or for a synchronous one, called as an asynchronous manager calls it.
+
+    Not a coroutine: it has an event loop of its own, in which `make_store` is called (it may be a coroutine function). Raises
+    RuntimeError if one is running already.
+    """
+    return _run(LoopRunner(), make_store, make_bounded, only, examples, thorough)
+
+
+def _run(
+    runner: Runner,
+    make_store: Callable[[], object],
+    make_bounded: Callable[[int], object] | None,
+    only: Collection[str] | None,
+    examples: int,
+    thorough: bool,
+) -> Report:
+    try:
+        chosen = [check for check in CHECKS if only is None or check.name in only]
+        unknown = sorted(set(only or ()) - {check.name for check in chosen})
+        if unknown:
+            raise ValueError(f"only={unknown}: no such checks; CHECK_NAMES has them all")
+        kit = Kit(runner, make_store, make_bounded, examples, thorough)
+        if any(check in histories for check in chosen):
+            _require_hypothesis()
+        passed: list[str] = []
+        failures: list[Failure] = []
+        skipped: list[tuple[str, str]] = []
+        for check in chosen:
+            try:
+                check.play(kit)
+            except LeftOut as reason:
+                skipped.append((check.name, str(reason)))
+            except Exception as problem:
+                failures.append(Failure(check.name, check.rules, check.promise, _words(problem), problem))
+            else:
+                passed.append(check.name)
+    finally:
+        runner.close()
+    report = Report(tuple(passed), tuple(failures), tuple(skipped))
+    if failures:
+        raise ConformanceFailed(report) from failures[0].error
+    return report
+
+
+def _words(problem: BaseException) -> str:
+    words = str(problem) if isinstance(problem, AssertionError) else f"{type(problem).__name__}: {problem}"
+    # Hypothesis puts the history that fails into the notes; and what fails in another way each time into a group.
+    inner: tuple[BaseException, ...] = getattr(problem, "exceptions", ())
+    return "\n".join([words, *getattr(problem, "__notes__", ()), *map(_words, inner)])
+
+
+def _require_hypothesis() -> None:
+    try:
+        from . import machine
+    except ModuleNotFoundError as problem:
+        raise ModuleNotFoundError(
+            f"any_history_is_the_models needs Hypothesis: pip install 'typed-sessions[testing]', or leave it out with only=... ({problem})"
+        ) from problem
+    del machine

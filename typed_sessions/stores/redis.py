@@ -1,0 +1,454 @@
+"""`RedisStore` and `AsyncRedisStore`: sessions in Redis, for any number of processes. What they say is in `redis_verbs`, and how in
+`redis_wire`.
+
+redis-py knows how to find, reach and sign in to a server (TLS, ACL, Sentinel). From there on the socket is ours, because the deadline
+is ours: redis-py's timeouts count from one packet to the next, and its retries say a commit twice. Here a verb has its time from the first
+name lookup to the last byte, and is said once; a connection on which anything went wrong is not used again. Commands go through hiredis.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Any, TypeVar, final
+
+import hiredis
+import redis
+import redis.asyncio
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from ..changes import Changes, Idle, Outcome, Use
+from ..errors import PolicyError, StoreUnavailable
+from ..record import EndReason, Record
+from .base import Created
+from .redis_verbs import DAMAGED, Command, Reply, Trips, Verbs
+from .redis_wire import AsyncLink, Link, Turns, left_of, missing, pack, refused, texts
+
+logger = logging.getLogger("typed_sessions")
+
+R = TypeVar("R")
+
+_ELSEWHERE = ("READONLY", "LOADING", "MASTERDOWN", "MOVED", "NOAUTH")
+"""Refusals of a server that is not the right one any more, or not yet: the next verb looks for it anew."""
+_POLICY = Command(("INFO", "memory"))
+
+
+class _Store:
+    """What both stores are made of: where the server is, the verbs, and what a reply that is an error means."""
+
+    def __init__(self, url: str | None, client: Any, kind: Any, prefix: str, max_bytes: int, max_keys: int, deadline: float) -> None:
+        # Any: redis-py's clients and pools are typed for what they give back, not for how they connect
+        name = type(self).__name__
+        if (url is None) == (client is None):
+            raise PolicyError(f"{name}: expected a URL, such as {name}('redis://localhost:6379/0'), or client=, one of the two")
+        if not isinstance(deadline, (int, float)) or isinstance(deadline, bool) or not 0 < deadline < math.inf:
+            raise PolicyError(f"{name}(deadline={deadline!r}): expected a number of seconds above 0")
+        if client is not None and not isinstance(client, kind):
+            raise PolicyError(
+                f"{name}(client=...): expected a {kind.__module__.removesuffix('.client')}.Redis, not a {type(client).__name__}"
+            )
+        self._verbs = Verbs(name, prefix, max_bytes, max_keys)
+        self._deadline = float(deadline)
+        self._asked_policy = False
+        pool = self._pool(url) if client is None else client.connection_pool
+        self._connection_class: Callable[..., Any] = pool.connection_class
+        self._connection_options: dict[str, Any] = {
+            **pool.connection_kwargs,
+            "retry": Retry(NoBackoff(), 0),
+            "retry_on_error": [],
+            "retry_on_timeout": False,
+            "socket_timeout": self._deadline,
+            "socket_connect_timeout": self._deadline,
+            "health_check_interval": 0,
+        }
+        options = self._connection_options
+        where = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
+        service = getattr(pool, "service_name", None)
+        self._where = f"Redis at {where}" if service is None else f"Redis, the master {service!r} of the sentinels,"
+        self.prefix = prefix
+
+    def _pool(self, url: str | None) -> Any:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.prefix!r} on {self._where}>"  # never the password
+
+    def _connection(self) -> Any:
+        return self._connection_class(**self._connection_options)
+
+    def _said(self, commands: Sequence[Command]) -> Sequence[Command]:
+        """What to send for these commands: with the first of all goes the question how the server makes room."""
+        return commands if self._asked_policy else (*commands, _POLICY)
+
+    def _note_policy(self, reply: Reply) -> None:
+        """Warn if the server throws out sessions that are in use."""
+        self._asked_policy = True
+        if not isinstance(reply, bytes):
+            return  # not allowed to ask
+        for line in reply.decode("utf-8", "replace").splitlines():
+            name, _, policy = line.partition(":")
+            if name == "maxmemory_policy" and policy != "noeviction" and not policy.startswith("volatile-"):
+                logger.warning(
+                    "%s has the eviction policy %s: when its memory is full, sessions in use disappear without an End; "
+                    "set maxmemory-policy to noeviction, or to one of volatile-*",
+                    self._where,
+                    policy,
+                )
+
+    def _refusal(self, verb: str, replies: list[Reply]) -> StoreUnavailable | None:
+        """What the server refused, if it did. A reply about what is stored under a key becomes `DAMAGED`."""
+        for number, reply in enumerate(replies):
+            if isinstance(reply, hiredis.ReplyError):
+                text = str(reply)
+                if not text.startswith("WRONGTYPE"):
+                    return StoreUnavailable(f"{self._where} refused {verb}: {text}")
+                replies[number] = DAMAGED
+        return None
+
+    def _unreached(self, problem: BaseException | str) -> StoreUnavailable:
+        said = f"it took longer than {self._deadline:g} s" if isinstance(problem, TimeoutError) else str(problem) or repr(problem)
+        return StoreUnavailable(f"{self._where} cannot be reached: {said}; nothing was sent")
+
+    def _lost(self, verb: str, problem: BaseException) -> StoreUnavailable:
+        slow = isinstance(problem, TimeoutError)
+        said = f"did not answer {verb} within {self._deadline:g} s" if slow else f"broke the connection during {verb} ({problem})"
+        done = "" if verb in ("open", "scan") else ": the answer was lost, it may have been applied, and is not repeated"
+        return StoreUnavailable(f"{self._where} {said}{done}")
+
+
+# ------------------------------------------------------------------ for threads
+
+
+@final
+class RedisStore(_Store):
+    """Sessions in Redis 7 or later, for threads.
+
+    url        redis://, rediss:// (TLS) or unix://, with user, password and database, as redis-py has them
+    client     or a `redis.Redis` of your own (Sentinel, credential providers, ...): its way to connect is used, not its connections
+    prefix     of every key: two applications with different ones do not see each other
+    max_bytes  of one session, and `max_keys` of it: more raises `TooLarge`
+    deadline   seconds that a verb may take, whatever the network and the server do; then it raises `StoreUnavailable`
+
+    Nothing is asked of the server before the first verb. Raises `PolicyError` for a wrong option.
+    """
+
+    blocking = True
+
+    def __init__(
+        self,
+        url: str | None = None,
+        /,
+        *,
+        client: redis.Redis | None = None,
+        prefix: str = "typed_sessions",
+        max_bytes: int = 65_536,
+        max_keys: int = 256,
+        deadline: float = 5,
+    ) -> None:
+        super().__init__(url, client, redis.Redis, prefix, max_bytes, max_keys, deadline)
+        self._idle: deque[Link] = deque()
+        self._pid = os.getpid()
+
+    def _pool(self, url: str | None) -> Any:
+        try:
+            pool: Any = redis.ConnectionPool
+            return pool.from_url(url, protocol=2)
+        except (ValueError, TypeError, AttributeError) as problem:
+            raise PolicyError(f"{type(self).__name__}: that is no Redis URL: {problem}") from None
+
+    # -------------------------------------------------------------- the verbs
+
+    def create(self, record: Record, now: float) -> Created:
+        return self._run("create", self._verbs.create(record, now))
+
+    def open(self, locator: bytes, use: Use | None, idle: Idle, now: float) -> Record | None:
+        return self._run("open", self._verbs.open(locator, use, idle, now))
+
+    def touch(self, locator: bytes, digest: bytes, idle: Idle, now: float) -> bool:
+        return self._run("touch", self._verbs.touch(locator, digest, idle, now))
+
+    def commit(self, locator: bytes, changes: Changes, idle: Idle, now: float) -> Outcome:
+        return self._run("commit", self._verbs.commit(locator, changes, idle, now))
+
+    def end(self, locator: bytes, reason: EndReason, now: float, lease: float) -> Record | None:
+        return self._run("end", self._verbs.end(locator, reason, now, lease))
+
+    def sweep(self, now: float, limit: int, lease: float, grace: float) -> tuple[Sequence[Record], bool]:
+        return self._run("sweep", self._verbs.sweep(now, limit, lease, grace))
+
+    def clear(self, locator: bytes, names: Sequence[str] | None) -> None:
+        self._run("clear", self._verbs.clear(locator, names))
+
+    def scan(self, after: bytes | None, limit: int) -> tuple[Sequence[Record], bytes | None]:
+        return self._run("scan", self._verbs.scan(after, limit))
+
+    def close(self) -> None:
+        """Close the connections that are not in use. The sessions stay, and a verb that is called after makes a new connection."""
+        self._mine()
+        while self._idle:
+            self._idle.pop().close()
+
+    # -------------------------------------------------------------- carrying out
+
+    def _run(self, verb: str, trips: Trips[R]) -> R:
+        until = monotonic() + self._deadline
+        try:
+            commands = next(trips)
+            while True:
+                commands = trips.send(self._ask(verb, commands, until))
+        except StopIteration as stop:
+            result: R = stop.value
+            return result
+
+    def _ask(self, verb: str, commands: Sequence[Command], until: float) -> list[Reply]:
+        link = self._take(until)
+        reusable, refusal = False, None
+        try:
+            said = self._said(commands)
+            replies = link.exchange(pack(said), len(said), until)
+            if said is not commands:
+                self._note_policy(replies.pop())
+            if refused(replies):
+                forgotten = missing(commands, replies)
+                if forgotten:
+                    for number, reply in zip(forgotten, link.exchange(texts(commands, forgotten), len(forgotten), until), strict=True):
+                        replies[number] = reply
+                refusal = self._refusal(verb, replies)
+            reusable = refusal is None or not any(word in str(refusal) for word in _ELSEWHERE)
+        except (OSError, hiredis.HiredisError) as problem:
+            raise self._lost(verb, problem) from problem
+        finally:
+            if reusable:
+                self._idle.append(link)
+            else:
+                link.close()
+        if refusal is not None:
+            raise refusal
+        return replies
+
+    def _mine(self) -> None:
+        """After a fork the connections are the parent's: they are closed here, which it does not notice (R7)."""
+        if self._pid != os.getpid():
+            links, self._idle, self._pid = self._idle, deque(), os.getpid()
+            for link in links:
+                link.close()
+
+    def _take(self, until: float) -> Link:
+        self._mine()
+        while True:
+            try:
+                link = self._idle.pop()
+            except IndexError:
+                return self._connect(until)
+            if link.is_sound():
+                return link
+            link.close()
+
+    def _connect(self, until: float) -> Link:
+        """A new connection, made in a thread: a name lookup, several addresses and a sign-in in steps have no common time limit."""
+        made: list[Link] = []
+        failed: list[BaseException] = []
+        lock = threading.Lock()
+        late = False
+
+        def connect() -> None:
+            try:
+                connection = self._connection()
+                connection.connect()
+                link = Link(connection)
+            except BaseException as cause:
+                failed.append(cause)
+                return
+            with lock:
+                if not late:
+                    made.append(link)
+                    return
+            link.close()
+
+        thread = threading.Thread(target=connect, name="typed_sessions: connecting to Redis", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as problem:
+            raise self._unreached(problem) from problem
+        thread.join(max(0.0, until - monotonic()))
+        with lock:
+            late = not made
+        if made:
+            return made[0]
+        cause = failed[0] if failed else TimeoutError()
+        if isinstance(cause, (redis.RedisError, OSError)):
+            raise self._unreached(_plain(cause)) from cause
+        raise cause
+
+
+def _plain(problem: BaseException) -> BaseException:
+    return TimeoutError() if isinstance(problem, redis.TimeoutError) else problem
+
+
+# ------------------------------------------------------------------ for asyncio
+
+
+@final
+class AsyncRedisStore(_Store):
+    """Sessions in Redis 7 or later, for asyncio; the parameters are those of `RedisStore`, `client` a `redis.asyncio.Redis`.
+
+    May be used in several event loops: each has connections of its own. Await `close` in each before it is closed.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        /,
+        *,
+        client: redis.asyncio.Redis | None = None,
+        prefix: str = "typed_sessions",
+        max_bytes: int = 65_536,
+        max_keys: int = 256,
+        deadline: float = 5,
+    ) -> None:
+        super().__init__(url, client, redis.asyncio.Redis, prefix, max_bytes, max_keys, deadline)
+        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Turns] = weakref.WeakKeyDictionary()
+        self._last: tuple[Callable[[], asyncio.AbstractEventLoop | None], Turns] = (lambda: None), Turns()
+        """The loop of the last verb: mostly it is the only one."""
+        self._lock = threading.Lock()
+
+    def _pool(self, url: str | None) -> Any:
+        try:
+            pool: Any = redis.asyncio.ConnectionPool
+            return pool.from_url(url, protocol=2)
+        except (ValueError, TypeError, AttributeError) as problem:
+            raise PolicyError(f"{type(self).__name__}: that is no Redis URL: {problem}") from None
+
+    # -------------------------------------------------------------- the verbs
+
+    async def create(self, record: Record, now: float) -> Created:
+        return await self._run("create", self._verbs.create(record, now))
+
+    async def open(self, locator: bytes, use: Use | None, idle: Idle, now: float) -> Record | None:
+        return await self._run("open", self._verbs.open(locator, use, idle, now))
+
+    async def touch(self, locator: bytes, digest: bytes, idle: Idle, now: float) -> bool:
+        return await self._run("touch", self._verbs.touch(locator, digest, idle, now))
+
+    async def commit(self, locator: bytes, changes: Changes, idle: Idle, now: float) -> Outcome:
+        return await self._run("commit", self._verbs.commit(locator, changes, idle, now))
+
+    async def end(self, locator: bytes, reason: EndReason, now: float, lease: float) -> Record | None:
+        return await self._run("end", self._verbs.end(locator, reason, now, lease))
+
+    async def sweep(self, now: float, limit: int, lease: float, grace: float) -> tuple[Sequence[Record], bool]:
+        return await self._run("sweep", self._verbs.sweep(now, limit, lease, grace))
+
+    async def clear(self, locator: bytes, names: Sequence[str] | None) -> None:
+        await self._run("clear", self._verbs.clear(locator, names))
+
+    async def scan(self, after: bytes | None, limit: int) -> tuple[Sequence[Record], bytes | None]:
+        return await self._run("scan", self._verbs.scan(after, limit))
+
+    async def close(self) -> None:
+        """Close the connections that are not in use. The sessions stay, and a verb that is called after makes a new connection."""
+        here = asyncio.get_running_loop()
+        with self._lock:
+            loops = list(self._loops.items())
+        for loop, turns in loops:
+            links, turns.idle = turns.idle, []
+            if loop.is_closed():
+                continue
+            for link in links:
+                if loop is here:
+                    link.close()
+                else:
+                    loop.call_soon_threadsafe(link.close)
+        await asyncio.sleep(0)  # a transport closes its socket one turn later
+
+    # -------------------------------------------------------------- carrying out
+
+    async def _run(self, verb: str, trips: Trips[R]) -> R:
+        until = monotonic() + self._deadline
+        try:
+            commands = next(trips)
+            while True:
+                commands = trips.send(await self._ask(verb, commands, until))
+        except StopIteration as stop:
+            result: R = stop.value
+            return result
+
+    async def _ask(self, verb: str, commands: Sequence[Command], until: float) -> list[Reply]:
+        turns = self._turns()
+        if turns.free:
+            turns.free -= 1
+        else:
+            try:
+                await turns.wait(until)
+            except TimeoutError as problem:
+                raise self._unreached(problem) from problem
+        link = None
+        reusable, refusal = False, None
+        try:
+            link = self._take(turns) or await self._connect(until)
+            said = self._said(commands)
+            replies = await link.exchange(pack(said), len(said), until)
+            if said is not commands:
+                self._note_policy(replies.pop())
+            if refused(replies):
+                forgotten = missing(commands, replies)
+                if forgotten:
+                    for number, reply in zip(
+                        forgotten, await link.exchange(texts(commands, forgotten), len(forgotten), until), strict=True
+                    ):
+                        replies[number] = reply
+                refusal = self._refusal(verb, replies)
+            reusable = refusal is None or not any(word in str(refusal) for word in _ELSEWHERE)
+        except (OSError, hiredis.HiredisError) as problem:
+            raise self._lost(verb, problem) from problem
+        finally:
+            # Also when the task is cancelled: an answer that is still to come must not be taken for somebody else's (R4).
+            if link is not None:
+                if reusable:
+                    turns.idle.append(link)
+                else:
+                    link.close()
+            turns.leave()
+        if refusal is not None:
+            raise refusal
+        return replies
+
+    def _turns(self) -> Turns:
+        loop = asyncio.get_running_loop()
+        last, turns = self._last
+        if last() is loop:
+            return turns
+        with self._lock:
+            turns = self._loops.setdefault(loop, Turns())
+        self._last = weakref.ref(loop), turns
+        return turns
+
+    def _take(self, turns: Turns) -> AsyncLink | None:
+        while turns.idle:
+            link = turns.idle.pop()
+            if link.is_sound():
+                return link
+            link.close()
+        return None
+
+    async def _connect(self, until: float) -> AsyncLink:
+        connection = self._connection()
+        try:
+            await asyncio.wait_for(connection.connect(), left_of(until))
+            return AsyncLink(connection)
+        except asyncio.TimeoutError as problem:  # another class than TimeoutError before Python 3.11
+            raise self._unreached(TimeoutError()) from problem
+        except (redis.RedisError, OSError) as problem:
+            raise self._unreached(_plain(problem)) from problem
+        finally:
+            writer, connection._reader, connection._writer = connection._writer, None, None
+            if writer is not None:
+                writer.transport.abort()

@@ -1,0 +1,376 @@
+"""The SQLite store: sessions in one file, for the threads and processes of one machine. It knows no keys, hooks or cookies.
+
+A session is one row: its packed record, a checksum of that, and what a sweep has to find without unpacking anything:
+
+    due     when to look at the session again (seconds since 1970): never later than it comes due, and often earlier, since a use
+            does not move it. A sweep that finds the session alive puts it right: one look per timeout, not one write per use. Of an
+            ended session, until when somebody has claimed it
+    fresh   when it was created, until a second request has used it: those may make room (rule 30)
+    ended   whether it has ended and is kept for its hooks, or until a sweep has told everybody
+
+Every verb is one transaction, or one SELECT where nothing is to be written; readers wait for no writer. A commit first tries the
+record that was opened last under its locator: one UPDATE that changes nothing if the row is another by now. A row whose checksum is
+wrong counts as no session: it is reported, and dropped when it is ended or comes due.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from sqlite3 import Cursor
+from typing import Any, NoReturn, TypeAlias, final
+from zlib import crc32
+
+from ..changes import GONE, Changes, Idle, Outcome, Use, apply, apply_touch, apply_use
+from ..errors import PolicyError, StoreFull, StoreUnavailable, TooLarge
+from ..record import FIELD_HOOKED, REUSED, Ending, EndReason, Record
+from .base import Created
+from .sqlite_file import SQLiteFile, real
+
+logger = logging.getLogger("typed_sessions")
+
+_STEP = 64
+"""How many rows a sweep looks at before it lets others write (rule 16)."""
+_REAP = 256
+"""How many rows a creation looks at, at most, for an expired session that would make room."""
+
+_FIELD_FLAGS_AT = 6
+_MASK = 63
+"""One less than how many opened records are remembered."""
+
+_READ = "SELECT record, checksum FROM session WHERE locator = ?"
+_CREATE = "INSERT OR IGNORE INTO session (locator, record, checksum, due, fresh) VALUES (?, ?, ?, ?, ?)"
+_KEEP = "UPDATE session SET record = ?, checksum = ? WHERE locator = ?"
+_KEEP_IF = "UPDATE session SET record = ?, checksum = ? WHERE locator = ? AND record = ?"
+_MOVE = "UPDATE session SET record = ?, checksum = ?, due = ?, fresh = ?, ended = ? WHERE locator = ?"
+_POSTPONE = "UPDATE session SET due = ? WHERE locator = ?"
+_DELETE = "DELETE FROM session WHERE locator = ?"
+_SCAN = "SELECT locator, record, checksum FROM session WHERE locator > ? ORDER BY locator LIMIT ?"
+_ANY_DUE = "SELECT 1 FROM session WHERE due <= ? LIMIT 1"
+_DUE = "SELECT locator, record, checksum FROM session WHERE due <= ? ORDER BY due LIMIT ?"
+_OVER = "SELECT locator, record, checksum FROM session WHERE due <= ? AND ended = 0 ORDER BY due LIMIT ?"
+_COUNT = "SELECT live FROM bound"
+_OLDEST_FRESH = "SELECT locator, record, checksum FROM session WHERE fresh IS NOT NULL ORDER BY fresh, rowid LIMIT 1"
+
+_Row: TypeAlias = tuple[Any, ...]
+"""Any: a damaged file may hold anything."""
+
+
+@final
+class SQLiteStore:
+    """Sessions in one SQLite file, shared by any number of threads and processes of one machine, and there after a restart.
+
+    path          of the file, which is made with mode 0600 if it is not there; its folder has to be writable, and on a local disk
+    max_bytes     of one session, packed
+    max_keys      of one session
+    max_sessions  how many there may be, None for any number; then only sessions never used by a second request make room, oldest
+                  first, and without one of those creating fails with `StoreFull` (rule 30)
+    deadline      how long a call waits for other writers, in seconds; then `StoreUnavailable`
+
+    What was committed survives a killed process. An end and a renewal also survive a loss of power, which may undo the last other
+    commits. The file must not be deleted or replaced while it is in use; to restore a copy of it, stop the program, and remove the
+    `-wal` and `-shm` files beside it. Raises `StoreUnavailable` if the file cannot be used, and `PolicyError` for a wrong option.
+    """
+
+    blocking = True
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        max_bytes: int = 65_536,
+        max_keys: int = 256,
+        max_sessions: int | None = None,
+        deadline: float = 5,
+    ) -> None:
+        for name, value in (("max_bytes", max_bytes), ("max_keys", max_keys), ("max_sessions", max_sessions)):
+            if (type(value) is not int or value < 1) and (name != "max_sessions" or value is not None):
+                raise PolicyError(f"SQLiteStore({name}={value!r}): expected a whole number of at least 1")
+        if type(deadline) not in (int, float) or not 0 < deadline <= 86_400:
+            raise PolicyError(f"SQLiteStore(deadline={deadline!r}): expected a number of seconds above 0, a day at most")
+        if not isinstance(path, (str, os.PathLike)) or not os.fspath(path) or os.fspath(path) == ":memory:":
+            raise PolicyError(f"SQLiteStore({path!r}): expected the path of a file; for sessions in memory there is MemoryStore()")
+        self._max_bytes = max_bytes
+        self._max_keys = max_keys
+        self._max_sessions = max_sessions
+        self._opened: list[Record | None] = [None] * (_MASK + 1)
+        self._file = SQLiteFile(path, deadline, bounded=max_sessions is not None)
+
+    def __repr__(self) -> str:
+        return f"<SQLiteStore {self._file.path}>"
+
+    # -------------------------------------------------------------- the verbs
+
+    def create(self, record: Record, now: float) -> Created:
+        if not self._fits(record):
+            self._refuse_size(record)
+        packed = record.pack()
+        locator = record.locator
+        row = (locator, packed, crc32(packed), real(record.due), None if record.flags & REUSED else record.created)
+        bound = self._max_sessions
+        if bound is None:
+            return "created" if self._file.change(_CREATE, row) else "taken"
+
+        def work(cursor: Cursor) -> Created | None:
+            crowded = False
+            while cursor.execute(_COUNT).fetchone()[0] >= bound:
+                if not _evict(cursor, now) and not _reap(cursor, now):
+                    return None  # committed all the same: what was put right stays so
+                crowded = True
+            if cursor.execute(_CREATE, row).rowcount == 0:
+                return "taken"
+            return "crowded" if crowded else "created"
+
+        created = self._file.write(work)
+        if created is None:
+            raise StoreFull(f"SQLiteStore(max_sessions={bound}) is full, and each session was used more than once: none makes room")
+        return created
+
+    def open(self, locator: bytes, use: Use | None, idle: Idle, now: float) -> Record | None:
+        record = _only(locator, self._file.read(_READ, (locator,)))
+        if record is None or record.ending is not None:
+            return None
+        if use is None:
+            return record
+        if (record.flags & REUSED and 0 <= now - record.used < record.granularity) or apply_use(record, use, idle, now) is None:
+            self._opened[locator[0] & _MASK] = record
+            return record
+
+        def work(cursor: Cursor) -> Record | None:
+            before = _live(cursor, locator)
+            if before is None:
+                return None
+            after = apply_use(before, use, idle, now)
+            if after is None:
+                return before
+            _write(cursor, before, after)
+            return after
+
+        return self._file.write(work)
+
+    def touch(self, locator: bytes, digest: bytes, idle: Idle, now: float) -> bool:
+        def work(cursor: Cursor) -> bool:
+            record = _live(cursor, locator)
+            if record is None or now >= record.due:
+                return False
+            previous = record.previous
+            if digest != record.digest and (previous is None or digest != previous.digest or now >= previous.until):
+                return False
+            after = apply_touch(record, idle, now)
+            if after is not None:
+                _write(cursor, record, after)
+            return True
+
+        return self._file.write(work)
+
+    def commit(self, locator: bytes, changes: Changes, idle: Idle, now: float) -> Outcome:
+        slot = locator[0] & _MASK
+        opened = self._opened[slot]
+        if opened is not None and opened.locator == locator and changes.renewal is None:
+            self._opened[slot] = None
+            outcome = apply(opened, changes, idle, now)
+            record = outcome.record
+            # What it says is true only if this record is still the one that is stored.
+            if outcome.status == "committed" and record is not None and self._fits(record) and not _moves(opened, record):
+                packed = record.pack()
+                if self._file.change(_KEEP_IF, (packed, crc32(packed), locator, opened.packed)):
+                    return outcome
+
+        def work(cursor: Cursor) -> Outcome:
+            before = _live(cursor, locator)
+            if before is None:
+                return GONE
+            outcome = apply(before, changes, idle, now)
+            record = outcome.record
+            if outcome.status != "committed" or record is None:
+                return outcome
+            if not self._fits(record):
+                self._refuse_size(record)
+            _write(cursor, before, record)
+            return outcome
+
+        return self._file.write(work, durable=changes.renewal is not None)
+
+    def end(self, locator: bytes, reason: EndReason, now: float, lease: float) -> Record | None:
+        def work(cursor: Cursor) -> Record | None:
+            rows = cursor.execute(_READ, (locator,)).fetchall()
+            record = _only(locator, rows)
+            if record is None and rows:
+                cursor.execute(_DELETE, (locator,))
+            if record is None or record.ending is not None:
+                return None
+            return _end(cursor, record, Ending(reason, now, now + lease))
+
+        return self._file.write(work, durable=True)
+
+    def sweep(self, now: float, limit: int, lease: float, grace: float) -> tuple[Sequence[Record], bool]:
+        if not self._file.read(_ANY_DUE, (now,)):
+            return (), False
+
+        def work(cursor: Cursor) -> tuple[list[Record], int]:
+            rows = cursor.execute(_DUE, (now, min(_STEP, limit - looked))).fetchall()
+            return [record for row in rows if (record := _look(cursor, row, now, lease, grace)) is not None], len(rows)
+
+        swept: list[Record] = []
+        looked = 0
+        while looked < limit:
+            try:
+                records, found = self._file.write(work)
+            except StoreUnavailable:
+                if not swept:
+                    raise
+                break  # those before are the caller's: nobody else will hear of them
+            swept += records
+            looked += found
+            if found < _STEP:
+                return swept, looked == limit
+        return swept, True
+
+    def clear(self, locator: bytes, names: Sequence[str] | None) -> None:
+        def work(cursor: Cursor) -> None:
+            record = _only(locator, cursor.execute(_READ, (locator,)).fetchall())
+            if record is None or record.ending is None:
+                return
+            left = {} if names is None else {name: value for name, value in record.fields.items() if name not in names}
+            if any(packed[_FIELD_FLAGS_AT] & FIELD_HOOKED for packed in left.values()):
+                _keep(cursor, record.copy(left))
+            else:
+                cursor.execute(_DELETE, (locator,))
+
+        self._file.write(work)
+
+    def scan(self, after: bytes | None, limit: int) -> tuple[Sequence[Record], bytes | None]:
+        rows = self._file.read(_SCAN, (after or b"", limit))
+        records = [record for row in rows if (record := _unpack(*row)) is not None and record.ending is None]
+        return records, rows[-1][0] if len(rows) == limit else None
+
+    def close(self) -> None:
+        """Close the connections of this process. The sessions stay; a later call opens the file again."""
+        self._file.close()
+
+    # -------------------------------------------------------------- inside
+
+    def _fits(self, record: Record) -> bool:
+        return record.size <= self._max_bytes and len(record.fields) <= self._max_keys
+
+    def _refuse_size(self, record: Record) -> NoReturn:
+        if record.size > self._max_bytes:
+            raise TooLarge(f"the session would take {record.size} bytes; SQLiteStore(max_bytes={self._max_bytes}) allows no more")
+        raise TooLarge(f"the session would hold {len(record.fields)} keys; SQLiteStore(max_keys={self._max_keys}) allows no more")
+
+
+def _unpack(locator: Any, packed: Any, checksum: Any) -> Record | None:
+    """The record of a row, or None if the row is damaged, which is reported. Any: see `_Row`."""
+    try:
+        if crc32(packed) != checksum:
+            raise ValueError("the checksum is wrong")
+        return Record.unpack(locator, packed)
+    except (ValueError, TypeError) as problem:
+        logger.error("the session %s is damaged and counts as none: %s", locator.hex() if isinstance(locator, bytes) else locator, problem)
+        return None
+
+
+def _only(locator: bytes, rows: Sequence[_Row]) -> Record | None:
+    """The record of the row under this locator, if there is one; ended or not."""
+    return _unpack(locator, *rows[0]) if rows else None
+
+
+def _live(cursor: Cursor, locator: bytes) -> Record | None:
+    """The record under this locator, if there is one that has not ended."""
+    record = _only(locator, cursor.execute(_READ, (locator,)).fetchall())
+    return None if record is None or record.ending is not None else record
+
+
+def _keep(cursor: Cursor, record: Record) -> None:
+    packed = record.pack()
+    cursor.execute(_KEEP, (packed, crc32(packed), record.locator))
+
+
+def _moves(before: Record, after: Record) -> bool:
+    """Whether `due` and `fresh` change with a live record: only where they have to, for they are indexed."""
+    return after.due < before.due or bool((after.flags ^ before.flags) & REUSED)
+
+
+def _write(cursor: Cursor, before: Record, after: Record) -> None:
+    """Put a live record in the place of another."""
+    if _moves(before, after):
+        packed = after.pack()
+        fresh = None if after.flags & REUSED else after.created
+        cursor.execute(_MOVE, (packed, crc32(packed), real(after.due), fresh, 0, after.locator))
+    else:
+        _keep(cursor, after)
+
+
+def _mark(cursor: Cursor, record: Record, ending: Ending) -> Record:
+    """Keep a record as ended, until it is claimed again; as it is now."""
+    record = record.copy()
+    record.ending = ending
+    packed = record.pack()
+    cursor.execute(_MOVE, (packed, crc32(packed), ending.claimed_until, None, 1, record.locator))
+    return record
+
+
+def _end(cursor: Cursor, record: Record, ending: Ending) -> Record:
+    """End a live record: with hooked values it is kept, claimed, and otherwise removed."""
+    if record.hooked:
+        return _mark(cursor, record, ending)
+    cursor.execute(_DELETE, (record.locator,))
+    record = record.copy()
+    record.ending = ending
+    return record
+
+
+def _look(cursor: Cursor, row: _Row, now: float, lease: float, grace: float) -> Record | None:
+    """What a sweep does with a row that came due: end it, claim it, drop it, or put right when to look again."""
+    record = _unpack(*row)
+    if record is None:
+        cursor.execute(_DELETE, row[:1])
+        return None
+    ending = record.ending
+    if ending is None:
+        if record.due <= now:
+            return _end(cursor, record, Ending(_why(record), now, now + lease))
+        cursor.execute(_POSTPONE, (real(record.due), record.locator))
+        return None
+    if not record.hooked or now >= ending.at + grace:
+        cursor.execute(_DELETE, (record.locator,))
+        return record
+    if ending.claimed_until > now:
+        cursor.execute(_POSTPONE, (ending.claimed_until, record.locator))
+        return None
+    # The first claim of an evicted one counts from now: that is how it is told from a second.
+    return _mark(cursor, record, Ending(ending.reason, ending.at if ending.claimed_until else now, now + lease))
+
+
+def _evict(cursor: Cursor, now: float) -> bool:
+    """End the oldest session that no second request has used; whether there was one. A sweep tells everybody."""
+    row = cursor.execute(_OLDEST_FRESH).fetchone()
+    if row is None:
+        return False
+    record = _unpack(*row)
+    if record is None:
+        cursor.execute(_DELETE, row[:1])
+    else:
+        _mark(cursor, record, Ending("evicted", now, 0.0))
+    return True
+
+
+def _reap(cursor: Cursor, now: float) -> bool:
+    """End some of what has expired and no sweep has come to: it keeps nobody out. Whether there was any."""
+    found = False
+    for row in cursor.execute(_OVER, (now, _REAP)).fetchall():
+        record = _unpack(*row)
+        if record is None:
+            cursor.execute(_DELETE, row[:1])
+        elif record.due <= now:
+            _mark(cursor, record, Ending(_why(record), now, 0.0))
+        else:
+            cursor.execute(_POSTPONE, (real(record.due), record.locator))
+            continue
+        found = True
+    return found
+
+
+def _why(record: Record) -> EndReason:
+    return "lifetime" if record.due == record.deadline else "timeout"
