@@ -39,7 +39,9 @@ def redis_store(server: RedisServer, kind: str, **options: Any) -> RedisStore | 
     return make(server.url, **{"prefix": f"test {next(_prefixes)}", **options})  # type: ignore[no-any-return]
 
 
-STORES: dict[str, Callable[..., Any]] = {"memory": MemoryStore, "sqlite": sqlite_store, "redis": redis_store}
+EVERY_STORE: dict[str, Callable[..., Any]] = {"memory": MemoryStore, "sqlite": sqlite_store, "redis": redis_store}
+STORES = {name: make for name, make in EVERY_STORE.items() if name in os.environ.get("STORES", "memory sqlite redis").split()}
+"""The stores that tests with a face run on: all, unless the environment variable STORES names some."""
 SERVED = frozenset({"redis"})
 """Those that take a server and the face's kind; the fixture is `redis_server`."""
 FACES = ("sync", "async")

@@ -13,7 +13,7 @@ import pytest
 
 from tests.broken import careless, stores
 from tests.broken.overlapping import ForTasks, ForThreads
-from tests.faces import FACES, SERVED, STORES
+from tests.faces import FACES, SERVED, STORES, sqlite_store
 from typed_sessions import MemoryStore
 from typed_sessions.changes import Idle
 from typed_sessions.conformance import bounds, orders, run, together
@@ -21,7 +21,10 @@ from typed_sessions.testing import CHECK_NAMES, ConformanceFailed, Report, check
 
 CHECKS: dict[str, Callable[..., Report]] = {"sync": check_store, "async": check_async_store}
 
-BOUNDED: dict[str, Callable[[int], Any]] = {"memory": lambda bound: MemoryStore(max_sessions=bound)}
+BOUNDED: dict[str, Callable[[int], Any]] = {
+    "memory": lambda bound: MemoryStore(max_sessions=bound),
+    "sqlite": lambda bound: sqlite_store(max_sessions=bound),
+}
 """The stores that hold so many sessions at most."""
 
 AT_ONCE = {check.name for check in together.checks}
