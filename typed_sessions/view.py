@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from types import CoroutineType
 from typing import Any, Literal, Protocol, TypeAlias, final
 
 import msgspec
@@ -342,6 +343,11 @@ class View(msgspec.Struct, eq=False):
             encode = codec is not None and codec.mutable and default is not ABSENT
             slot.default = self._accepted(key, default) if encode else default
         value = change(slot.value if slot.present else default)
+        if type(value) is CoroutineType:
+            value.close()
+            raise KeyTypeError(
+                f"{key!r}: the function given to update() is a coroutine function: give a plain one, which may be repeated"
+            )
         encoded = self._accepted(key, value) if codec is not None else None
         slot.value, slot.encoded, slot.present, slot.in_place = value, encoded, True, in_place
         if unconditional:
