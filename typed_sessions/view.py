@@ -345,9 +345,7 @@ class View(msgspec.Struct, eq=False):
         value = change(slot.value if slot.present else default)
         if type(value) is CoroutineType:
             value.close()
-            raise KeyTypeError(
-                f"{key!r}: the function given to update() is a coroutine function: give a plain one, which may be repeated"
-            )
+            raise KeyTypeError(f"{key!r}: the function given to update() is a coroutine function: give a plain one, which may be repeated")
         encoded = self._accepted(key, value) if codec is not None else None
         slot.value, slot.encoded, slot.present, slot.in_place = value, encoded, True, in_place
         if unconditional:
