@@ -28,7 +28,8 @@ class RedisServer:
         self._program = program
         self._options = options
         self._folder = tempfile.mkdtemp(prefix="redis-")
-        self.port = free_port()
+        # Below 55,536, since a node of a cluster takes the port 10,000 above it as well.
+        self.port = next(port for port in iter(free_port, None) if port < 55_536)
         self.url = f"redis://127.0.0.1:{self.port}"
         self.start()
 

@@ -325,11 +325,18 @@ class SQLiteFile:
 
     def _version(self, connection: sqlite3.Connection) -> int:
         """How many steps of the schema the file has been through. Raises `StoreUnavailable` if it is none of ours."""
-        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-        application: int = connection.execute("PRAGMA application_id").fetchone()[0]
-        if application != APPLICATION_ID and (
-            application or version or connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None
-        ):
+        # In one transaction: while another process makes the tables, what is read before and after would belong to different files.
+        alone = not connection.in_transaction
+        if alone:
+            connection.execute("BEGIN")
+        try:
+            version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+            application: int = connection.execute("PRAGMA application_id").fetchone()[0]
+            empty = connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None
+        finally:
+            if alone and connection.in_transaction:
+                connection.execute("ROLLBACK")
+        if application != APPLICATION_ID and (application or version or not empty):
             raise StoreUnavailable(f"{self.path}: a database of another program; sessions need a file of their own. It was left as it is")
         if version > len(SCHEMA):
             raise StoreUnavailable(
