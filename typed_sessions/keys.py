@@ -285,6 +285,11 @@ def known_key(name: str) -> AnyKey | None:
     return _registry.get(name)
 
 
+def somebody_cleans_up() -> bool:
+    """Whether a key of this process has a `cleanup_no_client`."""
+    return any(isinstance(key, Key) and key.cleanup_no_client is not None for key in list(_registry.values()))
+
+
 @contextmanager
 def isolated_keys() -> Generator[None]:
     """For tests: keys declared inside are forgotten at the end, so that another test can use their names."""
