@@ -211,7 +211,7 @@ class Stream:
 
     def next(self) -> tuple[str, Any]:
         """The next event and its data; ("end", None) when the stream has ended."""
-        name = ""
+        name, quiet = "", 0
         while True:
             try:
                 line = self._response.readline().decode()
@@ -220,6 +220,8 @@ class Stream:
             if not line:
                 return "end", None
             field, _, value = line.rstrip("\n").partition(": ")
+            quiet += line.startswith(":")  # a sign of life, every 15 seconds
+            assert quiet < 4, "the stream lives, and nothing comes that was waited for"
             if field == "event":
                 name = value
             elif field == "data":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.demo_process import Demo, Visitor
+from tests.demo_process import Demo, Stream, Visitor
 
 
 @pytest.fixture(scope="module")
@@ -116,8 +116,12 @@ def test_the_oldest_of_many_streams_is_paused(visitor: Visitor) -> None:
     """A browser opens six connections to a server; the fifth stream makes the first one give way, so that pages still load."""
     visitor.close()
     with ExitStack() as stack:
-        streams = [stack.enter_context(visitor.watch()) for _ in range(4)]
-        for stream in streams:
+        streams: list[Stream] = []
+        for others in range(4):
+            streams.append(stack.enter_context(visitor.watch()))
+            # It is one of the session's streams once it says so; its headers come before.
+            streams[-1].until("this", *["tab"] * others)
+        for stream in streams[:-1]:
             stream.until("this", "tab", "tab", "tab")
         fifth = stack.enter_context(visitor.watch())
         assert streams[0].rest()[-1] == "paused"
