@@ -27,7 +27,7 @@ from .events import Event
 from .exchange import Exchange
 from .keeper import Keeper
 from .keys import Key
-from .lifecycle import Draw, Presented, idle_of, issue, judge, new_record, present
+from .lifecycle import Draw, Presented, first_record, idle_of, issue, judge, new_record, present
 from .options import SessionOptions
 from .policy import CookiePolicy
 from .record import HOOKED, REUSED, Record, SessionId
@@ -238,7 +238,12 @@ class Core:
         tracking = exchange.tracking
         assert tracking is not None
         options = self.options
+        first = tracking.first_fields() if self.plain else None
         session_id = issue(self.draw)
+        if first is not None:
+            if exchange.address is None:
+                self.require_address(exchange)
+            return Draft(session_id, first_record(session_id, exchange.address, *first, options, self.idle, now), False)
         changes = tracking.changes(session_id.locator)
         if changes is None and not forced:
             return None

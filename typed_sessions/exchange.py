@@ -205,6 +205,12 @@ class Exchange(msgspec.Struct, eq=False, weakref=True):
             found = []
         return found + self._others()
 
+    def issued_headers(self) -> tuple[str, str] | None:
+        """The values of the two `Set-Cookie` headers of an answer that says nothing else beside them; None for any other answer."""
+        if self.issued is None or self.cookies is None or self.failed or self.client is not None:
+            return None
+        return self.cookies.issued_headers(*self.issued, persistent=self._persistent())
+
     def headers(self) -> list[tuple[str, str]]:
         """The header pairs for the response: cookies, `Cache-Control: no-store` with any of them, and `Vary` (rule 24)."""
         if not self.looked or self.cookies is None:
@@ -212,7 +218,7 @@ class Exchange(msgspec.Struct, eq=False, weakref=True):
         pairs: list[tuple[str, str]] = []
         values: tuple[str, str] | None = None
         if self.issued is not None:
-            values = self.cookies.set_headers(*self.issued, persistent=self._persistent())
+            values = self.cookies.issued_headers(*self.issued, persistent=self._persistent())
         elif self.expire:
             values = self.cookies.expire_headers()
         elif self.resend and not self._outdated():

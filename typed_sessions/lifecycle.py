@@ -27,7 +27,7 @@ A refused request is never attached to the session whose id it presented (rule 1
 from __future__ import annotations
 
 from binascii import a2b_base64, b2a_base64
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from hmac import compare_digest
 from typing import Literal, NamedTuple, TypeAlias, final
@@ -37,12 +37,13 @@ import msgspec
 from .address import AddressPolicy
 from .changes import Changes, Idle, Renewal, apply
 from .options import SessionOptions
-from .record import FIELD, FIELD_HOOKED, HOOKED, LOCATOR_BYTES, SECRET_BYTES, TAG_DIGEST_BYTES, EndReason, Record, SessionId
+from .record import LOCATOR_BYTES, SECRET_BYTES, TAG_DIGEST_BYTES, EndReason, Record, SessionId
 from .session import Create
 
 TAG_BYTES = 32
 KEY_LENGTH = 64
 ADDR_LENGTH = 43
+_VALUES_LENGTH = KEY_LENGTH + ADDR_LENGTH
 _RAW_BYTES = LOCATOR_BYTES + SECRET_BYTES
 _TO_STANDARD = bytes.maketrans(b"-_+/", b"+/!!")  # '+' and '/' are no base64url: made illegal, so that an id has one spelling
 _TO_URL = bytes.maketrans(b"+/", b"-_")
@@ -138,21 +139,31 @@ def opens(record: Record, digest: bytes, now: float) -> bool:
 def issue(draw: Draw, locator: bytes | None = None) -> SessionId:
     """A new id; with `locator`, a new secret for that session. `draw` is a source of random bytes (I1)."""
     random = draw(_RAW_BYTES + TAG_BYTES)
-    raw = random[:_RAW_BYTES] if locator is None else locator + random[LOCATOR_BYTES:_RAW_BYTES]
-    secret = raw[LOCATOR_BYTES:]
-    addr_value = b2a_base64(random[_RAW_BYTES:], newline=False).translate(_TO_URL)[:ADDR_LENGTH]
-    return SessionId(
-        raw[:LOCATOR_BYTES],
-        sha256(secret).digest(),
-        sha256(secret + addr_value).digest()[:TAG_DIGEST_BYTES],
-        b2a_base64(raw, newline=False).translate(_TO_URL).decode("ascii"),
-        addr_value.decode("ascii"),
-    )
+    if locator is not None:
+        random = locator + random[LOCATOR_BYTES:]
+    # Both values at once: the first ends where a group of four characters ends, and the second loses its padding.
+    values = b2a_base64(random, newline=False).translate(_TO_URL)
+    text = values.decode("ascii")
+    hashed = sha256(random[LOCATOR_BYTES:_RAW_BYTES])
+    digest = hashed.digest()
+    hashed.update(values[KEY_LENGTH:_VALUES_LENGTH])
+    return SessionId(random[:LOCATOR_BYTES], digest, hashed.digest()[:TAG_DIGEST_BYTES], text[:KEY_LENGTH], text[KEY_LENGTH:_VALUES_LENGTH])
 
 
 def idle_of(timeout: float | None, options: SessionOptions) -> Idle:
     """The idle timeout with its granularity: a tenth of the timeout at most, so that a short timeout stays short."""
     return Idle(timeout, options.granularity if timeout is None else min(options.granularity, timeout / 10))
+
+
+def first_record(
+    session_id: SessionId, address: str | None, fields: Mapping[str, bytes], size: int, options: SessionOptions, idle: Idle, now: float
+) -> Record:
+    """The record of a session that begins at `now` with these fields of so many bytes, of a first commit and none of them hooked."""
+    record = Record(session_id.locator, session_id.digest, session_id.tag_digest, now, now, idle[0], idle[1], 1, address)
+    record.unpacked, record.size = fields, size
+    if options.lifetime is not None:
+        record.deadline = now + options.lifetime
+    return record
 
 
 def new_record(
@@ -163,19 +174,6 @@ def new_record(
     if options.lifetime is not None:
         record.deadline = now + options.lifetime
     if changes is None:
-        return record
-    if not (changes.lists or changes.set_timeout or changes.set_persistent):
-        # What `apply` would do to a record that holds nothing yet.
-        fields: dict[str, bytes] = {}
-        flags = 0
-        for name, write in changes.writes.items():
-            if write.payload is not None:
-                fields[name] = FIELD.pack(1, write.version, write.flags) + write.payload
-                flags |= write.flags
-        record.unpacked, record.revision = fields, 1
-        record.size = sum(map(len, fields.values())) + sum(map(len, fields))
-        if flags & FIELD_HOOKED:
-            record.flags = HOOKED
         return record
     after = apply(record, changes, idle, now).record
     assert after is not None  # a new record is neither over nor in conflict

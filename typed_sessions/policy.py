@@ -203,6 +203,10 @@ class SessionCookies:
         if not (is_value(key) and is_value(addr)) or len(self._addr_equals) + max(len(key), len(addr)) > MAX_COOKIE:
             first, second = self.set(key, addr, persistent=persistent)
             return first.header(), second.header()
+        return self.issued_headers(key, addr, persistent=persistent)
+
+    def issued_headers(self, key: str, addr: str, *, persistent: bool) -> tuple[str, str]:
+        """The same for values that were made here: whoever has encoded them need not look whether they can be written."""
         attributes = self._lasting if persistent else self._until_closed
         return f"{self._key_equals}{key}{attributes}", f"{self._addr_equals}{addr}{attributes}"
 

@@ -43,6 +43,8 @@ TAG_DIGEST_BYTES = 16
 
 REUSED, HOOKED, OWN_TIMEOUT, ENDED, PERSISTENT, TRANSIENT, PREVIOUS, DEADLINE = (1 << n for n in range(8))
 FIELD_HOOKED, FIELD_LIST, FIELD_SEALED = 1, 2, 4
+_KEPT = ~(PREVIOUS | DEADLINE | ENDED)
+"""The flags that are not told by something else in the record."""
 
 EndReason: TypeAlias = Literal["ended", "timeout", "lifetime", "check", "address", "evicted"]
 END_REASONS: tuple[EndReason, ...] = ("ended", "timeout", "lifetime", "check", "address", "evicted")
@@ -196,8 +198,8 @@ class Record(msgspec.Struct, eq=False):
         if self.packed:
             return self.packed
         fields = _encode(self.unpacked or {})
-        flags = self.flags & ~(PREVIOUS | DEADLINE | ENDED)
-        address = b"" if self.address is None else self.address.encode("ascii", "replace")[:255]
+        flags = self.flags & _KEPT
+        address = b"" if self.address is None else _address(self.address)
         tail = b""
         if self.previous is not None or self.deadline is not None or self.ending is not None:
             if self.previous is not None:
@@ -258,6 +260,12 @@ class Record(msgspec.Struct, eq=False):
 
     def __repr__(self) -> str:
         return f"<Record {self.locator.hex()} revision {self.revision}, {len(self.fields)} fields>"
+
+
+def _address(address: str) -> bytes:
+    if len(address) > 255 or not address.isascii():
+        return address.encode("ascii", "replace")[:255]
+    return address.encode()
 
 
 @final

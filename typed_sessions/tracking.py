@@ -13,7 +13,7 @@ from .changes import Changes, ListChange, Write
 from .codecs import TypedCodec
 from .errors import KeyTypeError
 from .keys import ListKey
-from .record import FIELD_HOOKED, FIELD_SEALED, Record, field_revision
+from .record import FIELD, FIELD_HOOKED, FIELD_SEALED, Record, field_revision
 from .residents import ABSENT, ResidentChange
 from .view import Item, Slot, View
 
@@ -79,6 +79,23 @@ class Tracking(View, eq=False):
             changes.timeout, changes.set_timeout = self.timeout, self.timeout_set
             changes.persistent, changes.set_persistent = self.persistent, self.persistent_set
         return changes
+
+    def first_fields(self) -> tuple[dict[str, bytes], int] | None:
+        """The fields, and how many bytes they take, of a session that is about to be created, if all that was done is to assign values that cannot be changed in place.
+
+        None where more was done, or nothing: then it is for `changes`. Only for a manager that seals nothing.
+        """
+        if self.flagged or self.lists:
+            return None
+        fields: dict[str, bytes] = {}
+        size = 0
+        for name, slot in self.slots.items():
+            key, payload = slot.key, slot.encoded
+            if slot.mode != "assigned" or payload is None or not key.immutable or key.has_hooks:
+                return None
+            fields[name] = packed = FIELD.pack(1, key.version, 0) + payload
+            size += len(name) + len(packed)
+        return (fields, size) if fields else None
 
     def begins(self) -> bool:
         """Whether a session that is not stored has something to be stored for: a value, or an element of a list."""

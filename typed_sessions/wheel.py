@@ -14,16 +14,22 @@ from typing import final
 
 @final
 class Wheel:
-    __slots__ = ("_buckets", "_starts", "_waiting")
+    __slots__ = ("_buckets", "_far", "_last", "_near", "_starts", "_waiting")
 
     def __init__(self) -> None:
         self._buckets: dict[float, list[int]] = {}
         self._starts: list[float] = []
+        # The bucket that was last added to, with its bounds: of sessions that begin one after the other most come due together.
+        self._near = self._far = math.inf
+        self._last: list[int] = []
         # A heap of what comes due within the running second: it waits here, or `take` would find it again and again.
         self._waiting: list[tuple[float, int]] = []
 
     def add(self, key: int, due: float, now: float) -> None:
         """Look at `key` again when `due` comes (seconds since 1970; infinity is never)."""
+        if now < self._near <= due < self._far:
+            self._last.append(key)
+            return
         if due == math.inf:
             return
         distance = due - now
@@ -34,10 +40,11 @@ class Wheel:
             return
         bucket = self._buckets.get(start)
         if bucket is None:
-            self._buckets[start] = [key]
+            bucket = self._buckets[start] = [key]
             heapq.heappush(self._starts, start)
         else:
             bucket.append(key)
+        self._near, self._far, self._last = start, start + width, bucket
 
     def begin(self, now: float) -> None:
         """A pass over what is due at `now` begins: entries that have waited for their moment are looked at once more."""
@@ -63,6 +70,8 @@ class Wheel:
             taken += bucket[-room:]
             del bucket[-room:]
             if not bucket:
+                if bucket is self._last:
+                    self._near = math.inf
                 del self._buckets[heapq.heappop(self._starts)]
         return taken
 

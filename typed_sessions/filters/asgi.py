@@ -30,16 +30,19 @@ App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _KEY = "typed_sessions"
 POLICY_VIOLATION = 1008
+_SET_COOKIE = b"set-cookie"
+_NO_STORE = (b"cache-control", b"no-store")
 _VARY = (b"vary", b"Cookie")
-_NAMES = {"Set-Cookie": b"set-cookie", "Cache-Control": b"cache-control", "Vary": b"vary"}
+_NAMES = {"Set-Cookie": _SET_COOKIE, "Cache-Control": b"cache-control", "Vary": b"vary"}
 INTERNAL_ERROR = 1011
 
 
 @final
 class ScopeReader:
-    """Gets what is needed out of an ASGI scope."""
+    """Gets what is needed out of an ASGI scope. A WebSocket is a client; who keeps an http connection open, no server tells."""
 
-    has_clients = True
+    def __init__(self, *, has_clients: bool) -> None:
+        self.has_clients = has_clients
 
     def basics(self, source: Any, /) -> tuple[str | None, bool, str]:
         cookie = ""
@@ -91,7 +94,8 @@ class SessionMiddleware:
         if isinstance(allowed_origins, str):
             raise TypeError(f'allowed_origins = {allowed_origins!r}: expected a list of origins, ["https://example.org"]')
         policy = sessions.cookie_policy if cookie_policy is None else cookie_policy
-        self._guard = Guard(ScopeReader(), policy, create=create, check=check, error=error)
+        self._guard = Guard(ScopeReader(has_clients=False), policy, create=create, check=check, error=error)
+        self._socket_guard = Guard(ScopeReader(has_clients=True), policy, create=create, check=check, error=error)
         self._app = app
         self._sessions = sessions
         self._eager = eager or check is not None
@@ -133,7 +137,7 @@ class SessionMiddleware:
             exchange.source = None  # no reference cycle through the scope
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        connection = _WebSocket(self._sessions, self._guard, scope, receive, send, self._same_origin(scope))
+        connection = _WebSocket(self._sessions, self._socket_guard, scope, receive, send, self._same_origin(scope))
         scope[_KEY] = connection
         token = enter(connection)
         try:
@@ -153,7 +157,7 @@ class SessionMiddleware:
             self._sessions.disconnected(connection.client)
 
     def _same_origin(self, scope: Scope) -> bool:
-        reader = ScopeReader()
+        reader = self._socket_guard.reader
         origins, hosts = reader.headers(scope, "origin"), reader.headers(scope, "host")
         if not origins:
             return True  # no browser: one that is made to connect sends the header
@@ -253,7 +257,7 @@ class _Response(msgspec.Struct, eq=False):
                     if committing is not None:
                         return self._start(message, committing)
                 tracking.headers_sent = True
-                message["headers"] = [*message.get("headers", ()), *([_VARY] if exchange.quiet else encoded(exchange.headers()))]
+                message["headers"] = [*message.get("headers", ()), *_headers_of(exchange)]
             exchange.headers_sent = True
         return self.raw_send(message)
 
@@ -266,7 +270,7 @@ class _Response(msgspec.Struct, eq=False):
         if exchange.tracking is not None:
             exchange.tracking.headers_sent = True
         exchange.headers_sent = True
-        message["headers"] = [*message.get("headers", ()), *encoded(exchange.headers())]
+        message["headers"] = [*message.get("headers", ()), *_headers_of(exchange)]
         await self.raw_send(message)
 
     async def finish(self) -> None:
@@ -377,7 +381,7 @@ class _WebSocket:
             exchange.tracking.headers_sent = True
         exchange.headers_sent = True
         if exchange.looked:
-            message["headers"] = [*message.get("headers", ()), *encoded(exchange.headers())]
+            message["headers"] = [*message.get("headers", ()), *_headers_of(exchange)]
 
     async def finish(self) -> None:
         """The application has returned: commit what it changed since."""
@@ -414,6 +418,18 @@ class _WebSocket:
         elif not self._closed:
             self._closed = True
             await self._send({"type": "websocket.close", "code": POLICY_VIOLATION})
+
+
+def _headers_of(exchange: Exchange) -> list[tuple[bytes, bytes]]:
+    """`exchange.headers()` as ASGI wants them; what most responses have, and those that begin a session, without a detour."""
+    if not exchange.looked:
+        return []
+    if exchange.issued is None and exchange.quiet:
+        return [_VARY]
+    values = exchange.issued_headers()
+    if values is None:
+        return encoded(exchange.headers())
+    return [(_SET_COOKIE, values[0].encode("latin-1")), (_SET_COOKIE, values[1].encode("latin-1")), _NO_STORE, _VARY]
 
 
 def encoded(headers: Sequence[tuple[str, str]]) -> list[tuple[bytes, bytes]]:

@@ -2,7 +2,8 @@
 
 One dictionary per shard, one lock per shard, and values that are immutable bytes: reading takes no lock on any build, since
 a dictionary hands out a whole old or a whole new value. A write holds one shard's lock for a few microseconds.
-Two more locks, for the wheel and for admission, are only ever taken alone or inside a shard's, never the other way round.
+One more lock, for the books (who is counted, and when who comes due), is only ever taken alone or inside a shard's, never the other
+way round.
 """
 
 from __future__ import annotations
@@ -89,9 +90,8 @@ class MemoryStore:
         self._max_keys = max_keys
         self._shards = tuple(_Shard() for _ in range(shards))
         self._shard_count = shards
+        self._books = threading.Lock()
         self._wheel = Wheel()
-        self._wheel_lock = threading.Lock()
-        self._admission = threading.Lock()
         self._count = 0
         # Sessions that only their first request has used, oldest first. Where these queues are twice as long as there are sessions,
         # `_newer` is gone through from the left, a few a creation, and what is still unused goes over to `_older`: so the oldest is at
@@ -114,20 +114,37 @@ class MemoryStore:
 
     def create(self, record: Record, now: float) -> Created:
         key = int.from_bytes(record.locator, "big")
-        if record.size > self._max_bytes or len(record.fields) > self._max_keys:
+        fields = record.unpacked
+        if record.size > self._max_bytes or len(record.fields if fields is None else fields) > self._max_keys:
             self._check_size(record)
         packed = record.pack()
+        due = record.due
+        # Into the wheel before it is there to be looked at: not if a sweep could come to it meanwhile.
+        ahead = due > now + 1
         shard = self._shards[key % self._shard_count]
-        crowded = self._admit(key, now)
+        crowded = False
+        with self._books:
+            roomy = self._count < self._max_sessions and len(self._newer) + len(self._older) <= 2 * self._count + _SLACK
+            if roomy:
+                self._count += 1
+                self._newer.append(key)
+                if ahead:
+                    self._wheel.add(key, due, now)
+        if not roomy:
+            crowded = self._admit(key, now)
         with shard.lock:
-            taken = key in shard.records
-            if not taken:
+            records = shard.records
+            taken = key in records
+            if not taken and shard.before is None:
+                records[key] = packed
+            elif not taken:
                 shard.put(key, packed)
         if taken:
             self._leave()
             return "taken"
-        with self._wheel_lock:
-            self._wheel.add(key, record.due, now)
+        if not (roomy and ahead):
+            with self._books:
+                self._wheel.add(key, due, now)
         return "crowded" if crowded else "created"
 
     def open(self, locator: bytes, use: Use | None, idle: Idle, now: float) -> Record | None:
@@ -225,11 +242,11 @@ class MemoryStore:
             record = self._look(key, now, lease, grace)
             if record is not None:
                 swept.append(record)
-        with self._wheel_lock:
+        with self._books:
             self._wheel.begin(now)
         while looked < limit:
             step = min(_STEP, limit - looked)
-            with self._wheel_lock:
+            with self._books:
                 keys = self._wheel.take(now, step)
             for key in dict.fromkeys(keys):  # a session whose timeout got shorter is in the wheel twice, until both entries meet
                 record = self._look(key, now, lease, grace)
@@ -300,12 +317,11 @@ class MemoryStore:
                 shard.put(key, record.pack())
             if record.ending is not None:
                 self._unclaimed.append(key)
-            else:
-                with self._admission:
+            with self._books:
+                if record.ending is None:
                     self._count += 1
                     if not record.flags & REUSED:
                         self._newer.append(key)
-            with self._wheel_lock:
                 self._wheel.add(key, record.due, now)
             restored += 1
         return restored
@@ -316,15 +332,14 @@ class MemoryStore:
         """New locks for a child process."""
         for shard in self._shards:
             shard.lock = threading.Lock()
-        self._wheel_lock = threading.Lock()
-        self._admission = threading.Lock()
+        self._books = threading.Lock()
         self._cutting = threading.Lock()
 
     def _note_sooner(self, key: int, before: Record, after: Record, now: float) -> None:
         """A use was written, or a timeout: if the session comes due sooner now (a shorter timeout, a clock that went back), its entry
         in the wheel lies behind that."""
         if after.due < before.due:
-            with self._wheel_lock:
+            with self._books:
                 self._wheel.add(key, after.due, now)
 
     def _check_size(self, record: Record) -> None:
@@ -347,7 +362,7 @@ class MemoryStore:
         """Count one more session, making room if there is none; whether somebody had to go."""
         crowded = False
         while True:
-            with self._admission:
+            with self._books:
                 if len(self._newer) + len(self._older) > 2 * self._count + _SLACK:
                     self._drop_used()
                 if self._count < self._max_sessions:
@@ -361,7 +376,7 @@ class MemoryStore:
             crowded = True
 
     def _drop_used(self) -> None:
-        """Go on a little in clearing the queues of what no longer belongs there; with the admission lock held."""
+        """Go on a little in clearing the queues of what no longer belongs there; with the lock of the books held."""
         for _ in range(min(4, len(self._newer))):
             candidate = self._newer.popleft()
             if self._unused(candidate):
@@ -379,7 +394,7 @@ class MemoryStore:
 
     def _evict(self, now: float) -> bool:
         while True:
-            with self._admission:
+            with self._books:
                 queue = self._older or self._newer
                 if not queue:
                     return False
@@ -400,7 +415,7 @@ class MemoryStore:
     def _reap(self, now: float) -> bool:
         """End some of what has expired and no sweep has come to: it keeps nobody out. Whether there was any."""
         found = False
-        with self._wheel_lock:
+        with self._books:
             self._wheel.begin(now)
             keys = self._wheel.take(now, _STEP)
         while keys:
@@ -408,7 +423,7 @@ class MemoryStore:
                 found = self._expire(key, now) or found
             if found:
                 break
-            with self._wheel_lock:
+            with self._books:
                 keys = self._wheel.take(now, _STEP)
         return found
 
@@ -426,7 +441,7 @@ class MemoryStore:
                 record.ending = Ending("lifetime" if record.due == record.deadline else "timeout", now, 0.0)
                 shard.put(key, record.pack())
             else:
-                with self._wheel_lock:
+                with self._books:
                     self._wheel.add(key, record.due if record.ending is None else record.ending.claimed_until, now)
         if expired:
             self._leave()
@@ -434,7 +449,7 @@ class MemoryStore:
         return expired
 
     def _leave(self) -> None:
-        with self._admission:
+        with self._books:
             self._count -= 1
 
     def _end(self, shard: _Shard, key: int, record: Record, ending: Ending) -> Record:
@@ -444,7 +459,7 @@ class MemoryStore:
         shard.put(key, record.pack() if record.hooked else None)
         self._leave()
         if record.hooked:
-            with self._wheel_lock:
+            with self._books:
                 self._wheel.add(key, ending.claimed_until, ending.at)
         return record
 
@@ -474,7 +489,7 @@ class MemoryStore:
                 claimed, due = True, now + lease
             else:
                 due = ending.claimed_until
-            with self._wheel_lock:
+            with self._books:
                 self._wheel.add(key, due, now)
         return record if claimed else None
 
