@@ -81,9 +81,8 @@ class Tracking(View, eq=False):
         return changes
 
     def first_fields(self) -> tuple[dict[str, bytes], int] | None:
-        """The fields, and how many bytes they take, of a session that is about to be created, if all that was done is to assign values that cannot be changed in place.
-
-        None where more was done, or nothing: then it is for `changes`. Only for a manager that seals nothing.
+        """The fields of a session that is about to be created, and their bytes in all, if values were assigned that cannot be changed in
+        place, and nothing else was done; None otherwise: then it is for `changes`. Only for a manager that seals nothing.
         """
         if self.flagged or self.lists:
             return None
