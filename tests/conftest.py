@@ -17,6 +17,7 @@ import pytest
 from hypothesis import settings
 
 from tests.faces import FACES, SERVED, STORES, Face
+from tests.postgres_server import PostgresServer
 from tests.redis_server import RedisServer
 from typed_sessions.testing import isolated_keys
 
@@ -93,6 +94,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def redis_server() -> Iterator[RedisServer]:
     """A redis-server for all tests that leave it as it is; each uses a prefix of its own."""
     server = RedisServer(require("redis-server"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL server for all tests that leave it as it is."""
+    server = PostgresServer(require("postgres"))
     yield server
     server.stop()
 

@@ -16,8 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+from tests.postgres_server import PostgresServer
 from tests.redis_server import RedisServer
 from typed_sessions import AsyncSessionManager, Client, MemoryStore, Request, Session, SessionManager, SQLiteStore
+from typed_sessions.stores.postgres import AsyncPostgresStore, PostgresStore
 from typed_sessions.stores.redis import AsyncRedisStore, RedisStore
 from typed_sessions.testing import FakeClock
 
@@ -39,11 +41,24 @@ def redis_store(server: RedisServer, kind: str, **options: Any) -> RedisStore | 
     return make(server.url, **{"prefix": f"test {next(_prefixes)}", **options})  # type: ignore[no-any-return]
 
 
-EVERY_STORE: dict[str, Callable[..., Any]] = {"memory": MemoryStore, "sqlite": sqlite_store, "redis": redis_store}
-STORES = {name: make for name, make in EVERY_STORE.items() if name in os.environ.get("STORES", "memory sqlite redis").split()}
+def postgres_store(server: PostgresServer, kind: str, **options: Any) -> PostgresStore | AsyncPostgresStore:
+    """A store whose table is empty. Those that a test makes share it, unless they are given another `schema`."""
+    if "schema" not in options:
+        server.empty()
+    make: Any = PostgresStore if kind == "sync" else AsyncPostgresStore
+    return make(server.url, **{"schema": server.schema, **options})  # type: ignore[no-any-return]
+
+
+EVERY_STORE: dict[str, Callable[..., Any]] = {
+    "memory": MemoryStore,
+    "sqlite": sqlite_store,
+    "redis": redis_store,
+    "postgres": postgres_store,
+}
+STORES = {name: make for name, make in EVERY_STORE.items() if name in os.environ.get("STORES", " ".join(EVERY_STORE)).split()}
 """The stores that tests with a face run on: all, unless the environment variable STORES names some."""
-SERVED = frozenset({"redis"})
-"""Those that take a server and the face's kind; the fixture is `redis_server`."""
+SERVED = frozenset({"redis", "postgres"})
+"""Those that take a server and the face's kind; the fixture is `redis_server`, `postgres_server`."""
 FACES = ("sync", "async")
 PEER = "10.1.2.3"
 

@@ -41,6 +41,9 @@ LAYERS = (
     "stores.base",
     "stores.memory",
     "stores.sqlite_file",
+    "stores.turns",
+    "stores.postgres_schema",
+    "stores.postgres_verbs",
     "stores.redis_scripts",
     "stores.redis_verbs",
     "stores.redis_wire",
@@ -85,7 +88,6 @@ LEAVES = {
     "hiredis": {"stores.redis", "stores.redis_wire"},  # which redis[hiredis] brings
     "hypothesis": {"conformance.machine"},
     "psycopg": {"stores.postgres"},
-    "psycopg_pool": {"stores.postgres"},
 }
 
 

@@ -30,11 +30,15 @@ from ..errors import PolicyError, StoreUnavailable
 from ..record import EndReason, Record
 from .base import Created
 from .redis_verbs import DAMAGED, Command, Reply, Trips, Verbs
-from .redis_wire import AsyncLink, Link, Turns, left_of, missing, pack, refused, texts
+from .redis_wire import AsyncLink, Link, missing, pack, refused, texts
+from .turns import Turns, left_of
 
 logger = logging.getLogger("typed_sessions")
 
 R = TypeVar("R")
+
+CONNECTIONS = 64
+"""How many connections an `AsyncRedisStore` has at most, in each event loop; a verb waits for its turn, within its deadline."""
 
 _ELSEWHERE = ("READONLY", "LOADING", "MASTERDOWN", "MOVED", "NOAUTH")
 """Refusals of a server that is not the right one any more, or not yet: the next verb looks for it anew."""
@@ -315,8 +319,8 @@ class AsyncRedisStore(_Store):
         deadline: float = 5,
     ) -> None:
         super().__init__(url, client, redis.asyncio.Redis, prefix, max_bytes, max_keys, deadline)
-        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Turns] = weakref.WeakKeyDictionary()
-        self._last: tuple[Callable[[], asyncio.AbstractEventLoop | None], Turns] = (lambda: None), Turns()
+        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Turns[AsyncLink]] = weakref.WeakKeyDictionary()
+        self._last: tuple[Callable[[], asyncio.AbstractEventLoop | None], Turns[AsyncLink]] = (lambda: None), Turns(CONNECTIONS)
         """The loop of the last verb: mostly it is the only one."""
         self._lock = threading.Lock()
 
@@ -421,17 +425,17 @@ class AsyncRedisStore(_Store):
             raise refusal
         return replies
 
-    def _turns(self) -> Turns:
+    def _turns(self) -> Turns[AsyncLink]:
         loop = asyncio.get_running_loop()
         last, turns = self._last
         if last() is loop:
             return turns
         with self._lock:
-            turns = self._loops.setdefault(loop, Turns())
+            turns = self._loops.setdefault(loop, Turns(CONNECTIONS))
         self._last = weakref.ref(loop), turns
         return turns
 
-    def _take(self, turns: Turns) -> AsyncLink | None:
+    def _take(self, turns: Turns[AsyncLink]) -> AsyncLink | None:
         while turns.idle:
             link = turns.idle.pop()
             if link.is_sound():

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-import select
 import socket
-from collections import deque
 from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, Final, final
@@ -18,9 +16,8 @@ from typing import Any, Final, final
 import hiredis
 
 from .redis_verbs import Command, Reply
+from .turns import left_of, stirs
 
-CONNECTIONS = 64
-"""How many connections an `AsyncRedisStore` has at most, in each event loop; a verb waits for its turn, within its deadline."""
 _CHUNK = 65_536
 _hiredis: Any = hiredis
 _pack: Callable[[tuple[bytes | str | int, ...]], bytes] = _hiredis.pack_command  # typed there for a single word
@@ -57,15 +54,6 @@ def texts(commands: Sequence[Command], numbers: Sequence[int]) -> bytes:
     return b"".join(_pack(("EVAL", script.text, *words)) for words, script in (commands[n] for n in numbers) if script is not None)
 
 
-def stirs(descriptor: int) -> bool:
-    """Whether a connection on which nothing is expected has something to say: that it was closed."""
-    if not hasattr(select, "poll"):
-        return bool(select.select([descriptor], [], [], 0)[0])
-    poller = select.poll()
-    poller.register(descriptor, select.POLLIN)
-    return bool(poller.poll(0))
-
-
 def _whole_replies(reader: Any, replies: list[Reply]) -> None:
     """Add the replies that have arrived whole. What a server says unasked is passed over."""
     while True:
@@ -80,13 +68,6 @@ def _all(replies: list[Reply], count: int) -> list[Reply]:
     if len(replies) > count:
         raise ConnectionError(f"{len(replies)} replies to {count} commands")
     return replies
-
-
-def left_of(until: float) -> float:
-    left = until - monotonic()
-    if left <= 0:
-        raise TimeoutError("the deadline is over")
-    return left
 
 
 @final
@@ -180,41 +161,3 @@ class AsyncLink:
                 self._writer.transport.abort()
             else:
                 self._timer, self._armed = self._loop.call_later(left, self._watch), self._until
-
-
-@final
-class Turns:
-    """The connections in one event loop, and who waits for one."""
-
-    def __init__(self) -> None:
-        self.idle: list[AsyncLink] = []
-        self.free = CONNECTIONS
-        self.waiting: deque[asyncio.Future[None]] = deque()
-
-    async def wait(self, until: float) -> None:
-        """Wait for a turn. TimeoutError at the deadline."""
-        loop = asyncio.get_running_loop()
-        turn: asyncio.Future[None] = loop.create_future()
-        self.waiting.append(turn)
-        timer = loop.call_later(left_of(until), _expire, turn)
-        try:
-            await turn
-        except BaseException:
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self.leave()  # cancelled when the turn had just come: the next one has it
-            raise
-        finally:
-            timer.cancel()
-
-    def leave(self) -> None:
-        while self.waiting:
-            turn = self.waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self.free += 1
-
-
-def _expire(turn: asyncio.Future[None]) -> None:
-    if not turn.done():
-        turn.set_exception(TimeoutError("all connections are in use"))

@@ -1,25 +1,32 @@
-"""Round trips of the Redis stores, counted at the wire (§5 of the design): a contract, not a measurement."""
+"""Round trips of the stores that have a server, counted at the wire (§5 of the design): a contract, not a measurement."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import copy
 from typing import Any
 
 import pytest
 
-from tests.faces import FACES, Face
-from tests.redis_server import RedisServer
+from tests.faces import EVERY_STORE, FACES, SERVED, Face
 from tests.stores.proxy import Proxy
 from typed_sessions import End, Key, ListKey
-from typed_sessions.stores.redis import AsyncRedisStore, RedisStore
+
+SWEEPS = {"redis": (1, 2, 3), "postgres": (1, 1, 2)}
+"""Trips of a sweep that finds nothing, that ends sessions, and that ends one whose hooks run."""
 
 
-@pytest.fixture(params=FACES)
-def scene(request: pytest.FixtureRequest, redis_server: RedisServer) -> Iterator[tuple[Face, Callable[[], int]]]:
+@pytest.fixture(params=[f"{store}-{kind}" for store in sorted(SERVED) for kind in FACES])
+def scene(request: pytest.FixtureRequest) -> Iterator[tuple[Face, Callable[[], int]]]:
     """A face behind a proxy, on a connection that is there, with scripts that the server knows; and the trips since the last question."""
-    with Proxy(redis_server.port) as proxy:
-        make: Any = RedisStore if request.param == "sync" else AsyncRedisStore
-        face = Face(request.param, make(proxy.url, prefix=f"trips {proxy.port}"))
+    store, kind = request.param.split("-")
+    server = request.getfixturevalue(f"{store}_server")
+    with Proxy(server.port) as proxy:
+        if store == "postgres":
+            server.empty()  # not through the proxy
+        behind: Any = copy(server)
+        behind.url = server.url.replace(str(server.port), str(proxy.port))
+        face = Face(kind, EVERY_STORE[store](behind, kind))
 
         def trips() -> int:
             turns, proxy.turns = proxy.turns, 0
@@ -33,7 +40,12 @@ def scene(request: pytest.FixtureRequest, redis_server: RedisServer) -> Iterator
                 session[Key("warm", int)] = 2
             with browser.visit() as session:
                 session.end()
-        face.call(face.manager.sweep())
+            with face.browser().visit() as session:
+                session[Key("hooked warm", int, cleanup_delete=print)] = 1
+            face.clock.advance(1_000)
+            face.call(face.manager.sweep())
+        with face.browser().visit() as session:  # a request that happens to clear up
+            assert not session.exists
         trips()
         yield face, trips
         face.close()
@@ -84,9 +96,10 @@ def test_trips_of_requests(scene: tuple[Face, Callable[[], int]]) -> None:
     assert trips() == 1
 
 
-def test_trips_of_a_sweep(scene: tuple[Face, Callable[[], int]]) -> None:
-    """One to look into all buckets, one more for what is due there, however much; one for each session whose hooks have run."""
+def test_trips_of_a_sweep(scene: tuple[Face, Callable[[], int]], request: pytest.FixtureRequest) -> None:
+    """One to look, in Redis one more for what is due there, however much; one for each session whose hooks have run."""
     face, trips = scene
+    nothing, some, hooked = SWEEPS[request.node.callspec.params["scene"].split("-")[0]]
     ends: list[str] = []
 
     def heard(event: End) -> None:
@@ -94,7 +107,7 @@ def test_trips_of_a_sweep(scene: tuple[Face, Callable[[], int]]) -> None:
 
     face.manager.on(End, heard)
     assert face.call(face.manager.sweep()) == 0
-    assert trips() == 1
+    assert trips() == nothing
     for _ in range(20):
         with face.browser().visit() as session:
             session[Key("name", str)] = "ann"
@@ -104,8 +117,8 @@ def test_trips_of_a_sweep(scene: tuple[Face, Callable[[], int]]) -> None:
     trips()
     face.clock.advance(60)
     assert face.call(face.manager.sweep()) == 20
-    assert trips() == 2
+    assert trips() == some
     face.clock.advance(600)
     assert face.call(face.manager.sweep()) == 1
-    assert trips() == 3
+    assert trips() == hooked
     assert len(ends) == 21

@@ -1,0 +1,136 @@
+"""A PostgreSQL server of the tests' own, on a free port of this machine and in a folder of its own, which can be made to fail."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from tests.redis_server import PATIENCE, free_port
+from typed_sessions.stores.postgres import PostgresStore
+
+SPEED = ("fsync=off", "full_page_writes=off", "synchronous_commit=off")
+"""Settings of a server whose machine is never going to lose power."""
+
+
+class PostgresServer:
+    """`program` is the path of `postgres`; `initdb` lies beside it, or where its distribution keeps it."""
+
+    schema = "typed_sessions"
+
+    def __init__(self, program: str, *settings: str) -> None:
+        self._program = _real(program)
+        self._settings = settings or SPEED
+        self._folder = tempfile.mkdtemp(prefix="postgres-")
+        # The server refuses to run as root: then it runs as whoever owns nothing else here.
+        self._user = pwd.getpwnam("postgres" if _exists("postgres") else "nobody") if os.getuid() == 0 else None
+        if self._user is not None:
+            os.chown(self._folder, self._user.pw_uid, self._user.pw_gid)
+        self._data = os.path.join(self._folder, "data")
+        initdb = os.path.join(os.path.dirname(self._program), "initdb")
+        self._run([initdb, "-D", self._data, "-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C"]).wait(PATIENCE * 3)
+        self.port = free_port()
+        self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+        self.start()
+        store = PostgresStore(self.url)
+        store.create_schema()
+        store.close()
+        self._admin: psycopg.Connection[Any] | None = None
+
+    def _run(self, command: list[str]) -> subprocess.Popen[Any]:
+        user: dict[str, Any] = {}
+        if self._user is not None:
+            user = {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []}
+        silent = subprocess.DEVNULL
+        process: subprocess.Popen[Any] = subprocess.Popen(command, cwd=self._folder, stdout=silent, stderr=silent, **user)
+        return process
+
+    def start(self) -> None:
+        """Start it, again on the same port and in the same folder, and wait until it answers."""
+        place = ("-D", self._data, "-k", self._folder, "-c", f"port={self.port}", "-c", "listen_addresses=127.0.0.1")
+        settings = [word for setting in self._settings for word in ("-c", setting)]
+        self._process = self._run([self._program, *place, *settings])
+        give_up = time.monotonic() + PATIENCE
+        while True:
+            try:
+                self.client().close()
+                return
+            except psycopg.OperationalError:
+                assert self._process.poll() is None, "postgres has stopped"
+                assert time.monotonic() < give_up, "postgres does not answer"
+                time.sleep(0.02)
+
+    def client(self, **options: Any) -> psycopg.Connection[Any]:
+        """A connection of the tests' own, to look behind the store's back."""
+        return psycopg.connect(self.url, autocommit=True, **options)
+
+    def execute(self, sql: str) -> list[Any]:
+        """One statement, behind the store's back, and its rows."""
+        if self._admin is None or self._admin.closed:
+            self._admin = self.client()
+        cursor = self._admin.execute(sql.encode())
+        return cursor.fetchall() if cursor.description else []
+
+    def empty(self) -> None:
+        """Delete every session."""
+        self.execute(f"DELETE FROM {self.schema}.session")
+
+    def processes(self) -> list[int]:
+        """The server, and every process that it has started."""
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        return [self._process.pid, *map(int, children)]
+
+    def freeze(self) -> None:
+        for process in self.processes():
+            os.kill(process, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        for process in self.processes():
+            os.kill(process, signal.SIGCONT)
+
+    def kill(self) -> None:
+        """As the system does that has no memory left: at once, and nobody is told."""
+        if self._admin is not None:
+            self._admin.close()
+        processes = self.processes()
+        for process in processes:
+            os.kill(process, signal.SIGKILL)
+        self._process.wait(PATIENCE)
+
+    def restart(self) -> None:
+        self.kill()
+        self.start()
+
+    def stop(self) -> None:
+        if self._admin is not None:
+            self._admin.close()
+        if self._process.poll() is None:
+            self.thaw()
+            self._process.send_signal(signal.SIGQUIT)
+            self._process.wait(PATIENCE)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _real(program: str) -> str:
+    """The program itself, where what is on PATH is a script or a link that leads to it."""
+    real = os.path.realpath(program)
+    if os.path.exists(os.path.join(os.path.dirname(real), "initdb")):
+        return real
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3].partition(".")[0]))
+    return str(found[-1]) if found else real
+
+
+def _exists(user: str) -> bool:
+    try:
+        pwd.getpwnam(user)
+    except KeyError:
+        return False
+    return True

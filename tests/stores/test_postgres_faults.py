@@ -1,0 +1,447 @@
+"""What the PostgreSQL stores do when the server does not, or the network: an honest answer in time, no lasting harm (S9, S12 to S14)."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.conftest import require
+from tests.faces import FACES, Browser, Face
+from tests.postgres_server import PostgresServer
+from tests.redis_server import free_port
+from tests.stores.proxy import Manner, Proxy
+from tests.stores.records import IDLE, NOW, found, new, started, value_of
+from typed_sessions import Key, PolicyError, StoreUnavailable
+from typed_sessions.stores.postgres import AsyncPostgresStore, PostgresStore
+
+DEADLINE = 0.5
+SLACK = 0.6
+"""For a busy machine; what is not kept takes a multiple of the deadline, or for ever."""
+
+
+@pytest.fixture(params=FACES)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def make(kind: str) -> Iterator[Callable[..., Face]]:
+    made: list[Face] = []
+
+    def make_face(url: str, **options: Any) -> Face:
+        make_store: Any = PostgresStore if kind == "sync" else AsyncPostgresStore
+        face = Face(kind, make_store(url, **{"deadline": DEADLINE, **options}))
+        made.append(face)
+        return face
+
+    yield make_face
+    for face in made:
+        face.close()
+
+
+@pytest.fixture
+def server() -> Iterator[PostgresServer]:
+    """A server that a test may do anything to."""
+    server = PostgresServer(require("postgres"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def durable() -> Iterator[PostgresServer]:
+    """One that promises what PostgreSQL promises."""
+    server = PostgresServer(require("postgres"), "fsync=on")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def name() -> Key[str]:
+    return Key("name", str)
+
+
+@pytest.fixture
+def proxy(postgres_server: PostgresServer) -> Iterator[Proxy]:
+    with Proxy(postgres_server.port) as proxy:
+        yield proxy
+
+
+def behind(proxy: Proxy) -> str:
+    return f"postgresql://postgres@127.0.0.1:{proxy.port}/postgres"
+
+
+def signed_in(face: Face, name: Key[str]) -> Browser:
+    browser = face.browser()
+    with browser.visit() as session:
+        session[name] = "ann"
+    with browser.visit() as session:
+        assert session[name] == "ann"
+    return browser
+
+
+@contextmanager
+def unavailable(words: str) -> Generator[None]:
+    """The block raises `StoreUnavailable` that says so, within the deadline."""
+    begin = time.monotonic()
+    with pytest.raises(StoreUnavailable, match=words):
+        yield
+    assert time.monotonic() - begin < DEADLINE + SLACK
+
+
+def write(browser: Browser, name: Key[str], value: str) -> None:
+    with browser.visit() as session:
+        session[name] = value
+
+
+def read(browser: Browser, name: Key[str]) -> str | None:
+    turn = browser.open()
+    value = turn.session.get(name)
+    turn.finish()
+    return value
+
+
+def test_a_frozen_server(make: Callable[..., Face], server: PostgresServer, name: Key[str]) -> None:
+    """SIGSTOP: on a connection that is there, on a new one, and in the middle of a request; awake again, everything goes on."""
+    face = make(server.url)
+    browser = signed_in(face, name)
+    turn = browser.open()
+    turn.session[name] = "bob"
+    server.freeze()
+    with unavailable("did not answer commit within 0.5 s: the answer was lost, it may have been applied, and is not repeated"):
+        turn.finish()
+    for _ in range(2):
+        with unavailable("cannot be reached: it took longer than 0.5 s; nothing was sent"):
+            browser.open()
+    server.thaw()
+    assert read(browser, name) in ("ann", "bob")
+    write(browser, name, "cid")
+    assert read(browser, name) == "cid"
+
+
+def test_a_frozen_server_and_one_connection(server: PostgresServer) -> None:
+    """Who waits for the only connection, which waits for the server, waits no longer than the deadline (both are told why)."""
+    store = PostgresStore(server.url, deadline=DEADLINE, max_connections=1)
+    record = started(store)
+    server.freeze()
+    said: list[str] = []
+
+    def look() -> None:
+        begin = time.monotonic()
+        with pytest.raises(StoreUnavailable) as caught:
+            found(store, record)
+        assert time.monotonic() - begin < DEADLINE + SLACK
+        said.append(str(caught.value))
+
+    threads = [threading.Thread(target=look) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    server.thaw()
+    assert any("did not answer open within 0.5 s" in text for text in said)
+    # Who has got the connection in the last moment says that it could not be reached any more.
+    assert all("did not answer" in text or "all 1 connections" in text or "cannot be reached" in text for text in said)
+    assert value_of(found(store, record)) == b"0"
+    store.close()
+
+
+def test_a_frozen_server_and_one_connection_in_a_loop(server: PostgresServer) -> None:
+    """The same for asyncio: the loop goes on, and nobody waits longer than the deadline."""
+
+    async def look() -> None:
+        store = AsyncPostgresStore(server.url, deadline=DEADLINE, max_connections=1)
+        record = new()
+        assert await store.create(record, NOW) == "created"
+        server.freeze()
+        begin = time.monotonic()
+        said = await asyncio.gather(*(store.open(record.locator, None, IDLE, NOW) for _ in range(4)), return_exceptions=True)
+        assert time.monotonic() - begin < DEADLINE + SLACK
+        assert all(isinstance(one, StoreUnavailable) for one in said)
+        assert sum("all 1 connections to PostgreSQL" in str(one) for one in said) >= 2
+        server.thaw()
+        assert await store.open(record.locator, None, IDLE, NOW) is not None
+        await store.close()
+
+    asyncio.run(look())
+
+
+def test_a_killed_server(make: Callable[..., Face], durable: PostgresServer, name: Key[str]) -> None:
+    """Nobody listens: that is said at once. When a server does again, it is found, and every acknowledged commit is there."""
+    face = make(durable.url)
+    browser = signed_in(face, name)
+    durable.kill()
+    for _ in range(3):
+        with unavailable("nothing was sent|broke the connection"):
+            browser.open()
+    durable.start()
+    assert read(browser, name) == "ann"
+    durable.restart()
+    assert read(browser, name) == "ann"  # the connection that was closed meanwhile is nobody's trouble
+
+
+def test_a_killed_backend(make: Callable[..., Face], server: PostgresServer, name: Key[str]) -> None:
+    """An administrator ends every connection: idle ones are replaced without a word."""
+    face = make(server.url)
+    browser = signed_in(face, name)
+    for _ in range(3):
+        server.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        )
+        give_up = time.monotonic() + 10
+        while server.execute("SELECT 1 FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"):
+            assert time.monotonic() < give_up
+        write(browser, name, "bob")
+        assert read(browser, name) == "bob"
+
+
+def test_a_backend_killed_under_a_commit(make: Callable[..., Face], server: PostgresServer, name: Key[str]) -> None:
+    """While it waits for a lock that somebody else holds: nobody knows, and it is not said twice."""
+    face = make(server.url)
+    browser = signed_in(face, name)
+    turn = browser.open()
+    turn.session[name] = "bob"
+    with server.client() as other:
+        other.execute("BEGIN")
+        other.execute("SELECT 1 FROM typed_sessions.session FOR UPDATE")
+
+        def kill() -> None:
+            give_up = time.monotonic() + 10
+            while time.monotonic() < give_up:
+                if server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"):
+                    return
+
+        thread = threading.Thread(target=kill)
+        thread.start()
+        with unavailable("broke the connection during commit: the answer was lost, it may have been applied, and is not repeated"):
+            turn.finish()
+        thread.join()
+        other.execute("ROLLBACK")
+    assert read(browser, name) == "ann"
+
+
+def test_a_row_that_somebody_has_locked(make: Callable[..., Face], server: PostgresServer, name: Key[str]) -> None:
+    """Reading goes on, writing waits no longer than the deadline, sweeps pass over it, and other sessions are not concerned."""
+    face = make(server.url)
+    face.call(face.store.create_schema())  # with what the deadline leaves for locks
+    browser = signed_in(face, name)
+    with server.client() as other:
+        other.execute("BEGIN")
+        other.execute("SELECT 1 FROM typed_sessions.session FOR UPDATE")
+        assert read(browser, name) == "ann"
+        with unavailable("refused commit: canceling statement due to lock timeout"):
+            write(browser, name, "bob")
+        another = signed_in(face, name)
+        write(another, name, "bob")
+        face.clock.advance(1_000)
+        assert face.call(face.manager.sweep()) == 1
+        other.execute("ROLLBACK")
+    assert face.call(face.manager.sweep()) == 1
+
+
+def test_no_connection_is_left(make: Callable[..., Face], server: PostgresServer, name: Key[str]) -> None:
+    """`max_connections` of the server: a refusal that says so, at once."""
+    face = make(server.url)
+    browser = signed_in(face, name)
+    face.call(face.store.close())
+    most = int(server.execute("SHOW max_connections")[0][0])
+    held: list[psycopg.Connection[Any]] = []
+    try:
+        with suppress(psycopg.OperationalError):
+            for _ in range(most + 1):
+                held.append(server.client())
+        assert len(held) <= most
+        with unavailable("cannot be reached: .*too many clients|cannot be reached: .*remaining connection slots"):
+            browser.open()
+    finally:
+        for connection in held:
+            connection.close()
+    give_up = time.monotonic() + 10
+    while True:  # the server takes a moment to see that they have gone
+        try:
+            assert read(browser, name) == "ann"
+            return
+        except StoreUnavailable:
+            assert time.monotonic() < give_up
+
+
+def test_a_read_only_server(make: Callable[..., Face], server: PostgresServer, name: Key[str]) -> None:
+    """As on a standby: reading goes on, a write is refused and not half done, and the next verb makes a new connection."""
+    face = make(server.url)
+    browser = signed_in(face, name)
+    server.execute("ALTER ROLE postgres SET default_transaction_read_only = on")
+    face.call(face.store.close())
+    assert read(browser, name) == "ann"
+    with unavailable("refused commit: .*read-only"):
+        write(browser, name, "bob")
+    server.execute("SET default_transaction_read_only = off")
+    server.execute("ALTER ROLE postgres RESET default_transaction_read_only")
+    write(browser, name, "cid")
+    assert read(browser, name) == "cid"
+
+
+@pytest.mark.parametrize(
+    ("manner", "words"),
+    [
+        ("mute", "did not answer commit within 0.5 s: the answer was lost"),
+        ("cut", "broke the connection during commit: the answer was lost"),
+        ("dribble", "did not answer commit within 0.5 s: the answer was lost"),
+    ],
+)
+def test_an_answer_that_does_not_come(proxy: Proxy, make: Callable[..., Face], name: Key[str], manner: Manner, words: str) -> None:
+    """The server has done it and nobody hears of it: the caller is told that it may have been, and it has been done once."""
+    face = make(behind(proxy))
+    visits = Key("visits", int)
+    browser = signed_in(face, name)
+    write(browser, name, "ann")
+    turn = browser.open()
+    turn.session.update(visits, lambda n: n + 1, default=0)
+    proxy.manner = manner
+    with unavailable(words):
+        turn.finish()
+    proxy.manner = "pass"
+    turn = browser.open()
+    assert turn.session[visits] == 1
+    turn.finish()
+
+
+@pytest.mark.parametrize("manner", ["mute", "dribble"])
+def test_a_sign_in_that_does_not_come(proxy: Proxy, make: Callable[..., Face], name: Key[str], manner: Manner) -> None:
+    """The first steps on a new connection are within the deadline too, however slowly each of them comes."""
+    face = make(behind(proxy))
+    proxy.manner = manner
+    with unavailable("cannot be reached: it took longer than 0.5 s; nothing was sent"):
+        face.browser().open(create=True).finish()
+    proxy.manner = "pass"
+    signed_in(face, name)
+
+
+def test_nobody_listens(make: Callable[..., Face]) -> None:
+    """Said at once, with what the system says, and without the password."""
+    face = make(f"postgresql://ann:sesame@127.0.0.1:{free_port()}/app", deadline=5)
+    begin = time.monotonic()
+    with pytest.raises(StoreUnavailable, match=r"cannot be reached: .*refused") as caught:
+        face.browser().open(create=True).finish()
+    assert time.monotonic() - begin < 2
+    assert "sesame" not in str(caught.value) + repr(face.store)
+
+
+def test_a_cancelled_request(server: PostgresServer) -> None:
+    """What was under way for one request never comes to another: its connection is not used again (R4, redis-py's CVE-2023-28859)."""
+
+    async def work() -> None:
+        store = AsyncPostgresStore(server.url, max_connections=2)
+        first, second = new(b"first"), new(b"second")
+        for record in (first, second):
+            assert await store.create(record, NOW) == "created"
+        for step in range(40):
+            under_way = asyncio.ensure_future(store.open(first.locator, None, IDLE, NOW))
+            for _ in range(step % 8):
+                await asyncio.sleep(0)
+            under_way.cancel()
+            assert value_of(await store.open(second.locator, None, IDLE, NOW)) == b"second"
+            with suppress(asyncio.CancelledError):
+                assert value_of(await under_way) == b"first"
+        await store.close()
+
+    asyncio.run(work())
+
+
+def _look(store: PostgresStore, record: Any, answers: Any) -> None:
+    answers.put([value_of(found(store, record)) for _ in range(20)])
+    answers.close()
+    answers.join_thread()
+
+
+def test_a_fork(server: PostgresServer) -> None:
+    """A child makes connections of its own; parent and child never get each other's answers (R7)."""
+    store = PostgresStore(server.url)
+    mine, theirs = started(store, b"mine"), started(store, b"theirs")
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    child = context.Process(target=_look, args=(store, theirs, answers))
+    child.start()
+    assert [value_of(found(store, mine)) for _ in range(20)] == [b"mine"] * 20
+    assert answers.get(timeout=20) == [b"theirs"] * 20
+    child.join(20)
+    assert value_of(found(store, mine)) == b"mine"
+    store.close()
+
+
+def test_no_schema(make: Callable[..., Face], server: PostgresServer, name: Key[str]) -> None:
+    """The error says what to do; done by several at once, it is done."""
+    face = make(server.url, schema="another")
+    with unavailable("has no tables of typed_sessions .version 1. in the schema another.*create_schema"):
+        face.browser().open(create=True).finish()
+    stores = [PostgresStore(server.url, schema="another") for _ in range(4)]
+    threads = [threading.Thread(target=store.create_schema) for store in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    browser = signed_in(face, name)
+    face.call(face.store.create_schema())  # and again: what is there stays
+    assert read(browser, name) == "ann"
+    for store in stores:
+        store.close()
+
+
+def test_a_user_who_may_not_create(server: PostgresServer) -> None:
+    """Somebody else runs `schema_sql`; the store itself needs its schema and its table, and nothing more."""
+    owner = PostgresStore(server.url, schema="shared")
+    with server.client() as connection:
+        connection.execute(owner.schema_sql.encode())
+        connection.execute("CREATE ROLE app LOGIN")
+    store = PostgresStore(server.url.replace("postgres@", "app@"), schema="shared")
+    with pytest.raises(StoreUnavailable, match="refused create_schema: permission denied"):
+        store.create_schema()
+    with pytest.raises(StoreUnavailable, match=r"this user may not see them|permission denied"):
+        started(store)
+    server.execute("GRANT USAGE ON SCHEMA shared TO app")
+    server.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON shared.session TO app")
+    record = started(store)
+    assert value_of(found(store, record)) == b"0"
+    assert store.sweep(NOW + 10_000, 10, 60, 60)[0]
+    store.close()
+    owner.close()
+
+
+def test_what_another_program_has_written(server: PostgresServer, caplog: pytest.LogCaptureFixture) -> None:
+    """A row that cannot be a session is logged, counts as absent, and stays; the others are not concerned."""
+    store = PostgresStore(server.url)
+    damaged, sound = started(store, b"damaged"), started(store, b"sound")
+    server.execute(f"UPDATE typed_sessions.session SET payloads = '{{}}' WHERE locator = '\\x{damaged.locator.hex()}'")
+    assert found(store, damaged) is None
+    assert f"the session {damaged.locator.hex()} in PostgreSQL cannot be read" in caplog.text
+    assert [record.locator for record in store.scan(None, 10)[0]] == [sound.locator]
+    assert len(server.execute("SELECT 1 FROM typed_sessions.session")) == 2
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"deadline": 0}, "deadline=0.: expected a number of seconds above 0"),
+        ({"schema": "Robert'); DROP"}, "expected lower-case letters"),
+        ({"max_keys": 0}, "max_keys=0.: expected a whole number"),
+        ({"max_connections": True}, "max_connections=True.: expected a whole number"),
+    ],
+)
+def test_wrong_options(options: dict[str, Any], words: str) -> None:
+    """They raise at once, and say what was expected."""
+    with pytest.raises(PolicyError, match=words):
+        PostgresStore("postgresql://localhost/app", **options)
+
+
+def test_a_wrong_url() -> None:
+    """What it says never holds the password."""
+    with pytest.raises(PolicyError, match="expected postgresql://user:password@host") as caught:
+        AsyncPostgresStore("postgresql://ann:sesame@local host:port:/app")
+    assert "sesame" not in str(caught.value)

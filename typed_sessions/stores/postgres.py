@@ -1,0 +1,464 @@
+"""`PostgresStore` and `AsyncPostgresStore`: sessions in PostgreSQL, for any number of processes. What they say is in `postgres_verbs`, and
+the other half of it in `postgres_schema`, in the database.
+
+psycopg connects and speaks the protocol. How long anything takes is decided here: its own waits end when the server says something, and
+a frozen server says nothing. A verb has its time from the wait for a connection to the last byte, and is said once; a connection on
+which anything went wrong is not used again. (That is why psycopg's pool is not used: it goes on waiting for a server that refuses
+connections, and after an outage for a time that doubles.) Each verb is one statement in a transaction of its own, nothing is prepared
+or set in the server's session, so that a pool in transaction mode may stand between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from time import monotonic
+from typing import Any, TypeVar, final
+
+import psycopg
+from psycopg import conninfo, waiting
+from psycopg.abc import PQGen
+from typing_extensions import override
+
+from ..changes import Changes, Idle, Outcome, Use
+from ..errors import PolicyError, StoreUnavailable
+from ..record import EndReason, Record
+from .base import Created
+from .postgres_schema import VERSION, schema_sql
+from .postgres_verbs import Row, Statement, Verbs
+from .turns import Turns, left_of, stirs
+
+R = TypeVar("R")
+
+_INTERVAL = 0.1
+"""Seconds after which a wait looks whether a signal has come."""
+_OF_THE_DEADLINE = 0.8
+"""For so much of it a function waits for a row that another has locked: then the server says so, and it is known that nothing was done."""
+_NOT_THERE = ("3F000", "42883", "42P01")
+"""SQLSTATE of a schema, a function or a table that does not exist."""
+_ELSEWHERE = ("25006", "57P01", "57P02", "57P03")
+"""Read-only, or about to stop: the next verb connects anew, perhaps to the server that has taken over."""
+_inherited: list[object] = []
+"""Connections of a parent process: closing them here would close them there, so they are kept and never used."""
+
+
+@final
+class _Connection(psycopg.Connection[Row]):
+    """A connection that waits until a moment, and then breaks."""
+
+    until = math.inf
+
+    def __del__(self, *_: object) -> None:
+        """No warning: nothing is lost with an idle connection whose store is gone, and it is closed."""
+
+    @override
+    def wait(self, gen: PQGen[R], interval: float = _INTERVAL, timeout: float | None = None) -> R:
+        try:
+            return waiting.wait(gen, self.pgconn.socket, interval=interval, timeout=max(0.0, self.until - monotonic()))
+        except psycopg.Error as problem:
+            if monotonic() >= self.until and not _said(problem):
+                self.pgconn.finish()
+            raise
+        except BaseException:
+            self.pgconn.finish()  # an answer that is still to come must not be taken for somebody else's (R4)
+            raise
+
+
+@final
+class _AsyncConnection(psycopg.AsyncConnection[Row]):
+    """The same for asyncio."""
+
+    until = math.inf
+
+    def __del__(self, *_: object) -> None:
+        """As in `_Connection`."""
+
+    @override
+    async def wait(self, gen: PQGen[R], interval: float = _INTERVAL, timeout: float | None = None) -> R:
+        try:
+            return await waiting.wait_async(gen, self.pgconn.socket, interval=interval, timeout=max(0.0, self.until - monotonic()))
+        except psycopg.Error as problem:
+            if monotonic() >= self.until and not _said(problem):
+                self.pgconn.finish()
+            raise
+        except BaseException:
+            self.pgconn.finish()
+            raise
+
+
+def _said(problem: psycopg.Error) -> bool:
+    """Whether it is the server that said so, and not the wire."""
+    return problem.sqlstate is not None
+
+
+class _Store:
+    """What both stores are made of: where the server is, the verbs, and what an error means."""
+
+    def __init__(self, url: str, schema: str, max_bytes: int, max_keys: int, max_connections: int, deadline: float) -> None:
+        name = type(self).__name__
+        if not isinstance(deadline, int | float) or isinstance(deadline, bool) or not 0 < deadline < math.inf:
+            raise PolicyError(f"{name}(deadline={deadline!r}): expected a number of seconds above 0")
+        if type(max_connections) is not int or not 1 <= max_connections <= 10_000:
+            raise PolicyError(f"{name}(max_connections={max_connections!r}): expected a whole number from 1 to 10000")
+        if not isinstance(url, str):
+            raise PolicyError(f"{name}: expected a URL, such as {name}('postgresql://localhost/app'), not a {type(url).__name__}")
+        try:
+            where = conninfo.conninfo_to_dict(url)
+        except psycopg.Error:  # whose text shows the URL, and a password in it
+            raise PolicyError(
+                f"{name}: that is no PostgreSQL URL; expected postgresql://user:password@host:port/database or libpq's key=value pairs"
+            ) from None
+        self._verbs = Verbs(name, schema, max_bytes, max_keys)
+        self._url = url
+        self._schema = schema
+        self._max_connections = max_connections
+        self._deadline = float(deadline)
+        host = where.get("host") or where.get("hostaddr") or "localhost"
+        self._where = f"PostgreSQL at {host}:{where.get('port') or 5432}/{where.get('dbname') or ''}"
+        self._schema_sql = schema_sql(schema, math.ceil(self._deadline * _OF_THE_DEADLINE * 1_000))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._where}, schema {self._schema}>"
+
+    @property
+    def schema_sql(self) -> str:
+        """What `create_schema` does, as SQL, for whoever may do that in the database; running it again changes nothing.
+
+        A role that uses the store then needs USAGE of the schema, and SELECT, INSERT, UPDATE and DELETE on its table.
+        """
+        return self._schema_sql
+
+    def _connecting(self) -> dict[str, Any]:
+        return {
+            "autocommit": True,
+            "prepare_threshold": None,
+            # libpq counts in whole seconds; whoever waits does so by its own clock.
+            "connect_timeout": max(2, math.ceil(self._deadline)),
+        }
+
+    def _unreached(self, problem: BaseException | str) -> StoreUnavailable:
+        slow = isinstance(problem, TimeoutError | psycopg.errors.ConnectionTimeout)
+        said = f"it took longer than {self._deadline:g} s" if slow else _text(problem)
+        return StoreUnavailable(f"{self._where} cannot be reached: {said}; nothing was sent")
+
+    def _crowded(self) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"all {self._max_connections} connections to {self._where} were in use for {self._deadline:g} s; nothing was sent"
+        )
+
+    def _failure(self, verb: str, problem: psycopg.Error, until: float) -> StoreUnavailable:
+        """What went wrong: the server said so, or nobody knows whether it did what it was told."""
+        state = problem.sqlstate
+        if state in _NOT_THERE:
+            return StoreUnavailable(
+                f"{self._where} has no tables of typed_sessions (version {VERSION}) in the schema {self._schema}, or this user may not see "
+                "them: call create_schema() once, or let somebody run its schema_sql"
+            )
+        if state is not None and not state.startswith("57P"):
+            return StoreUnavailable(f"{self._where} refused {verb}: {_text(problem)}")
+        said = f"did not answer {verb} within {self._deadline:g} s" if monotonic() >= until else f"broke the connection during {verb}"
+        done = "" if verb in ("open", "scan") else ": the answer was lost, it may have been applied, and is not repeated"
+        return StoreUnavailable(f"{self._where} {said}{done}" + ("" if monotonic() >= until else f" ({_text(problem)})"))
+
+
+def _text(problem: BaseException | str) -> str:
+    lines = str(problem).strip().splitlines()
+    return lines[0] if lines else repr(problem)
+
+
+def _reusable(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], problem: psycopg.Error) -> bool:
+    return not connection.closed and problem.sqlstate is not None and problem.sqlstate not in _ELSEWHERE
+
+
+# ------------------------------------------------------------------ for threads
+
+
+@final
+class PostgresStore(_Store):
+    """Sessions in PostgreSQL 14 or later, for threads.
+
+    url              postgresql://user:password@host:port/database, or libpq's key=value pairs
+    schema           of the database, for what the store keeps: two applications with different ones do not see each other
+    max_bytes        of one session, and `max_keys` of it: more raises `TooLarge`
+    max_connections  of this process; a verb waits for one, within its deadline
+    deadline         seconds that a verb may take, whatever the network and the server do; then it raises `StoreUnavailable`
+
+    `create_schema` makes what the store needs, once. Nothing is asked of the server before the first verb. Raises `PolicyError` for
+    a wrong option.
+    """
+
+    blocking = True
+
+    def __init__(
+        self,
+        url: str,
+        /,
+        *,
+        schema: str = "typed_sessions",
+        max_bytes: int = 65_536,
+        max_keys: int = 256,
+        max_connections: int = 16,
+        deadline: float = 5,
+    ) -> None:
+        super().__init__(url, schema, max_bytes, max_keys, max_connections, deadline)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._idle: deque[_Connection] = deque()
+        self._turns = threading.BoundedSemaphore(self._max_connections)
+        self._pid = os.getpid()
+
+    # -------------------------------------------------------------- the verbs
+
+    def create(self, record: Record, now: float) -> Created:
+        return self._run("create", self._verbs.create(record, now))
+
+    def open(self, locator: bytes, use: Use | None, idle: Idle, now: float) -> Record | None:
+        return self._run("open", self._verbs.open(locator, use, idle, now))
+
+    def touch(self, locator: bytes, digest: bytes, idle: Idle, now: float) -> bool:
+        return self._run("touch", self._verbs.touch(locator, digest, idle, now))
+
+    def commit(self, locator: bytes, changes: Changes, idle: Idle, now: float) -> Outcome:
+        return self._run("commit", self._verbs.commit(locator, changes, idle, now))
+
+    def end(self, locator: bytes, reason: EndReason, now: float, lease: float) -> Record | None:
+        return self._run("end", self._verbs.end(locator, reason, now, lease))
+
+    def sweep(self, now: float, limit: int, lease: float, grace: float) -> tuple[Sequence[Record], bool]:
+        return self._run("sweep", self._verbs.sweep(now, limit, lease, grace))
+
+    def clear(self, locator: bytes, names: Sequence[str] | None) -> None:
+        self._run("clear", self._verbs.clear(locator, names))
+
+    def scan(self, after: bytes | None, limit: int) -> tuple[Sequence[Record], bytes | None]:
+        return self._run("scan", self._verbs.scan(after, limit))
+
+    def create_schema(self) -> None:
+        """Make the schema, its table and its functions, where they are not there yet; what is in the table stays.
+
+        Safe when several processes do it at once. Raises `StoreUnavailable`, also when the user may not do that: see `schema_sql`.
+        """
+        self._ask("create_schema", self._schema_sql.encode(), None)
+
+    def close(self) -> None:
+        """Close the connections that are not in use. The sessions stay, and a verb that is called after makes a new connection."""
+        self._mine()
+        while self._idle:
+            self._idle.pop().close()
+
+    # -------------------------------------------------------------- carrying out
+
+    def _run(self, verb: str, statement: Statement[R]) -> R:
+        return statement.read(self._ask(verb, statement.sql, statement.parameters))
+
+    def _ask(self, verb: str, sql: bytes, parameters: Sequence[Any] | None) -> Sequence[Row]:
+        until = monotonic() + self._deadline
+        self._mine()
+        turns = self._turns
+        if not turns.acquire(timeout=self._deadline):
+            raise self._crowded()
+        reusable = False
+        connection = None
+        try:
+            connection = self._take() or self._connect(until)
+            connection.until = until
+            try:
+                cursor = connection.execute(sql, parameters, binary=parameters is not None)
+                rows = cursor.fetchall() if parameters is not None else ()
+            except psycopg.Error as problem:
+                reusable = parameters is not None and _reusable(connection, problem)
+                raise self._failure(verb, problem, until) from problem
+            reusable = True
+            return rows
+        finally:
+            if connection is not None:
+                if reusable:
+                    self._idle.append(connection)
+                else:
+                    connection.close()
+            turns.release()
+
+    def _mine(self) -> None:
+        """After a fork the connections are the parent's (R7)."""
+        if self._pid != os.getpid():
+            _inherited.append(self._idle)
+            self._begin()
+
+    def _take(self) -> _Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.closed and not stirs(connection.fileno()):
+                return connection
+            connection.close()
+        return None
+
+    def _connect(self, until: float) -> _Connection:
+        """A new connection, made in a thread: a name lookup, several addresses and a sign-in in steps have no common time limit."""
+        made: list[_Connection] = []
+        failed: list[BaseException] = []
+        lock = threading.Lock()
+        late = False
+
+        def connect() -> None:
+            try:
+                connection = _Connection.connect(self._url, **self._connecting())
+            except BaseException as cause:
+                failed.append(cause)
+                return
+            with lock:
+                if not late:
+                    made.append(connection)
+                    return
+            connection.close()
+
+        thread = threading.Thread(target=connect, name="typed_sessions: connecting to PostgreSQL", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as problem:
+            raise self._unreached(problem) from problem
+        thread.join(max(0.0, until - monotonic()))
+        with lock:
+            late = not made
+        if made:
+            return made[0]
+        cause = failed[0] if failed else TimeoutError()
+        if isinstance(cause, psycopg.Error | OSError):
+            raise self._unreached(cause) from cause
+        raise cause
+
+
+# ------------------------------------------------------------------ for asyncio
+
+
+@final
+class AsyncPostgresStore(_Store):
+    """Sessions in PostgreSQL 14 or later, for asyncio; the parameters are those of `PostgresStore`.
+
+    May be used in several event loops: each has connections of its own, `max_connections` at most. Await `close` in each before it
+    is closed. (On Windows psycopg wants another event loop than the default one.)
+    """
+
+    def __init__(
+        self,
+        url: str,
+        /,
+        *,
+        schema: str = "typed_sessions",
+        max_bytes: int = 65_536,
+        max_keys: int = 256,
+        max_connections: int = 16,
+        deadline: float = 5,
+    ) -> None:
+        super().__init__(url, schema, max_bytes, max_keys, max_connections, deadline)
+        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Turns[_AsyncConnection]] = weakref.WeakKeyDictionary()
+        self._lock = threading.Lock()
+
+    # -------------------------------------------------------------- the verbs
+
+    async def create(self, record: Record, now: float) -> Created:
+        return await self._run("create", self._verbs.create(record, now))
+
+    async def open(self, locator: bytes, use: Use | None, idle: Idle, now: float) -> Record | None:
+        return await self._run("open", self._verbs.open(locator, use, idle, now))
+
+    async def touch(self, locator: bytes, digest: bytes, idle: Idle, now: float) -> bool:
+        return await self._run("touch", self._verbs.touch(locator, digest, idle, now))
+
+    async def commit(self, locator: bytes, changes: Changes, idle: Idle, now: float) -> Outcome:
+        return await self._run("commit", self._verbs.commit(locator, changes, idle, now))
+
+    async def end(self, locator: bytes, reason: EndReason, now: float, lease: float) -> Record | None:
+        return await self._run("end", self._verbs.end(locator, reason, now, lease))
+
+    async def sweep(self, now: float, limit: int, lease: float, grace: float) -> tuple[Sequence[Record], bool]:
+        return await self._run("sweep", self._verbs.sweep(now, limit, lease, grace))
+
+    async def clear(self, locator: bytes, names: Sequence[str] | None) -> None:
+        await self._run("clear", self._verbs.clear(locator, names))
+
+    async def scan(self, after: bytes | None, limit: int) -> tuple[Sequence[Record], bytes | None]:
+        return await self._run("scan", self._verbs.scan(after, limit))
+
+    async def create_schema(self) -> None:
+        """As `PostgresStore.create_schema`."""
+        await self._ask("create_schema", self._schema_sql.encode(), None)
+
+    async def close(self) -> None:
+        """Close the connections that are not in use. The sessions stay, and a verb that is called after makes a new connection."""
+        here = asyncio.get_running_loop()
+        with self._lock:
+            loops = list(self._loops.items())
+        for loop, turns in loops:
+            connections, turns.idle = turns.idle, []
+            for connection in connections:
+                if loop is here or loop.is_closed():
+                    await connection.close()  # which only lets go of the socket
+                else:
+                    loop.call_soon_threadsafe(connection.pgconn.finish)
+
+    # -------------------------------------------------------------- carrying out
+
+    async def _run(self, verb: str, statement: Statement[R]) -> R:
+        return statement.read(await self._ask(verb, statement.sql, statement.parameters))
+
+    async def _ask(self, verb: str, sql: bytes, parameters: Sequence[Any] | None) -> Sequence[Row]:
+        until = monotonic() + self._deadline
+        turns = self._turns()
+        if turns.free:
+            turns.free -= 1
+        else:
+            try:
+                await turns.wait(until)
+            except TimeoutError as problem:
+                raise self._crowded() from problem
+        reusable = False
+        connection = None
+        try:
+            connection = self._take(turns) or await self._connect(until)
+            connection.until = until
+            try:
+                cursor = await connection.execute(sql, parameters, binary=parameters is not None)
+                rows = await cursor.fetchall() if parameters is not None else ()
+            except psycopg.Error as problem:
+                reusable = parameters is not None and _reusable(connection, problem)
+                raise self._failure(verb, problem, until) from problem
+            reusable = True
+            return rows
+        finally:
+            # Also when the task is cancelled: the connection has broken then, and an answer that is still to come goes to nobody (R4).
+            if connection is not None:
+                if reusable:
+                    turns.idle.append(connection)
+                else:
+                    connection.pgconn.finish()
+            turns.leave()
+
+    def _turns(self) -> Turns[_AsyncConnection]:
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            turns = self._loops.get(loop)
+            if turns is None:
+                turns = self._loops[loop] = Turns(self._max_connections)
+        return turns
+
+    def _take(self, turns: Turns[_AsyncConnection]) -> _AsyncConnection | None:
+        while turns.idle:
+            connection = turns.idle.pop()
+            if not connection.closed and not stirs(connection.fileno()):
+                return connection
+            connection.pgconn.finish()
+        return None
+
+    async def _connect(self, until: float) -> _AsyncConnection:
+        try:
+            return await asyncio.wait_for(_AsyncConnection.connect(self._url, **self._connecting()), left_of(until))
+        except asyncio.TimeoutError as problem:  # another class than TimeoutError before Python 3.11
+            raise self._unreached(TimeoutError()) from problem
+        except (psycopg.Error, OSError) as problem:
+            raise self._unreached(problem) from problem
