@@ -29,10 +29,11 @@ def command(*arguments: object) -> list[str]:
 class Demo:
     """A running demo. `url` is what it printed."""
 
-    def __init__(self, snapshot: Path, *arguments: object, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, place: Path | str, *arguments: object, environment: Mapping[str, str] | None = None) -> None:
+        """`place` is a snapshot's path, or a store's URL."""
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  # closed in __exit__
         self.process = subprocess.Popen(
-            command("--port", 0, "--snapshot", snapshot, *arguments),
+            command("--port", 0, "--store" if isinstance(place, str) else "--snapshot", place, *arguments),
             cwd=ROOT,
             env={**os.environ, **(environment or {})},
             text=True,

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.demo_process import Demo, Visitor
+from tests.postgres_server import PostgresServer
+from tests.redis_server import RedisServer
 
 
 @pytest.fixture(scope="module")
@@ -339,3 +341,54 @@ def test_after_a_kill_the_cookie_before_the_sign_in_opens_nothing(tmp_path: Path
         assert visitor.look().handle == handle
         third.stop()
     visitor.close()
+
+
+@pytest.mark.parametrize("signals", [["SIGKILL"] * 3, ["SIGTERM", "SIGKILL", "SIGTERM"]], ids="-".join)
+def test_nothing_is_lost_on_sqlite(signals: list[str], tmp_path: Path) -> None:
+    """The demo's default store: killed or stopped, and started again, counter, cart and sign-in are there, to the last acknowledged one."""
+    url = f"sqlite:///{tmp_path}/demo.db"
+    jar: dict[str, str] = {}
+    for number, name in enumerate(signals):
+        with Demo(url) as demo:
+            visitor = Visitor(demo)
+            visitor.jar = jar
+            page = visitor.look()
+            assert page.visits == number + 1
+            if number == 0:
+                page = visitor.send("/sign-in", name="Ada")
+            assert page.signed_in == "Ada"
+            jar = visitor.jar
+            visitor.close()
+            if name == "SIGKILL":
+                demo.kill()
+            else:
+                assert f"The sessions are in sqlite:///{tmp_path}/demo.db" in demo.stop()
+
+
+def test_two_demos_share_one_redis(redis_server: RedisServer) -> None:
+    """Signed in at one, signed in at the other; signed out at one, signed out at the other."""
+    url = f"{redis_server.url}?prefix=demo"
+    with Demo(url) as first, Demo(url) as second:
+        here, there = Visitor(first), Visitor(second)
+        here.look()
+        here.send("/sign-in", name="Ada")
+        there.jar = here.jar
+        assert there.look().signed_in == "Ada"
+        there.send("/sign-out")
+        assert here.look().signed_in is None
+        for visitor in (here, there):
+            visitor.close()
+
+
+def test_a_demo_on_postgres_makes_its_schema(postgres_server: PostgresServer) -> None:
+    """A database is enough; started again, everything is there."""
+    url = f"{postgres_server.url}?schema=demo"
+    jar: dict[str, str] = {}
+    for number in (1, 2):
+        with Demo(url) as demo:
+            visitor = Visitor(demo)
+            visitor.jar = jar
+            assert visitor.look().visits == number
+            jar = visitor.jar
+            visitor.close()
+            demo.kill()

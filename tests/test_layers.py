@@ -48,6 +48,7 @@ LAYERS = (
     "stores.redis_verbs",
     "stores.redis_wire",
     "stores.*",
+    "urls",
     "conformance",
     "conformance.report",
     "conformance.subject conformance.model",

@@ -54,7 +54,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
         main(["demo", "--help"])
     text = capsys.readouterr().out
     assert stopped.value.code == 0
-    for part in ("--host", "127.0.0.1", "--port", "8000", "--snapshot", "XDG_STATE_HOME"):
+    for part in ("--host", "127.0.0.1", "--port", "8000", "--store", "--snapshot", "XDG_STATE_HOME"):
         assert part in text
 
 
@@ -117,7 +117,7 @@ def test_a_damaged_snapshot_is_said_and_kept(tmp_path: Path) -> None:
     ids=["set", "relative", "empty"],
 )
 def test_where_the_sessions_are_kept(state_home: str, where: str, tmp_path: Path) -> None:
-    """Without --snapshot: in the user's folder for state; a relative XDG_STATE_HOME is none (XDG base directories)."""
+    """Without --store: in the user's folder for state; a relative XDG_STATE_HOME is none (XDG base directories)."""
     environment = {"HOME": str(tmp_path / "home"), "XDG_STATE_HOME": state_home.format(tmp_path)}
     started = subprocess.Popen(
         command("--port", 0),
@@ -131,9 +131,10 @@ def test_where_the_sessions_are_kept(state_home: str, where: str, tmp_path: Path
         assert started.stdout is not None
         assert started.stdout.readline()
         started.terminate()
-    snapshot = tmp_path / where / "typed-sessions" / "demo.snapshot"
-    assert snapshot.is_file()
-    assert snapshot.parent.stat().st_mode & 0o777 == 0o700
+    file = tmp_path / where / "typed-sessions" / "demo.db"
+    assert file.is_file()
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.parent.stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.parametrize(
@@ -195,3 +196,25 @@ def test_it_listens_on_ipv6(tmp_path: Path) -> None:
         assert visitor.look().visits == 1
         visitor.close()
         assert "plain http" not in demo.stop()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--store", "sqlllite:///a.db"], "did you mean 'sqlite'"),
+        (["--store", "sqlite:////nowhere/at/all/a.db"], "/nowhere/at/all"),
+        (["--store", "redis://127.0.0.1:1"], "cannot be reached"),
+    ],
+)
+def test_a_store_that_cannot_be_had(arguments: list[str], words: str) -> None:
+    """The demo says so and ends, before anybody has come."""
+    assert words in fails("--port", 0, *arguments)
+
+
+def test_a_snapshot_is_for_memory() -> None:
+    """Two places for one thing are a wrong command line."""
+    done = subprocess.run(
+        command("--store", "sqlite:///a.db", "--snapshot", "b"), cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 2
+    assert "--snapshot is for --store memory:" in done.stderr

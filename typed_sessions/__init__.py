@@ -36,6 +36,7 @@ from .session import Create, Error, Session, SessionList, SessionView, current_s
 from .stores.base import AsyncStore, Store
 from .stores.memory import MemoryStore
 from .stores.sqlite import SQLiteStore
+from .urls import open_async_store, open_store
 
 __all__ = [
     "COMMIT_FAILURES",
@@ -89,5 +90,7 @@ __all__ = [
     "TooLarge",
     "ValueRefused",
     "current_session",
+    "open_async_store",
+    "open_store",
     "redirect",
 ]

@@ -11,14 +11,20 @@ from pathlib import Path
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit status. Wrong arguments exit with 2 by themselves, as argparse does."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         # Here, so that --help needs none of it.
-        from .demo.server import CannotServe, default_snapshot, serve
+        from .demo.server import CannotServe, serve
 
+        url: str | None = arguments.store
+        if arguments.snapshot is not None:
+            if url is not None and not url.startswith("memory:"):
+                parser.error("--snapshot is for --store memory: (and says so by itself); other stores keep their sessions themselves")
+            url = "memory:" if url is None else url
         try:
-            serve(arguments.host, arguments.port, arguments.snapshot or default_snapshot())
+            serve(arguments.host, arguments.port, url, arguments.snapshot)
         except CannotServe as problem:
             print(f"typed_sessions demo: {problem}", file=sys.stderr)
             return 1
@@ -38,10 +44,16 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s, this machine alone)")
     demo.add_argument("--port", type=_port, default=8000, help="the port to listen on; 0 is any that is free (default: %(default)s)")
     demo.add_argument(
+        "--store",
+        metavar="URL",
+        help="where the sessions are kept: memory:, sqlite:///FILE, redis://HOST, postgresql://HOST/DATABASE, ... "
+        "(default: typed-sessions/demo.db in $XDG_STATE_HOME or ~/.local/state, with SQLite)",
+    )
+    demo.add_argument(
         "--snapshot",
         type=Path,
         metavar="FILE",
-        help="where the sessions are kept (default: typed-sessions/demo.snapshot in $XDG_STATE_HOME or ~/.local/state)",
+        help="keep them in memory, and in this file (with --store memory: alone: demo.snapshot in the same folder)",
     )
     return parser
 

@@ -6,6 +6,7 @@ import hmac
 import json
 import logging
 import secrets
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import datetime, timezone
@@ -15,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from typing_extensions import override
 
-from .. import MemoryStore, Rejected, Request, Session, SessionEnded
+from .. import Rejected, Request, Session, SessionEnded, Store
 from ..filters.http_server import SessionHandler
 from . import data, pages
 from .connections import MOST_STREAMS, Connections, Watch
@@ -41,7 +42,7 @@ Form: TypeAlias = dict[str, str]
 class DemoHandler(SessionHandler):
     """One connection of the demo. A server makes a subclass with `sessions`, `store` and `connections`."""
 
-    store: ClassVar[MemoryStore]
+    store: ClassVar[Store]
     connections: ClassVar[Connections]
 
     protocol_version = "HTTP/1.1"
@@ -134,7 +135,7 @@ class DemoHandler(SessionHandler):
             session=session,
             options=self.sessions.options,
             cookie_policy=self.sessions.cookie_policy,
-            stored=data.stored(self.store, session.handle),
+            stored=data.stored(self.store, session.handle, time.time()),
             others=[view for view in self.sessions.all() if view.handle != session.handle and data.same_user(view, session)],
             notices=[*notices, *([greeting] if greeting else [])],
             replayed=replayed,
@@ -210,7 +211,7 @@ class DemoHandler(SessionHandler):
         if not name:
             session[data.notices].append("Signing in takes a name.")
             return "/#you"
-        record = data.stored(self.store, session.handle)
+        record = data.stored(self.store, session.handle, time.time())
         digest = "" if record is None else record.digest.hex()
         session[data.user] = data.SignedIn(name, datetime.now(timezone.utc), session.handle, digest)
         session[data.form_token] = _new_token()

@@ -19,7 +19,8 @@ from typing import TextIO
 
 from typing_extensions import override
 
-from .. import End, MemoryStore, SessionError, SessionManager
+from .. import End, SessionError, SessionManager, SQLiteStore, Store, open_store
+from ..urls import shown_url
 from .connections import Connections
 from .handler import DemoHandler
 
@@ -70,42 +71,51 @@ class DemoServer(ThreadingHTTPServer):
             logger.exception("a request failed")
 
 
-def default_snapshot() -> Path:
+def default_file(name: str) -> Path:
     """In the user's folder for what programs remember (XDG base directories). Raises `CannotServe` where there is none."""
     folder = os.environ.get("XDG_STATE_HOME", "")
     try:
         base = Path(folder) if os.path.isabs(folder) else Path.home() / ".local" / "state"
     except RuntimeError as problem:
-        raise CannotServe(f"{problem} Say with --snapshot where to keep the sessions.") from problem
-    return base / "typed-sessions" / "demo.snapshot"
+        raise CannotServe(f"{problem} Say with --store where to keep the sessions.") from problem
+    return base / "typed-sessions" / name
 
 
-def serve(host: str, port: int, snapshot: Path) -> None:
-    """Serve until SIGINT or SIGTERM. Raises `CannotServe`."""
+def serve(host: str, port: int, url: str | None, snapshot: Path | None) -> None:
+    """Serve until SIGINT or SIGTERM, with the sessions in the store at `url` (None: a SQLite file of this user's); those of `memory:` are
+    kept in the file `snapshot` (None: one of this user's). Raises `CannotServe`."""
+    in_memory = url is not None and url.startswith("memory:")
     with ExitStack() as stack:
         stopped = stack.enter_context(_signals())
         server = stack.enter_context(DemoServer(host, port))
-        stack.enter_context(_alone(snapshot))
-        memory, live = MemoryStore(), Connections()
-        manager = SessionManager(memory, timeout=TIMEOUT, lifetime=LIFETIME, granularity=GRANULARITY, gc="active")
+        opened, shown = _opened(url)
+        live = Connections()
+        manager = SessionManager(opened, timeout=TIMEOUT, lifetime=LIFETIME, granularity=GRANULARITY, gc="active")
         manager.on(End, lambda end: live.wake(end.session.handle))
 
         class Handler(DemoHandler):
             sessions = manager
-            store = memory
+            store = opened
             connections = live
 
         server.RequestHandlerClass = Handler
         try:
-            restored = manager.load_sessions(snapshot)
-            manager.save_sessions(snapshot)  # if that cannot be done, nobody should find out at the end
+            if in_memory:
+                file = default_file("demo.snapshot") if snapshot is None else snapshot
+                stack.enter_context(_alone(file))
+                restored = manager.load_sessions(file)
+                manager.save_sessions(file)  # if that cannot be done, nobody should find out at the end
+                manager.autosave(file, every=SAVE_EVERY)
+                shown, count = str(file), f"; restored: {restored}"
+            else:
+                _prepare(opened)
+                count = ""
         except SessionError as problem:
-            raise CannotServe(f"{problem}\nGive another file with --snapshot.") from problem
-        manager.autosave(snapshot, every=SAVE_EVERY)
+            raise CannotServe(f"{problem}\nGive another {'file with --snapshot' if in_memory else 'place with --store'}.") from problem
         thread = threading.Thread(target=server.serve_forever, args=(0.2,), name="typed_sessions demo", daemon=True)
         thread.start()
         _say(f"typed_sessions demo: {server.url}", sys.stdout)
-        _say(f"Ctrl-C stops it. Sessions are kept in {snapshot}; restored: {restored}.", sys.stderr)
+        _say(f"Ctrl-C stops it. Sessions are kept in {shown}{count}.", sys.stderr)
         if not ip_address(str(server.server_address[0]).partition("%")[0]).is_loopback:
             _say("Other machines can reach it, and plain http can be read on the way there: cookies too.", sys.stderr)
         stopped.recv(1)
@@ -115,7 +125,29 @@ def serve(host: str, port: int, snapshot: Path) -> None:
             manager.close()
         except SessionError as problem:
             raise CannotServe(f"the sessions could not be saved: {problem}") from problem
-        _say(f"Stopped. The sessions are in {snapshot}.", sys.stderr)
+        _say(f"Stopped. The sessions are in {shown}.", sys.stderr)
+
+
+def _opened(url: str | None) -> tuple[Store, str]:
+    """The store, and its place as it may be shown. Raises `CannotServe`."""
+    try:
+        if url is not None:
+            return open_store(url), shown_url(url)
+        file = default_file("demo.db")
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return SQLiteStore(file), str(file)
+    except SessionError as problem:
+        raise CannotServe(f"--store: {problem}") from problem
+    except OSError as problem:
+        raise CannotServe(f"{problem.filename}: {problem.strerror}. Say with --store where to keep the sessions.") from problem
+
+
+def _prepare(store: Store) -> None:
+    """Make what the store needs, and find out now if it cannot be had. Raises `SessionError`."""
+    create_schema = getattr(store, "create_schema", None)
+    if create_schema is not None:
+        create_schema()
+    store.scan(None, 1)
 
 
 def _say(text: str, stream: TextIO) -> None:

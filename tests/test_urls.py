@@ -1,0 +1,120 @@
+"""Stores by URL: what each form opens, and what a wrong one is told."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.stores.records import found, started, value_of
+from typed_sessions import AsyncSessionManager, MemoryStore, PolicyError, SessionManager, SQLiteStore, open_async_store, open_store
+from typed_sessions.stores.postgres import AsyncPostgresStore, PostgresStore
+from typed_sessions.stores.redis import AsyncRedisStore, RedisStore
+from typed_sessions.urls import shown_url
+
+
+@pytest.mark.parametrize(
+    ("url", "sync", "asynchronous"),
+    [
+        ("memory:", MemoryStore, MemoryStore),
+        ("memory://?max_sessions=5", MemoryStore, MemoryStore),
+        ("sqlite:///{folder}/a%20b.db?deadline=0.5", SQLiteStore, SQLiteStore),
+        ("redis://localhost:6379/2?prefix=shop&max_keys=9", RedisStore, AsyncRedisStore),
+        ("rediss://ann:sesame@localhost", RedisStore, AsyncRedisStore),
+        ("unix:///run/redis.sock?db=3", RedisStore, AsyncRedisStore),
+        ("postgresql://ann:sesame@localhost/app?schema=shop&sslmode=prefer", PostgresStore, AsyncPostgresStore),
+        ("postgres://localhost/app?max_connections=3", PostgresStore, AsyncPostgresStore),
+    ],
+)
+def test_what_opens(url: str, sync: type, asynchronous: type, tmp_path: Path) -> None:
+    """Each form gives the store of its kind, for either manager, and asks no server."""
+    url = url.format(folder=tmp_path)
+    for opened, kind, manager in ((open_store(url), sync, SessionManager), (open_async_store(url), asynchronous, AsyncSessionManager)):
+        assert type(opened) is kind
+        make: Any = manager
+        assert make(opened).options.timeout == 600
+
+
+def test_a_path_may_be_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three slashes: from where the program runs. Four: absolute. Escapes are undone."""
+    monkeypatch.chdir(tmp_path)
+    store = open_store("sqlite:///one%20file.db")
+    record = started(store)
+    store.close()
+    assert (tmp_path / "one file.db").is_file()
+    again = open_store(f"sqlite:///{tmp_path}/one%20file.db")
+    assert value_of(found(again, record)) == b"0"
+    again.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("", "it names no store; expected memory:, sqlite:///sessions.db"),
+        ("sessions.db", "it names no store"),
+        ("C:\\sessions.db", "it names no store"),
+        ("mysql://localhost/app", "'mysql' is no store; expected"),
+        ("sqllite:///a.db", "did you mean 'sqlite'"),
+        ("postgress://localhost", "did you mean 'postgres'"),
+        ("memory:sessions", "memory: has no path"),
+        ("sqlite://a.db", "has no path; three slashes"),
+        ("sqlite:a.db", "has no path; three slashes"),
+        ("sqlite:///", "names no file"),
+        ("sqlite:///folder/", "names no file"),
+        ("sqlite:///a.db?deadline=soon", "deadline='soon': expected a number"),
+        ("sqlite:///a.db?deadlin=1", "no option 'deadlin' here .did you mean 'deadline'"),
+        ("sqlite:///a.db?mode=ro", "no option 'mode' here; expected deadline, max_bytes"),
+        ("memory:?prefix=a", "no option 'prefix' here"),
+        ("redis://localhost?prefx=shop", "did you mean 'prefix'"),
+        ("redis://localhost?deadline=0", "deadline=0.0.: expected a number of seconds above 0"),
+        ("postgresql://localhost/app?shema=a", "did you mean 'schema'"),
+        ("postgresql://ann:sesame@[localhost/app", "cannot be read"),
+        ("postgresql://ann:sesame@local host:port:/app", "no PostgreSQL URL"),
+        ("redis://ann:sesame@localhost:port", "no Redis URL"),
+    ],
+)
+def test_what_a_wrong_url_is_told(url: str, words: str) -> None:
+    """It raises at once, says what was expected, and shows no password; for either manager."""
+    for opening in (open_store, open_async_store):
+        with pytest.raises(PolicyError, match=words) as caught:
+            opening(url)
+        assert "sesame" not in str(caught.value)
+
+
+def test_no_text() -> None:
+    """A path object is no URL."""
+    with pytest.raises(PolicyError, match=r"expected text, .*, not a PosixPath"):
+        open_store(Path("sessions.db"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("url", "module", "extra"), [("redis://localhost", "redis", "redis"), ("postgresql://localhost/app", "psycopg", "postgres")]
+)
+def test_a_driver_that_is_not_installed(url: str, module: str, extra: str) -> None:
+    """What it says is what to type."""
+    program = (
+        f"import sys; sys.modules[{module!r}] = None\n"
+        "from typed_sessions import PolicyError, open_async_store, open_store\n"
+        "for opening in (open_store, open_async_store):\n"
+        f"    try: opening({url!r})\n"
+        "    except PolicyError as problem: print(problem)\n"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert said.count(f"pip install 'typed-sessions[{extra}]'") == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("memory:", "memory:"),
+        ("sqlite:////var/lib/a.db?deadline=1", "sqlite:////var/lib/a.db"),
+        ("postgresql://ann:sesame@localhost:5432/app?password=sesame", "postgresql://ann@localhost:5432/app"),
+        ("redis://:sesame@localhost/0#sesame", "redis://@localhost/0"),
+    ],
+)
+def test_what_is_shown_of_a_url(url: str, shown: str) -> None:
+    """Neither password nor query."""
+    assert shown_url(url) == shown

@@ -1,0 +1,166 @@
+"""Stores by URL, for programs that are told where their sessions are. The drivers are imported when a URL asks for them.
+
+    memory:                                 this process
+    sqlite:///sessions.db                   a file, relative to where the program runs; sqlite:////var/lib/app/sessions.db is absolute
+    redis://user:password@host:6379/0       rediss:// with TLS, unix:///run/redis.sock for a socket
+    postgresql://user:password@host/app     what libpq has as a URL
+
+Options of the store may follow as a query, `?deadline=2&prefix=shop`; what is none of ours is for the driver.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from typing import Any, Final
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+
+from .errors import PolicyError
+from .stores.base import AsyncStore, Store
+from .stores.memory import MemoryStore
+from .stores.sqlite import SQLiteStore
+
+_FORMS: Final = (
+    "memory:, sqlite:///sessions.db, sqlite:////var/lib/app/sessions.db, redis://host:6379/0, rediss://host:6379/0, "
+    "unix:///run/redis.sock or postgresql://user@host/database"
+)
+_SCHEMES: Final = {
+    "memory": "memory",
+    "sqlite": "sqlite",
+    "redis": "redis",
+    "rediss": "redis",
+    "unix": "redis",
+    "postgresql": "postgres",
+    "postgres": "postgres",
+}
+_NUMBERS: Final[Mapping[str, Callable[[str], object]]] = {"max_bytes": int, "max_keys": int, "deadline": float}
+_OPTIONS: Final[Mapping[str, Mapping[str, Callable[[str], object]]]] = {
+    "memory": {"max_bytes": int, "max_keys": int, "max_sessions": int},
+    "sqlite": {**_NUMBERS, "max_sessions": int},
+    "redis": {**_NUMBERS, "prefix": str},
+    "postgres": {**_NUMBERS, "schema": str, "max_connections": int},
+}
+_EXTRAS: Final = {"redis": ("redis", "hiredis"), "postgres": ("psycopg",)}
+
+
+def open_store(url: str, /) -> Store:
+    """The store at a URL, for `SessionManager`; see the module's first lines. Nothing is asked of a server before the first verb.
+
+    Raises `PolicyError` for a URL that is none of these, an unknown or illegal option, or a driver that is not installed. What it says
+    never shows a password.
+    """
+    kind, place, options = _parsed(url)
+    if kind == "redis":
+        try:
+            from .stores.redis import RedisStore
+        except ImportError as problem:
+            raise _not_installed(kind, problem) from problem
+        return RedisStore(place, **options)
+    if kind == "postgres":
+        try:
+            from .stores.postgres import PostgresStore
+        except ImportError as problem:
+            raise _not_installed(kind, problem) from problem
+        return PostgresStore(place, **options)
+    return _embedded(kind, place, options)
+
+
+def open_async_store(url: str, /) -> Store | AsyncStore:
+    """The store at a URL, for `AsyncSessionManager`; as `open_store`. Memory and SQLite serve both managers."""
+    kind, place, options = _parsed(url)
+    if kind == "redis":
+        try:
+            from .stores.redis import AsyncRedisStore
+        except ImportError as problem:
+            raise _not_installed(kind, problem) from problem
+        return AsyncRedisStore(place, **options)
+    if kind == "postgres":
+        try:
+            from .stores.postgres import AsyncPostgresStore
+        except ImportError as problem:
+            raise _not_installed(kind, problem) from problem
+        return AsyncPostgresStore(place, **options)
+    return _embedded(kind, place, options)
+
+
+def shown_url(url: str) -> str:
+    """A store's URL without its password and its query, to be shown."""
+    scheme, colon, rest = url.partition(":")
+    if not rest.startswith("//"):
+        return f"{scheme}{colon}"
+    authority, slash, path = rest[2:].partition("?")[0].partition("#")[0].partition("/")
+    user, at, host = authority.rpartition("@")
+    return f"{scheme}://{user.partition(':')[0]}{at}{host}{slash}{path}"
+
+
+def _embedded(kind: str, place: str, options: dict[str, Any]) -> Store:
+    return MemoryStore(**options) if kind == "memory" else SQLiteStore(place, **options)
+
+
+def _parsed(url: object) -> tuple[str, str, dict[str, Any]]:
+    """Which store, its place (a path, or a URL for the driver), and its options. Any: each has a type of its own; the store checks it."""
+    if not isinstance(url, str):
+        raise PolicyError(f"a store's URL: expected text, such as 'sqlite:///sessions.db', not a {type(url).__name__}")
+    scheme, colon, rest = url.partition(":")
+    kind = _SCHEMES.get(scheme.lower())
+    if kind is None or not colon:
+        near = get_close_matches(scheme.lower(), _SCHEMES, 1)
+        # Without a scheme it may be anything, a password too.
+        what = f"{scheme!r} is no store" if colon and scheme.isalnum() and rest.startswith("//") else "it names no store"
+        raise PolicyError(f"a store's URL: {what}{f' (did you mean {near[0]!r}?)' if near else ''}; expected {_FORMS}")
+    if kind == "memory":
+        path, _, query = rest.partition("?")
+        if path not in ("", "//", "///"):
+            raise PolicyError("a store's URL: memory: has no path; for a file write sqlite:///sessions.db")
+        return kind, "", _options(kind, query)[0]
+    try:
+        parts = urlsplit(url)
+    except ValueError as problem:
+        raise PolicyError(f"a store's URL: {shown_url(url)} cannot be read: {problem}; expected {_FORMS}") from None
+    options, others = _options(kind, parts.query)
+    if kind == "sqlite":
+        if not rest.startswith("///"):
+            raise PolicyError(
+                f"a store's URL: {shown_url(url)} has no path; three slashes are a path from where the program runs "
+                "(sqlite:///sessions.db), four an absolute one (sqlite:////var/lib/app/sessions.db)"
+            )
+        if others or parts.fragment:
+            raise _unknown(kind, next(iter(others), "#"))
+        path = unquote(parts.path[1:])
+        if not path or path.endswith(("/", os.sep)):
+            raise PolicyError(f"a store's URL: {shown_url(url)} names no file; expected sqlite:///sessions.db or like it")
+        return kind, path, options
+    return kind, url.partition("?")[0] + (f"?{urlencode(others)}" if others else ""), options
+
+
+def _options(kind: str, query: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Ours, converted, and what is left."""
+    known = _OPTIONS[kind]
+    options: dict[str, Any] = {}
+    others: dict[str, str] = {}
+    for name, text in parse_qsl(query, keep_blank_values=True):
+        if name not in known:
+            if kind == "memory" or get_close_matches(name, known, 1, 0.8):
+                raise _unknown(kind, name)
+            others[name] = text
+            continue
+        try:
+            options[name] = known[name](text)
+        except ValueError:
+            raise PolicyError(f"a store's URL: {name}={text!r}: expected a number") from None
+    return options, others
+
+
+def _unknown(kind: str, name: str) -> PolicyError:
+    near = get_close_matches(name, _OPTIONS[kind], 1)
+    return PolicyError(
+        f"a store's URL: there is no option {name!r} here{f' (did you mean {near[0]!r}?)' if near else ''}; "
+        f"expected {', '.join(sorted(_OPTIONS[kind]))}"
+    )
+
+
+def _not_installed(kind: str, problem: ImportError) -> PolicyError:
+    if problem.name is None or problem.name.partition(".")[0] not in _EXTRAS[kind]:
+        raise problem
+    return PolicyError(f"this store needs {problem.name}, which is not installed: pip install 'typed-sessions[{kind}]'")
