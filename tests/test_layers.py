@@ -49,6 +49,7 @@ LAYERS = (
     "stores.redis_wire",
     "stores.*",
     "urls",
+    "reseal progress",
     "conformance",
     "conformance.report",
     "conformance.subject conformance.model",
@@ -74,6 +75,7 @@ LAYERS = (
     "__init__",
     "testing",
     "demo demo.*",
+    "tools",
     "__main__",
 )
 

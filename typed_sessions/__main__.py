@@ -14,8 +14,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    # What a command needs is imported here, so that --help needs none of it.
+    if arguments.command == "reseal":
+        from .tools import reseal_store
+
+        return reseal_store(arguments.store, arguments.keys_file, seal_plain=arguments.seal_plain, after=arguments.after)
     try:
-        # Here, so that --help needs none of it.
         from .demo.server import CannotServe, serve
 
         url: str | None = arguments.store
@@ -35,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="typed-sessions", description="Server-side HTTP sessions with typed keys.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     demo = commands.add_parser(
         "demo",
         help="serve a page that shows what typed sessions do",
@@ -55,6 +59,20 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="keep them in memory, and in this file (with --store memory: alone: demo.snapshot in the same folder)",
     )
+    reseal = commands.add_parser(
+        "reseal",
+        help="seal every value of a store with the newest key",
+        description="Seal every value of a store with the newest of the keys, while requests go on. It can be stopped and run again.",
+    )
+    reseal.add_argument("--store", metavar="URL", required=True, help="sqlite:///FILE, redis://HOST, postgresql://HOST/DATABASE, ...")
+    reseal.add_argument(
+        "--keys-file",
+        type=Path,
+        metavar="FILE",
+        help="the keys, newest first, each 32 bytes in hex or base64 on a line (default: the variable TYPED_SESSIONS_SEALING_KEYS)",
+    )
+    reseal.add_argument("--seal-plain", action="store_true", help="also seal values that are not sealed")
+    reseal.add_argument("--after", metavar="PLACE", help="go on where an earlier run was stopped, as it said")
     return parser
 
 

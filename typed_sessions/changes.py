@@ -36,7 +36,10 @@ _SEQUENCE_SHIFT = 20
 
 @final
 class Write(msgspec.Struct, eq=False):
-    """One key's new value, or its removal (`payload` None). With `base`, only if the stored field is of that revision (0: not there)."""
+    """One key's new value, or its removal (`payload` None). With `base`, only if the stored field is of that revision (0: not there).
+
+    With FIELD_LIST among the flags it is a whole list, packed as in a record, in the place of what is there.
+    """
 
     payload: bytes | None
     version: int = 1

@@ -67,6 +67,10 @@ class SealingKeys:
         nonce = os.urandom(_NONCE_BYTES)
         return _FORMAT + self._first + nonce + self._by_id[self._first].encrypt(nonce, value, _context(locator, name))
 
+    def is_current(self, sealed: bytes) -> bool:
+        """Whether it says that it was sealed with the first key; only `open` proves it."""
+        return sealed[: len(_FORMAT) + _ID_BYTES] == _FORMAT + self._first
+
     def open(self, locator: bytes, name: str, sealed: bytes) -> bytes:
         """The value. Raises `DecodeRefused` if it is of another place, of an unknown key, or changed; there is no other way in (X6)."""
         cipher = self._by_id.get(sealed[1 : 1 + _ID_BYTES])

@@ -161,7 +161,7 @@ class Tracking(View, eq=False):
                 if key.merge is not None and theirs.present and slot.stored is not None:
                     slot.value = key.merge(key.load(slot.stored, slot.version), slot.value, theirs.value)
                     slot.encoded = self._accepted(key, slot.value)
-                elif theirs.stored != slot.encoded:
+                elif theirs.stored not in (slot.encoded, slot.stored):  # the same bytes again are no change: they were sealed anew
                     lost.append(key.name)
                 if theirs.stored is None:
                     slot.mode = "updated"  # nothing is stored that it could be compared with

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..changes import Changes, ListChange, Write
-from ..record import Record, unpack_elements
+from ..record import Record, pack_elements, unpack_elements, unpack_field
 from .report import expect, expect_that
 from .stand import Checks, Stand, appending, values_of, writing
 
@@ -100,6 +100,24 @@ async def a_list_and_a_value_replace_each_other(stand: Stand) -> None:
     await stand.expect_stored(after)
     after = await stand.committed(record, appending("l", b"new"))
     expect("the values after an append", values_of(after), {"l": [b"new"]})
+
+
+@checks(7)
+async def a_list_is_put_back_whole(stand: Stand) -> None:
+    """A conditional write of a whole list (as a rewriting of sealed values does) keeps its sequences, and holds only if it is as it was."""
+    record = await stand.begin({"l": [b"a", b"b"], "v": b"1"})
+    seen = await stand.stored(record)
+    revision = unpack_field(seen.fields["l"]).revision
+    sealed = [element._replace(payload=b"sealed " + element.payload, flags=4) for element in unpack_elements(seen.fields["l"])]
+    whole = unpack_field(pack_elements(0, sealed))
+    changes = Changes({"l": Write(whole.payload, whole.version, whole.flags, revision)}, counts_as_use=False)
+    after = await stand.committed(record, changes)
+    expect("the elements", unpack_elements(after.fields["l"]), sealed)
+    expect("the flags of the list", unpack_field(after.fields["l"]).flags, whole.flags)
+    await stand.expect_stored(after)
+    expect("the same write again", (await stand.commit(record, changes)).status, "conflict")
+    after = await stand.committed(record, appending("l", b"c", removed=[sealed[0].sequence]))
+    expect("the list after it was changed", values_of(after), {"l": [b"sealed b", b"c"], "v": b"1"})
 
 
 @checks(7)

@@ -147,6 +147,7 @@ CREATE OR REPLACE FUNCTION {s}.commit_{v}(
     p_names bytea[], p_bases int8[], p_payloads bytea[],
     p_lists bytea[], p_removed_names bytea[], p_removed_sequences int8[],
     p_added_names bytea[], p_added_numbers int8[], p_added_payloads bytea[],
+    p_whole_names bytea[], p_whole_sequences int8[], p_whole_payloads bytea[],
     p_max_bytes int8, p_max_keys int8
 ) {returns} AS $$
 DECLARE
@@ -222,6 +223,8 @@ BEGIN
                 -- Numbers count from the front (0, 1, ...) or from the back (-1, -2, ...), and sequences begin anew at each revision.
                 SELECT a.n, CASE WHEN a.k < 0 THEN a.k + 1 - (r.revision << 20) ELSE a.k + (r.revision << 20) END, a.p
                     FROM unnest(p_added_names, p_added_numbers, p_added_payloads) AS a (n, k, p)
+                UNION ALL
+                SELECT w.n, w.q, w.p FROM unnest(p_whole_names, p_whole_sequences, p_whole_payloads) AS w (n, q, p)
             ) u;
         FOREACH name IN ARRAY p_lists LOOP
             place := array_position(r.names, name);
@@ -413,7 +416,7 @@ COMMIT: Final = _call(
     *("bytea", "float8", "float8", "float8", "bool", "bool", "int4", "float8", "float8"),
     *("bytea", "bytea", "bytea", "text", "float8"),
     *("bytea[]", "int8[]", "bytea[]"),
-    *("bytea[]", "bytea[]", "int8[]", "bytea[]", "int8[]", "bytea[]"),
+    *("bytea[]", "bytea[]", "int8[]", "bytea[]", "int8[]", "bytea[]", "bytea[]", "int8[]", "bytea[]"),
     *("int8", "int8"),
 )
 END: Final = _call("end", "bytea", "int2", "float8", "float8")

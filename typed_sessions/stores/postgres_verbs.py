@@ -10,7 +10,9 @@ import logging
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, final
+from typing import Any, Generic, TypeAlias, TypeVar, final
+
+import msgspec
 
 from ..changes import GONE, Changes, Idle, Outcome, Status, Use
 from ..errors import PolicyError, TooLarge
@@ -45,7 +47,7 @@ _REVISION_BYTES = 4
 
 
 @final
-class Statement(NamedTuple, Generic[R]):
+class Statement(msgspec.Struct, Generic[R]):
     """One statement, one round trip; `read` makes the verb's answer of its rows."""
 
     sql: bytes
@@ -132,7 +134,10 @@ class Verbs:
             [_name(name) for name in changes.writes],
             [write.base for write in changes.writes.values()],
             [
-                None if write.payload is None else FIELD.pack(0, write.version, write.flags)[_REVISION_BYTES:] + write.payload
+                # A whole list is put in the place of what is there, which is removed first.
+                None
+                if write.payload is None or write.flags & FIELD_LIST
+                else FIELD.pack(0, write.version, write.flags)[_REVISION_BYTES:] + write.payload
                 for write in changes.writes.values()
             ],
             *_list_columns(changes),
@@ -231,13 +236,23 @@ def _list_columns(changes: Changes) -> tuple[list[Any], ...]:
         # From the front: 0, 1, ... below all that were ever used, said as -1, -2, ...; from the back: above them.
         added += [(name, -1 - number, _element(*element)) for number, element in enumerate(change.prepended)]
         added += [(name, number, _element(*element)) for number, element in enumerate(change.appended)]
+    whole: list[tuple[bytes, int, bytes]] = []
+    lists = dict.fromkeys(map(_name, changes.lists))
+    for text, write in changes.writes.items():
+        if write.payload is not None and write.flags & FIELD_LIST:
+            lists[_name(text)] = None
+            for element in unpack_elements(FIELD.pack(0, write.version, write.flags) + write.payload):
+                whole.append((_name(text), element.sequence, _element(element.version, element.flags, element.payload)))
     return (
-        [_name(text) for text in changes.lists],
+        list(lists),
         [name for name, _ in removed],
         [sequence for _, sequence in removed],
         [name for name, _, _ in added],
         [number for _, number, _ in added],
         [payload for _, _, payload in added],
+        [name for name, _, _ in whole],
+        [sequence for _, sequence, _ in whole],
+        [payload for _, _, payload in whole],
     )
 
 

@@ -1,0 +1,92 @@
+"""The commands that look after a live store: each prints what it found, and its exit status says whether all is well."""
+
+from __future__ import annotations
+
+import base64
+import os
+import sys
+from pathlib import Path
+
+from .clock import steady_clock
+from .errors import PolicyError, StoreUnavailable
+from .progress import Progress
+from .reseal import Resealed, reseal
+from .sealing import KEY_BYTES, SealingKeys
+from .urls import open_store, shown_url
+
+KEYS_VARIABLE = "TYPED_SESSIONS_SEALING_KEYS"
+
+
+def sealing_keys(file: Path | None, *, read_plain: bool) -> SealingKeys:
+    """The keys of a file, or of the environment: each 32 bytes in hexadecimal or base64, newest first, blanks or line ends between them.
+
+    They are never taken from the command line, which other users of the machine can read. Raises `PolicyError`.
+    """
+    if file is not None:
+        try:
+            text = file.read_text("ascii")
+        except (OSError, UnicodeDecodeError) as problem:
+            raise PolicyError(f"--keys-file {file}: {problem}") from None
+    else:
+        text = os.environ.get(KEYS_VARIABLE, "")
+        if not text.strip():
+            raise PolicyError(
+                f"no sealing keys: give --keys-file FILE, or set {KEYS_VARIABLE}; 32 bytes each, in hex or base64, newest first"
+            )
+    return SealingKeys([_key(number, word) for number, word in enumerate(text.split())], read_plain=read_plain)
+
+
+def _key(number: int, word: str) -> bytes:
+    for read in (bytes.fromhex, base64.urlsafe_b64decode, base64.standard_b64decode):
+        try:
+            key = read(word)
+        except ValueError:
+            continue
+        if len(key) == KEY_BYTES:
+            return key
+    raise PolicyError(f"sealing key {number}: expected {KEY_BYTES} bytes in hexadecimal or base64")  # the word may be a key
+
+
+def _place(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise PolicyError(f"--after {text!r}: expected the place that an earlier run has said") from None
+
+
+def reseal_store(url: str, keys_file: Path | None, *, seal_plain: bool, after: str | None) -> int:
+    """`typed-sessions reseal`: 0 if everything is sealed with the newest key, 1 if something is not, 130 if it was stopped."""
+    done = Resealed()
+    progress = Progress(sys.stderr)
+    try:
+        keys = sealing_keys(keys_file, read_plain=seal_plain)
+        place = None if after is None else _place(after)
+        store = open_store(url)
+    except PolicyError as problem:
+        print(f"typed-sessions reseal: {problem}", file=sys.stderr)
+        return 2
+    try:
+        for done in reseal(store, keys, steady_clock(), after=place):
+            progress.show(done.place, f"{done.sessions} sessions, {done.rewritten} values rewritten")
+        stopped = False
+    except KeyboardInterrupt:
+        stopped = True
+    except StoreUnavailable as problem:
+        progress.close()
+        print(f"typed-sessions reseal: {problem}", file=sys.stderr)
+        stopped = True
+    progress.close()
+    store.close()
+    print(f"{shown_url(url)}: looked at {done.sessions} sessions")
+    for count, what in (
+        (done.rewritten, "values rewritten with the newest key"),
+        (done.current, "were under it already"),
+        (done.plain, "are not sealed (--seal-plain seals them)"),
+        (done.refused, "could not be rewritten: sealed with a key that was not given, damaged, or too large; they are as they were"),
+        (done.busy, "were written by others each time; run it once more"),
+    ):
+        print(f"{count:10}  {what}")
+    if stopped:
+        print(f"Stopped before the end; go on with --after {done.place.hex()}" if done.place else "Stopped; begin again")
+        return 130
+    return 1 if done.plain or done.refused or done.busy else 0
