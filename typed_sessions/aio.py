@@ -33,7 +33,7 @@ from .stores.base import AsyncStore, Created, Store
 E = TypeVar("E", bound=Event)
 R = TypeVar("R")
 
-logger = logging.getLogger("typed_sessions")
+logger: logging.Logger = logging.getLogger("typed_sessions")
 
 _READER = RequestReader()
 

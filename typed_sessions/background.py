@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import final
 
-logger = logging.getLogger("typed_sessions")
+logger: logging.Logger = logging.getLogger("typed_sessions")
 
 
 @final

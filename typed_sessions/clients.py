@@ -34,7 +34,7 @@ class Client:
         self._close: Close | None = close
         self.carried: set[bytes] = set()
         """The locators of all sessions that this connection has carried, ended ones too."""
-        self.closing = False
+        self.closing: bool = False
         """True when the only session on the connection was ended by a request on it: close it after that request's response."""
 
     @property

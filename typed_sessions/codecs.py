@@ -90,7 +90,7 @@ class TypedCodec(Generic[T]):
     __slots__ = ("_abstract", "_decode", "_encode", "_name", "_records", "comparable", "exact", "form", "mutable")
 
     def __init__(self, form: TypeForm[T], /) -> None:
-        self.form = form
+        self.form: TypeForm[T] = form
         self._name = _describe(form)
         if isinstance(form, TypeVar) or (get_origin(form) is not None and getattr(form, "__parameters__", None)):
             raise KeyTypeError(f"{self._name} has a type variable in it: write the type that stands for it")

@@ -20,7 +20,7 @@ from typing import Any, TypeVar, final
 import msgspec
 
 from .address import AddressPolicy, Origin
-from .changes import Changes, Outcome
+from .changes import Changes, Idle, Outcome
 from .clients import Client, Clients
 from .errors import KeyTypeError, NoPeerAddress, PolicyError, Rejected
 from .events import Event
@@ -39,7 +39,7 @@ from .view import View
 
 E = TypeVar("E", bound=Event)
 
-logger = logging.getLogger("typed_sessions")
+logger: logging.Logger = logging.getLogger("typed_sessions")
 
 SWEEP_STEP = 32
 """How much a request does, at most, of the clearing up that has come due."""
@@ -85,13 +85,13 @@ class Core:
         self.clock = clock
         self.draw: Draw = secrets.token_bytes
         self.asynchronous = asynchronous
-        self.clients = Clients(options.max_clients)
-        self.residents = Residents()
+        self.clients: Clients = Clients(options.max_clients)
+        self.residents: Residents = Residents()
         self.keeper: Keeper | None = None
         self._seal = seal
         self._untold = False
         """There have been requests on connections that nobody tells about."""
-        self.plain = seal is None
+        self.plain: bool = seal is None
         self._listeners: tuple[tuple[type[Event], Callable[[Any], object]], ...] = ()
         self._lock = threading.Lock()
 
@@ -101,15 +101,15 @@ class Core:
 
         self._origin_of = lru_cache(4096)(origin_of)
         self._trusts = bool(address_policy.trusted_proxies)
-        self.any_address = address_policy.match == "off"
-        self.next_sweep = math.inf
+        self.any_address: bool = address_policy.match == "off"
+        self.next_sweep: float = math.inf
         self.set_options(options)
 
     def set_options(self, options: SessionOptions) -> None:
         self.options = options
-        self.enabled = options.enabled
-        self.lingers = options.linger + options.granularity
-        self.idle = idle_of(options.timeout, options)
+        self.enabled: bool = options.enabled
+        self.lingers: float = options.linger + options.granularity
+        self.idle: Idle = idle_of(options.timeout, options)
         self.next_sweep = self.clock() + options.granularity if options.gc == "passive" else math.inf
 
     # -------------------------------------------------------------- opening

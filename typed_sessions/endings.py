@@ -21,7 +21,7 @@ from .session import Session, SessionView, carrying
 from .steps import Ask, Plan, Tell, Whole, Work, emit, tell
 from .tracking import Tracking
 
-logger = logging.getLogger("typed_sessions")
+logger: logging.Logger = logging.getLogger("typed_sessions")
 
 R = TypeVar("R")
 

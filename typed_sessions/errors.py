@@ -62,7 +62,7 @@ class Conflict(SessionError):
 
     def __init__(self, message: str, *, names: Sequence[str] = ()) -> None:
         super().__init__(message)
-        self.names = tuple(names)
+        self.names: tuple[str, ...] = tuple(names)
 
 
 class StoreUnavailable(SessionError):

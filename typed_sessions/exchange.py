@@ -119,17 +119,17 @@ class Guard:
         check_error(error)
         if not isinstance(policy, CookiePolicy):
             raise PolicyError(f"cookie_policy = {policy!r}: expected a CookiePolicy")
-        self.reader = reader
-        self.basics = reader.basics
-        self.client = reader.client
-        self.has_clients = reader.has_clients
-        self.lasting = policy.max_age is not None
-        self.policy = policy
-        self.cookies = (policy.session_cookies(False), policy.session_cookies(True))
+        self.reader: Reader = reader
+        self.basics: Callable[[Any], tuple[str | None, bool, str]] = reader.basics  # Any: as in Reader
+        self.client: Callable[[Any], Client | None] = reader.client
+        self.has_clients: bool = reader.has_clients
+        self.lasting: bool = policy.max_age is not None
+        self.policy: CookiePolicy = policy
+        self.cookies: tuple[SessionCookies, SessionCookies] = (policy.session_cookies(False), policy.session_cookies(True))
         self.create: Create | None = create
-        self.check = check
-        self.nosession = nosession
-        self.error = error
+        self.check: Callable[[Session], bool] | None = check
+        self.nosession: BaseException | None = nosession
+        self.error: Error = error
 
 
 def check_error(error: Error) -> None:

@@ -11,14 +11,14 @@ import logging
 import os
 import threading
 from collections.abc import Sequence
-from typing import Protocol, final
+from typing import Protocol, final, runtime_checkable
 
 from .errors import PolicyError, SnapshotDamaged
 from .journal import Entry, Journal, replay
 from .record import LOCATOR_BYTES, OWN_TIMEOUT, Record, field_revision, pack_field
 from .snapshot import load_latest, write_snapshot
 
-logger = logging.getLogger("typed_sessions")
+logger: logging.Logger = logging.getLogger("typed_sessions")
 
 
 _CLEARED = ""
@@ -28,6 +28,7 @@ _AND_GRANULARITY = 1.1
 """A session's granularity is a tenth of its timeout at most."""
 
 
+@runtime_checkable
 class Cuttable(Protocol):
     """A store whose sessions are lost with the process unless somebody saves them."""
 
@@ -178,6 +179,6 @@ def _wait(records: dict[bytes, Record], entry: Entry) -> None:
 
 def keeper_of(store: object, timeout: float | None) -> Keeper:
     """The keeper of a store, if it is one whose sessions have to be kept. Raises `PolicyError` for another."""
-    if hasattr(store, "cut") and hasattr(store, "restore"):
-        return Keeper(store, timeout)  # pyright: ignore[reportArgumentType]  # just looked
+    if isinstance(store, Cuttable):
+        return Keeper(store, timeout)
     raise PolicyError(f"{store!r} keeps its sessions itself: save_sessions and load_sessions are for MemoryStore")

@@ -37,7 +37,7 @@ from .view import check_timeout
 E = TypeVar("E", bound=Event)
 R = TypeVar("R")
 
-logger = logging.getLogger("typed_sessions")
+logger: logging.Logger = logging.getLogger("typed_sessions")
 
 _READER = RequestReader()
 SCAN_PAGE = 500

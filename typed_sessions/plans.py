@@ -19,7 +19,7 @@ from .steps import Ask, Plan, Tell, Work, emit
 from .stores.base import Created
 from .tracking import Tracking
 
-logger = logging.getLogger("typed_sessions")
+logger: logging.Logger = logging.getLogger("typed_sessions")
 
 R = TypeVar("R")
 

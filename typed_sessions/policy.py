@@ -121,10 +121,10 @@ class SessionCookies:
 
     def __init__(self, policy: CookiePolicy, *, https: bool) -> None:
         prefix = "" if not https else "__Host-" if policy.path == "/" and policy.domain is None else "__Secure-"
-        self.secure = https
+        self.secure: bool = https
         self._stem = f"{prefix}{policy.name}_"
-        self.key_name = f"{self._stem}KEY"
-        self.addr_name = f"{self._stem}ADDR"
+        self.key_name: str = f"{self._stem}KEY"
+        self.addr_name: str = f"{self._stem}ADDR"
         self._key = SetCookie(
             self.key_name,
             "",

@@ -50,7 +50,7 @@ class SealingKeys:
         self._keys = tuple(keys)
         self._by_id = {_id(key): AESGCM(key) for key in reversed(self._keys)}
         self._first = _id(self._keys[0])
-        self.read_plain = read_plain
+        self.read_plain: bool = read_plain
 
     @classmethod
     def generate(cls) -> Self:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar, cast, final, overload
 
 import msgspec
@@ -75,8 +75,6 @@ class SessionList(Sequence[T], Generic[T]):
     @override
     def __eq__(self, other: object) -> bool:
         return list(self) == list(cast("SessionList[object]", other)) if isinstance(other, (SessionList, list, tuple)) else NotImplemented
-
-    __hash__ = None  # type: ignore[assignment]  # equal by content, which changes
 
     @override
     def __repr__(self) -> str:
@@ -353,9 +351,9 @@ def current_session(default: object = ABSENT, /) -> object:
     return default
 
 
-enter = _opener.set
+enter: Callable[[Opener | None], Token[Opener | None]] = _opener.set
 """Make an opener the current one; `leave` with the token that this returns."""
-leave = _opener.reset
+leave: Callable[[Token[Opener | None]], None] = _opener.reset
 
 
 def carrying() -> Client | None:

@@ -41,6 +41,8 @@ from struct import Struct
 from typing import Any, Final, NoReturn, Protocol, final
 from zlib import crc32
 
+from typing_extensions import override
+
 from .errors import SnapshotDamaged, StoreUnavailable
 
 MAGIC, VERSION = b"\x89TSNAP\r\n", 1
@@ -84,15 +86,32 @@ class FileSystem(Protocol):
 class OperatingSystem:
     """The `FileSystem` of this machine. What not every system has is looked up late, so that the package can be imported everywhere."""
 
-    open = staticmethod(os.open)
-    write = staticmethod(os.write)
-    fsync = staticmethod(os.fsync)
-    close = staticmethod(os.close)
-    fstat = staticmethod(os.fstat)
-    lstat = staticmethod(os.lstat)
-    listdir = staticmethod(os.listdir)
-    replace = staticmethod(os.replace)
-    unlink = staticmethod(os.unlink)
+    def open(self, path: str, flags: int, mode: int, /) -> int:
+        return os.open(path, flags, mode)
+
+    def write(self, fd: int, data: bytes | memoryview, /) -> int:
+        return os.write(fd, data)
+
+    def fsync(self, fd: int, /) -> None:
+        os.fsync(fd)
+
+    def close(self, fd: int, /) -> None:
+        os.close(fd)
+
+    def fstat(self, fd: int, /) -> os.stat_result:
+        return os.fstat(fd)
+
+    def lstat(self, path: str, /) -> os.stat_result:
+        return os.lstat(path)
+
+    def listdir(self, path: str, /) -> list[str]:
+        return os.listdir(path)
+
+    def replace(self, source: str, target: str, /) -> None:
+        os.replace(source, target)
+
+    def unlink(self, path: str, /) -> None:
+        os.unlink(path)
 
     def read(self, fd: int, size: int, offset: int, /) -> bytes:
         return os.pread(fd, size, offset)
@@ -264,7 +283,7 @@ class Replacement:
     """A file that is being written to take the place of another, under a name of its own until `publish`."""
 
     def __init__(self, fs: FileSystem, fd: int, name: str, path: str) -> None:
-        self.published = False
+        self.published: bool = False
         self._fs, self._fd, self._name, self._path = fs, fd, name, path
         self._size = 0
         self._sha256 = sha256()
@@ -423,10 +442,12 @@ class _Bytes(io.RawIOBase):
         self._fd = fd
         self._offset = 0
 
+    @override
     def readable(self) -> bool:
         return True
 
     # Any: what a buffer is has no name in `typing` before Python 3.12.
+    @override
     def readinto(self, buffer: Any, /) -> int:
         target = memoryview(buffer)
         chunk = self._fs.read(self._fd, len(target), self._offset)

@@ -21,7 +21,7 @@ from .core import Core
 from .events import Event
 from .session import Opened, Session, enter, leave, tracking_of
 
-logger = logging.getLogger("typed_sessions")
+logger: logging.Logger = logging.getLogger("typed_sessions")
 
 R = TypeVar("R")
 

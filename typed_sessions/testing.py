@@ -35,7 +35,7 @@ class FakeClock:
     """A clock for `SessionManager(clock=...)` that stands still until it is moved; in seconds since 1970."""
 
     def __init__(self, now: float = 1_700_000_000.0) -> None:
-        self.now = now
+        self.now: float = now
 
     def __call__(self) -> float:
         return self.now

@@ -7,7 +7,7 @@ what is stored now. These three are the middle of every commit: nothing between 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from .changes import Changes, ListChange, Write
 from .codecs import TypedCodec
@@ -15,12 +15,21 @@ from .errors import KeyTypeError
 from .keys import ListKey
 from .record import FIELD, FIELD_HOOKED, FIELD_SEALED, Record, field_revision
 from .residents import ABSENT, ResidentChange
-from .view import Item, Slot, View
+from .view import Item, ListSlot, Slot, View
 
 
 @final
 class Tracking(View, eq=False):
     """The state behind a `Session` or a `SessionView`."""
+
+    if TYPE_CHECKING:  # what is assigned here is `View`'s; declared once more it would be another field
+        record: Record | None
+        lists: dict[str, ListSlot] | None = None
+        clear: bool = False
+        renew_asked: bool = False
+        timeout_set: bool = False
+        persistent_set: bool = False
+        flagged: bool = False
 
     # -------------------------------------------------------------- committing
 

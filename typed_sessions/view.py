@@ -28,7 +28,7 @@ from .record import FIELD_HEAD, FIELD_LIST, FIELD_SEALED, Record, unpack_element
 from .residents import ABSENT
 from .sealing import SealingKeys
 
-logger = logging.getLogger("typed_sessions")
+logger: logging.Logger = logging.getLogger("typed_sessions")
 
 Mode: TypeAlias = Literal["read", "assigned", "updated", "deleted"]
 Updater: TypeAlias = Callable[[Any], Any]  # Any: values of all keys meet here; the typed face is session.py

@@ -6,7 +6,7 @@ from ..errors import StoreFull
 from .report import LeftOut, expect, expect_that
 from .stand import Checks, Kit, Stand, writing
 
-checks = Checks()
+checks: Checks = Checks()
 
 _WHY = "needs make_bounded, a factory of stores that hold so many sessions at most"
 

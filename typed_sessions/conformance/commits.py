@@ -7,7 +7,7 @@ from ..record import FIELD_HOOKED, OWN_TIMEOUT, PERSISTENT, TRANSIENT, field_rev
 from .report import expect, expect_that
 from .stand import Checks, Stand, same, values_of, writing
 
-checks = Checks()
+checks: Checks = Checks()
 
 
 def conditional(base: int, **payloads: bytes | None) -> Changes:

@@ -8,7 +8,7 @@ from ..record import FIELD_SEALED, LOCATOR_BYTES, Ending, Previous, unpack_field
 from .report import expect, expect_that
 from .stand import START, Checks, Stand, renewing, use_of, values_of, writing
 
-checks = Checks()
+checks: Checks = Checks()
 
 
 @checks(7, 17)

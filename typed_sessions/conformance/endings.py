@@ -7,7 +7,7 @@ from ..record import END_REASONS, FIELD_HOOKED, Ending, Record
 from .report import expect, expect_that
 from .stand import GRACE, LEASE, Checks, Stand, same, values_of, writing
 
-checks = Checks()
+checks: Checks = Checks()
 
 
 def as_ended(record: Record, ending: Ending) -> Record:

@@ -7,7 +7,7 @@ from ..record import Record, pack_elements, unpack_elements, unpack_field
 from .report import expect, expect_that
 from .stand import Checks, Stand, appending, values_of, writing
 
-checks = Checks()
+checks: Checks = Checks()
 
 
 def numbers(record: Record, name: str = "l") -> list[int]:

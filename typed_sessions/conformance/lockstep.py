@@ -28,7 +28,7 @@ class Lockstep:
 
     def __init__(self, store: Subject, model: Model | None = None) -> None:
         self.store = store
-        self.model = Model() if model is None else model
+        self.model: Model = Model() if model is None else model
         self._numbers: dict[tuple[bytes, str], dict[int, int]] = {}
         """Of each list, the model's number of each element by the store's."""
 

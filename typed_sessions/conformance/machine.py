@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from typing_extensions import override
 
 from ..changes import Changes, Idle, ListChange, Renewal, Use, Write
 from ..record import FIELD_HOOKED, FIELD_LIST, Record, field_revision, unpack_elements
@@ -25,15 +26,17 @@ STEPS = 40
 _FLAGS_AT = 6
 _NAMES = ("a", "b", "h", "l", "m")
 
-payloads = st.sampled_from([b"", b"1", b"2", b"\x00\xff"])
-addresses = st.sampled_from([ADDRESS, "2001:db8::1", None])
-idles = st.sampled_from([Idle(600.0, 60.0), Idle(60.0, 6.0), Idle(600.0, 6.0), Idle(None, 60.0)])
-seconds = st.sampled_from([660.0, 61.0, 60.0, 300.0, 0.25, 5.75, 66.0, 599.75, 3600.0, GRACE, -1.0, -61.0, -3600.0])
-waits = st.sampled_from([0.0, 0.0, 0.0, 0.0, 61.0, 660.0, 5000.0])
+payloads: st.SearchStrategy[bytes] = st.sampled_from([b"", b"1", b"2", b"\x00\xff"])
+addresses: st.SearchStrategy[str | None] = st.sampled_from([ADDRESS, "2001:db8::1", None])
+idles: st.SearchStrategy[Idle] = st.sampled_from([Idle(600.0, 60.0), Idle(60.0, 6.0), Idle(600.0, 6.0), Idle(None, 60.0)])
+seconds: st.SearchStrategy[float] = st.sampled_from(
+    [660.0, 61.0, 60.0, 300.0, 0.25, 5.75, 66.0, 599.75, 3600.0, GRACE, -1.0, -61.0, -3600.0]
+)
+waits: st.SearchStrategy[float] = st.sampled_from([0.0, 0.0, 0.0, 0.0, 61.0, 660.0, 5000.0])
 """Before a verb: most follow at once."""
-limits = st.sampled_from([1, 2, 3, 100])
-elements = st.lists(st.tuples(st.sampled_from([1, 7]), st.just(0), payloads), max_size=2)
-indices = st.lists(st.integers(0, 3), max_size=2, unique=True)
+limits: st.SearchStrategy[int] = st.sampled_from([1, 2, 3, 100])
+elements: st.SearchStrategy[list[tuple[int, int, bytes]]] = st.lists(st.tuples(st.sampled_from([1, 7]), st.just(0), payloads), max_size=2)
+indices: st.SearchStrategy[list[int]] = st.lists(st.integers(0, 3), max_size=2, unique=True)
 
 
 def history(kit: Kit) -> type[RuleBasedStateMachine]:
@@ -211,6 +214,7 @@ def history(kit: Kit) -> type[RuleBasedStateMachine]:
         def the_clock_moves(self, by: float) -> None:
             self.stand.now += by
 
+        @override
         def teardown(self) -> None:
             type(self).drawn = self.stand.drawn
             if type(self).store is None:

@@ -18,7 +18,7 @@ from .report import Unexpected
 from .stand import GRACE, IDLE, LEASE, Checks, Kit, Stand, appending, renewing, use_of, writing
 from .subject import Call
 
-checks = Checks()
+checks: Checks = Checks()
 
 Choose: TypeAlias = Callable[[int], int]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .report import expect
 from .stand import Checks, Stand, renewed, renewing, same, use_of, values_of, writing
 
-checks = Checks()
+checks: Checks = Checks()
 
 
 @checks(9)

@@ -10,7 +10,7 @@ from .report import ConformanceFailed, Failure, LeftOut, Report
 from .stand import Check, Checks, Kit
 from .subject import LoopRunner, PlainRunner, Runner
 
-histories = Checks()
+histories: Checks = Checks()
 
 
 @histories.of_kit(7, 8, 9, 11, 12, 13, 16)

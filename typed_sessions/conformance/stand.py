@@ -62,7 +62,7 @@ class Stand:
     def __init__(self, store: Subject, drawn: int = 0) -> None:
         self.store = store
         self.now = START
-        self.drawn = drawn
+        self.drawn: int = drawn
         """How much was drawn so far: a later stand on the same store goes on from there, and so draws no locator again."""
 
     def draw(self, size: int) -> bytes:
@@ -289,7 +289,7 @@ class Checks(list[Check]):
         self, *rules: int
     ) -> Callable[[Callable[[Stand], Coroutine[Any, Any, None]]], Callable[[Stand], Coroutine[Any, Any, None]]]:
         def collect(check: Callable[[Stand], Coroutine[Any, Any, None]]) -> Callable[[Stand], Coroutine[Any, Any, None]]:
-            self.append(Check(check.__name__, rules, promise_of(check), lambda kit: kit.on_fresh(check)))
+            self.append(Check(name_of(check), rules, promise_of(check), lambda kit: kit.on_fresh(check)))
             return check
 
         return collect
@@ -298,10 +298,16 @@ class Checks(list[Check]):
         """For a check that makes its stores itself."""
 
         def collect(check: Callable[[Kit], None]) -> Callable[[Kit], None]:
-            self.append(Check(check.__name__, rules, promise_of(check), check))
+            self.append(Check(name_of(check), rules, promise_of(check), check))
             return check
 
         return collect
+
+
+def name_of(check: Callable[..., object]) -> str:
+    """The name of a check's function; a callable of another kind would have none."""
+    assert inspect.isfunction(check)
+    return check.__name__
 
 
 def promise_of(check: Callable[..., object]) -> str:

@@ -7,7 +7,7 @@ from ..record import Ending, Record
 from .report import expect, expect_that
 from .stand import IDLE, LEASE, Checks, Stand, renewing, same, writing
 
-checks = Checks()
+checks: Checks = Checks()
 
 
 def locators(records: list[Record]) -> list[bytes]:

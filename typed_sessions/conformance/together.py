@@ -18,7 +18,7 @@ from .report import Unexpected, expect, expect_that
 from .stand import GRACE, IDLE, LEASE, Checks, Kit, Stand, appending, renewing, use_of, values_of, writing
 from .subject import AT_ONCE, Call
 
-checks = Checks()
+checks: Checks = Checks()
 
 ROUNDS = 10
 

@@ -7,7 +7,7 @@ from ..record import OWN_TIMEOUT, REUSED, Record
 from .report import expect, expect_that
 from .stand import ADDRESS, Checks, Stand, use_of, values_of, writing
 
-checks = Checks()
+checks: Checks = Checks()
 
 
 async def used(stand: Stand, record: Record) -> float:

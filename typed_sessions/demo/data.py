@@ -74,12 +74,14 @@ PRODUCTS = {
     "biscuits": Product("Biscuits", Decimal("3.20")),
 }
 
-visits = Key("visits", int)
-cart = Key("cart", Cart)
-user = Key("user", SignedIn)
-replay = Key("replay", Replay)
-notices = ListKey("notices", str)  # shown once, on the page that comes next
-form_token = Key("form_token", str)  # what a form of another site cannot know: the library has no CSRF token, an application keeps its own
+visits: Key[int] = Key("visits", int)
+cart: Key[Cart] = Key("cart", Cart)
+user: Key[SignedIn] = Key("user", SignedIn)
+replay: Key[Replay] = Key("replay", Replay)
+notices: ListKey[str] = ListKey("notices", str)  # shown once, on the page that comes next
+form_token: Key[str] = Key(
+    "form_token", str
+)  # what a form of another site cannot know: the library has no CSRF token, an application keeps its own
 
 
 @dataclass(frozen=True)

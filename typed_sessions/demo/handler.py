@@ -21,7 +21,7 @@ from ..filters.http_server import SessionHandler
 from . import data, pages
 from .connections import MOST_STREAMS, Connections, Watch
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 THIEF = "203.0.113.7"
 """An address for documentation (RFC 5737): nobody's."""
@@ -47,7 +47,7 @@ class DemoHandler(SessionHandler):
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    timeout = 60.0
+    timeout: ClassVar[float | None] = 60.0
 
     @override
     def setup(self) -> None:

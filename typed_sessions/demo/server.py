@@ -31,7 +31,7 @@ SAVE_EVERY = 3.0
 PATIENCE = 5.0
 """Seconds that requests under way get when the server stops."""
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 class CannotServe(Exception):
@@ -42,9 +42,12 @@ class DemoServer(ThreadingHTTPServer):
     """One thread per connection."""
 
     daemon_threads = True
+    address_family: int
+    server_name: str
+    server_port: int
     request_queue_size = 128
     # Elsewhere than on POSIX it means that a port which is in use can be taken all the same.
-    allow_reuse_address = os.name == "posix"
+    allow_reuse_address: bool = os.name == "posix"
     allow_reuse_port = False
 
     def __init__(self, host: str, port: int) -> None:

@@ -67,6 +67,8 @@ class SessionHandler(BaseHTTPRequestHandler):
     session_client: Client
     """This connection."""
 
+    wfile: io.BufferedIOBase
+    close_connection: bool
     _exchange: Exchange | None = None
     _status = 0
     _held: io.BufferedIOBase | None = None

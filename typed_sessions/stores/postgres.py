@@ -53,6 +53,7 @@ class _Connection(psycopg.Connection[Row]):
 
     until = math.inf
 
+    @override
     def __del__(self, *_: object) -> None:
         """No warning: nothing is lost with an idle connection whose store is gone, and it is closed."""
 
@@ -75,6 +76,7 @@ class _AsyncConnection(psycopg.AsyncConnection[Row]):
 
     until = math.inf
 
+    @override
     def __del__(self, *_: object) -> None:
         """As in `_Connection`."""
 

@@ -34,7 +34,7 @@ from ..record import (
 from . import postgres_schema as schema
 from .base import Created
 
-logger = logging.getLogger("typed_sessions")
+logger: logging.Logger = logging.getLogger("typed_sessions")
 
 R = TypeVar("R")
 Row: TypeAlias = Sequence[Any]  # Any: each column has a type of its own

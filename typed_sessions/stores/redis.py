@@ -24,6 +24,7 @@ import redis
 import redis.asyncio
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from typing_extensions import override
 
 from ..changes import Changes, Idle, Outcome, Use
 from ..errors import PolicyError, StoreUnavailable
@@ -33,7 +34,7 @@ from .redis_verbs import DAMAGED, Command, Reply, Trips, Verbs
 from .redis_wire import AsyncLink, Link, missing, pack, refused, texts
 from .turns import Turns, left_of
 
-logger = logging.getLogger("typed_sessions")
+logger: logging.Logger = logging.getLogger("typed_sessions")
 
 R = TypeVar("R")
 
@@ -161,6 +162,7 @@ class RedisStore(_Store):
         self._idle: deque[Link] = deque()
         self._pid = os.getpid()
 
+    @override
     def _pool(self, url: str | None) -> Any:
         try:
             pool: Any = redis.ConnectionPool
@@ -324,6 +326,7 @@ class AsyncRedisStore(_Store):
         """The loop of the last verb: mostly it is the only one."""
         self._lock = threading.Lock()
 
+    @override
     def _pool(self, url: str | None) -> Any:
         try:
             pool: Any = redis.asyncio.ConnectionPool

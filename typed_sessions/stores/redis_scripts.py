@@ -182,8 +182,8 @@ class Script:
     """A script, and the name under which a server keeps it."""
 
     def __init__(self, *parts: str) -> None:
-        self.text = "".join([f"local KEEP, KEEP_HOOKED = {KEEP}, {KEEP_HOOKED}", _PRELUDE, *parts])
-        self.sha = sha1(self.text.encode()).hexdigest()
+        self.text: str = "".join([f"local KEEP, KEEP_HOOKED = {KEEP}, {KEEP_HOOKED}", _PRELUDE, *parts])
+        self.sha: str = sha1(self.text.encode()).hexdigest()
 
 
 CREATE = Script(r"""

@@ -31,7 +31,7 @@ from ..record import END_REASONS, FIELD_HEAD, FIELD_SEALED, LOCATOR_BYTES, EndRe
 from .base import Created
 from .redis_scripts import CLEAR, COMMIT, CREATE, END, OPEN, SWEEP, TOUCH, Script
 
-logger = logging.getLogger("typed_sessions")
+logger: logging.Logger = logging.getLogger("typed_sessions")
 
 BUCKETS = 256
 

@@ -79,7 +79,7 @@ class Link:
     def __init__(self, connection: Any) -> None:
         self.socket: socket.socket = connection._sock
         connection._sock = None  # so that redis-py does not close it when the object goes
-        self.reader = hiredis.Reader(notEnoughData=_NOT_YET)
+        self.reader: hiredis.Reader = hiredis.Reader(notEnoughData=_NOT_YET)
 
     def is_sound(self) -> bool:
         """Whether it can be used again: nothing is left over of what was said before, and the server has not closed it."""

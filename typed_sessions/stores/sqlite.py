@@ -28,7 +28,7 @@ from ..record import FIELD_HOOKED, REUSED, Ending, EndReason, Record
 from .base import Created
 from .sqlite_file import SQLiteFile, real
 
-logger = logging.getLogger("typed_sessions")
+logger: logging.Logger = logging.getLogger("typed_sessions")
 
 _STEP = 64
 """How many rows a sweep looks at before it lets others write (rule 16)."""

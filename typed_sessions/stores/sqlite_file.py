@@ -28,7 +28,7 @@ Problem: TypeAlias = sqlite3.Error | UnicodeDecodeError
 PROBLEMS = (sqlite3.Error, UnicodeDecodeError)
 """What a call of SQLite may raise. The second is Python's own: a damaged file may put anything into the text of the first."""
 
-logger = logging.getLogger("typed_sessions")
+logger: logging.Logger = logging.getLogger("typed_sessions")
 
 APPLICATION_ID = 0x54795365  # "TySe": tells our files from other programs'
 SCHEMA: tuple[tuple[str, ...], ...] = (

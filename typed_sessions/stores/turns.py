@@ -33,7 +33,7 @@ class Turns(Generic[L]):
 
     def __init__(self, connections: int) -> None:
         self.idle: list[L] = []
-        self.free = connections
+        self.free: int = connections
         self.waiting: deque[asyncio.Future[None]] = deque()
 
     async def wait(self, until: float) -> None:

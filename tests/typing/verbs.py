@@ -1,0 +1,189 @@
+"""Never run: every verb of a session, with every overload, and what managers, filters, events and stores give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from typing_extensions import assert_type
+
+from tests.typing.shapes import Cart, cart, database, messages, names, note, visits
+from typed_sessions import (
+    AnyKey,
+    AsyncFinish,
+    AsyncSessionManager,
+    AsyncStore,
+    Begin,
+    Client,
+    End,
+    Finish,
+    LostUpdate,
+    MemoryStore,
+    Request,
+    Session,
+    SessionManager,
+    SessionView,
+    SetCookie,
+    SQLiteStore,
+    Store,
+    current_session,
+    open_async_store,
+    open_store,
+    redirect,
+)
+from typed_sessions.filters import asgi, http_server, wsgi
+from typed_sessions.stores.postgres import AsyncPostgresStore, PostgresStore
+from typed_sessions.stores.redis import AsyncRedisStore, RedisStore
+from typed_sessions.testing import FakeClock, check_async_store, check_store, login
+
+
+def increased(n: int) -> int:
+    return n + 1
+
+
+def access(session: Session, text: str) -> None:
+    assert_type(session.get(visits), int | None)
+    assert_type(session.get(visits, 0), int)
+    assert_type(session.get(visits, text), int | str)
+    assert_type(session.get(names, []), list[str])
+    assert_type(session.get(note), str | None)
+    assert_type(session.get(note, ""), str | None)
+    assert_type(session.pop(visits), int)
+    assert_type(session.pop(visits, 0), int)
+    assert_type(session.pop(visits, None), int | None)
+    assert_type(session.pop(names, []), list[str])
+    assert_type(session.setdefault(cart, Cart), Cart)
+    assert_type(session.setdefault(names, lambda: ["a"]), list[str])
+    assert_type(session.update(visits, increased), int)
+    assert_type(session.update(visits, lambda n: n + 1, default=0), int)
+    assert_type(session.update(cart, lambda c: Cart([*c.items, "x"]), default=Cart()), Cart)
+    assert_type(visits in session, bool)
+    assert_type(iter(session), Iterator[AnyKey])
+    session[visits] = 1
+    session[visits] += 1
+    session[note] = None
+    session[names].append("a")
+    session[cart].items.append("a")
+    session[messages].append("a")
+    session[messages].prepend("a")
+    assert_type(session[messages].remove_where(lambda text: text == "a", first=True), int)
+    session[messages].clear()
+    assert_type(len(session[messages]), int)
+    assert_type([text.upper() for text in session[messages]], list[str])
+    del session[visits]
+    del session[messages]
+
+
+def state(session: Session) -> None:
+    session.require(lambda s: visits in s, error=redirect("/login"))
+    session.require(lambda s: s[visits] > 1, error=(403, []))
+    session.renew()
+    session.renew(overlap=30, clear=True)
+    session.end()
+    assert_type(session.timeout, float | None)
+    session.timeout = None
+    assert_type(session.persistent, bool)
+    session.persistent = True
+    assert_type(session.exists, bool)
+    assert_type(session.created, float)
+    assert_type(session.idle, float)
+    assert_type(session.address, str | None)
+    assert_type(session.clients, Sequence[Client])
+    assert_type(session.handle, str)
+    assert_type(current_session(), Session)
+    assert_type(current_session(None), Session | None)
+
+
+def on_end(end: End) -> None:
+    assert_type(end.session, SessionView)
+    assert_type(end.session.get(visits), int | None)
+
+
+def manager(request: Request) -> None:
+    sessions = SessionManager(SQLiteStore("a.db"), timeout=600, clock=FakeClock())
+    session, finish = sessions.start_check(request, create=True)
+    assert_type(session, Session)
+    assert_type(finish, Finish)
+    assert_type(finish(), list[tuple[str, str]])
+    assert_type(finish.cookies, Sequence[SetCookie])
+    guard = sessions.filter(create=False, check=lambda s: visits in s)
+    assert_type(guard(request), tuple[Session, Finish])
+    assert_type(sessions.get_session(request), SessionView | None)
+    assert_type(sessions.check_session_cookie(request), bool)
+    assert_type(sessions.delete_session(request), list[tuple[str, str]])
+    sessions.commit(session)
+    sessions.refresh(session)
+    assert_type(sessions.on(End, on_end), Callable[[], None])
+    sessions.on(LostUpdate, lambda lost: print(lost.name.upper()))
+    with sessions.edit(session.handle) as edited:
+        assert_type(edited, Session)
+    with sessions.connect("127.0.0.1", lambda: None) as client:
+        assert_type(client, Client)
+    for view in sessions.all():
+        assert_type(view, SessionView)
+    assert_type(sessions.end(session.handle), bool)
+    assert_type(sessions.end_all(lambda view: view.get(visits) == 1, keep=session), int)
+    assert_type(sessions.sweep(), int)
+    assert_type(sessions.save_sessions(Path("a")), int)
+    assert_type(sessions.load_sessions("a"), int)
+    assert_type(login(sessions, {visits: 1}), dict[str, str])
+    sessions.close()
+
+
+async def on_begin(begin: Begin) -> None:
+    assert_type(begin.session, SessionView)
+
+
+async def async_manager(request: Request) -> None:
+    sessions = AsyncSessionManager(AsyncRedisStore("redis://localhost"))
+    session, finish = await sessions.start_check(request)
+    assert_type(session, Session)
+    assert_type(finish, AsyncFinish)
+    assert_type(await finish(), list[tuple[str, str]])
+    guard = sessions.filter()
+    assert_type(await guard(request), tuple[Session, AsyncFinish])
+    assert_type(await sessions.get_session(request), SessionView | None)
+    await sessions.commit(session)
+    await sessions.refresh(session)
+    sessions.on(Begin, on_begin)
+    sessions.on(End, on_end)
+    async with sessions.edit(session.handle) as edited:
+        assert_type(edited, Session)
+    async for view in sessions.all():
+        assert_type(view, SessionView)
+    assert_type(await sessions.end_all(), int)
+    await sessions.aclose()
+
+
+def stores() -> None:
+    for store in (MemoryStore(), SQLiteStore("a.db"), RedisStore("redis://localhost"), PostgresStore("postgresql://localhost")):
+        SessionManager(store)
+        AsyncSessionManager(store)
+        check_store(lambda: store)  # noqa: B023
+    AsyncSessionManager(AsyncPostgresStore("postgresql://localhost"))
+    check_async_store(lambda: AsyncRedisStore("redis://localhost"))
+    assert_type(open_store("memory:"), Store)
+    assert_type(open_async_store("memory:"), Store | AsyncStore)
+    SessionManager(open_store("memory:"))
+    AsyncSessionManager(open_async_store("memory:"))
+
+
+class Handler(http_server.SessionHandler):
+    sessions = SessionManager()
+
+    def do_GET(self) -> None:
+        assert_type(self.session, Session)
+        assert_type(self.session[visits], int)
+
+
+async def app(scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
+    session = await asgi.open_session(scope)
+    assert_type(session, Session)
+    assert_type(session[database].ping(), bool)
+
+
+wrapped: asgi.App = asgi.SessionMiddleware(app, AsyncSessionManager())
+
+
+def wsgi_session(environ: dict[str, object]) -> None:
+    assert_type(wsgi.open_session(environ), Session)
