@@ -7,7 +7,7 @@ import random
 import subprocess
 import sys
 from base64 import urlsafe_b64decode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,32 +20,12 @@ from tests.redis_server import RedisServer
 from tests.stores.history import Added, Ended, Event, Looked, heard, violations
 from tests.stores.records import IDLE, NOW, found, new, use, value_of, write
 from typed_sessions import Key, ListKey, Request, SessionManager, StoreUnavailable, open_store
-from typed_sessions.stores.postgres import PostgresStore
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SECONDS = float(os.environ.get("TOGETHER_SECONDS", "2"))
 KILLS = int(os.environ.get("SERVER_KILLS", "3"))
 PROCESSES = 8
 MORTALS = 40
-
-
-@pytest.fixture(params=["sqlite", "redis", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A shared store, by its URL, with room for a long list."""
-    options = "max_bytes=100000000&deadline=30"
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/sessions.db?{options}"
-        return
-    server = request.getfixturevalue(f"{request.param}_server")
-    mine = f"together_{os.getpid()}"
-    if request.param == "redis":
-        yield f"{server.url}?prefix={mine}&{options}"
-        return
-    store = PostgresStore(server.url, schema=mine)
-    store.create_schema()
-    store.close()
-    yield f"{server.url}?schema={mine}&{options}"
-    server.execute(f"DROP SCHEMA {mine} CASCADE")
 
 
 def sessions_of(manager: SessionManager, count: int) -> list[str]:
@@ -59,14 +39,14 @@ def sessions_of(manager: SessionManager, count: int) -> list[str]:
 
 
 @pytest.mark.parametrize("count", [1, 100])
-def test_eight_processes(url: str, count: int) -> None:
+def test_eight_processes(store_url: str, count: int) -> None:
     """What was acknowledged is there, once, in each process's order; the counter is as long as the list; what has ended is never alive."""
-    manager = SessionManager(open_store(url), timeout=None)
+    manager = SessionManager(open_store(store_url), timeout=None)
     handles, mortals = sessions_of(manager, count), sessions_of(manager, MORTALS)
     program = str(Path(__file__).with_name("together_process.py"))
     running = [
         subprocess.Popen(
-            [sys.executable, "-W", "error", program, url, str(me), str(SECONDS), ",".join(handles), ",".join(mortals)],
+            [sys.executable, "-W", "error", program, store_url, str(me), str(SECONDS), ",".join(handles), ",".join(mortals)],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             text=True,
             stdin=subprocess.PIPE,
