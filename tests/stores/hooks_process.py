@@ -22,9 +22,9 @@ def main(url: str, file: str, seconds: str, action: str, handle: str = "") -> No
 
     manager = SessionManager(open_store(url), clock=lambda: NOW + float(seconds))
     manager.on(End, lambda end: print(f"ended {end.reason}", flush=True))
-    if action != "stranger":
-        stock = Key("stock", str, cleanup_delete=release)
+    stock = None if action == "stranger" else Key("stock", str, cleanup_delete=release)
     if action == "create":
+        assert stock is not None
         session, finish = manager.start_check(Request(headers=(), peer=PEER))
         session[stock] = "released"
         finish()
