@@ -78,6 +78,7 @@ MUST_FAIL: dict[type[stores.Sound], set[str]] = {
     stores.CheckingThenEnding: {"of_ends_at_once_one_wins"},
     stores.CommittingByHalves: {"a_commit_is_all_or_nothing", "a_commit_of_many_parts_is_one"},
     stores.CommittingUnchecked: {
+        "a_list_is_put_back_whole",
         "a_conditional_write_needs_its_revision",
         "a_write_may_need_that_nothing_is_there",
         "a_commit_is_all_or_nothing",
