@@ -14,13 +14,12 @@ from typing import Any, Generic, TypeAlias, TypeVar, final
 
 import msgspec
 
-from ..changes import GONE, Changes, Idle, Outcome, Status, Use
+from ..changes import GONE, Changes, Idle, Outcome, Status, Use, Write
 from ..errors import PolicyError, TooLarge
 from ..record import (
     END_REASONS,
     FIELD,
     FIELD_HEAD,
-    FIELD_LIST,
     PERSISTENT,
     TRANSIENT,
     Element,
@@ -135,9 +134,7 @@ class Verbs:
             [write.base for write in changes.writes.values()],
             [
                 # A whole list is put in the place of what is there, which is removed first.
-                None
-                if write.payload is None or write.flags & FIELD_LIST
-                else FIELD.pack(0, write.version, write.flags)[_REVISION_BYTES:] + write.payload
+                None if write.payload is None or _whole_list(write) is not None else _packed(write)[_REVISION_BYTES:]
                 for write in changes.writes.values()
             ],
             *_list_columns(changes),
@@ -202,11 +199,12 @@ def _columns(fields: Any) -> tuple[list[Any], ...]:
     list_revisions: list[int] = []
     elements: list[tuple[bytes, int, bytes]] = []
     for name, packed in fields.items():
-        revision, _, flags = FIELD.unpack_from(packed)
-        if flags & FIELD_LIST:
+        revision, _, _ = FIELD.unpack_from(packed)
+        found = _elements(packed)
+        if found is not None:
             list_names.append(_name(name))
             list_revisions.append(revision)
-            elements += [(_name(name), one.sequence, _element(one.version, one.flags, one.payload)) for one in unpack_elements(packed)]
+            elements += [(_name(name), one.sequence, _element(one.version, one.flags, one.payload)) for one in found]
         else:
             names.append(_name(name))
             revisions.append(revision)
@@ -227,6 +225,22 @@ def _element(version: int, flags: int, payload: bytes) -> bytes:
     return FIELD.pack(0, version, flags)[_REVISION_BYTES:] + payload
 
 
+def _packed(write: Write) -> bytes:
+    return FIELD.pack(0, write.version, write.flags) + (write.payload or b"")
+
+
+def _whole_list(write: Write) -> list[Element] | None:
+    return None if write.payload is None else _elements(_packed(write))
+
+
+def _elements(packed: bytes) -> list[Element] | None:
+    """The elements of a packed list; None for a single value, and for what says that it is a list and cannot be read: it stays as it is."""
+    try:
+        return unpack_elements(packed)
+    except ValueError:
+        return None
+
+
 def _list_columns(changes: Changes) -> tuple[list[Any], ...]:
     removed: list[tuple[bytes, int]] = []
     added: list[tuple[bytes, int, bytes]] = []
@@ -239,9 +253,10 @@ def _list_columns(changes: Changes) -> tuple[list[Any], ...]:
     whole: list[tuple[bytes, int, bytes]] = []
     lists = dict.fromkeys(map(_name, changes.lists))
     for text, write in changes.writes.items():
-        if write.payload is not None and write.flags & FIELD_LIST:
+        elements = _whole_list(write)
+        if elements is not None:
             lists[_name(text)] = None
-            for element in unpack_elements(FIELD.pack(0, write.version, write.flags) + write.payload):
+            for element in elements:
                 whole.append((_name(text), element.sequence, _element(element.version, element.flags, element.payload)))
     return (
         list(lists),
