@@ -30,6 +30,7 @@ TOOLS = {
     "chromedriver": ("chromedriver",),
     "redis-server": ("redis-server", "valkey-server"),
     "postgres": ("postgres", "/usr/lib/postgresql/*/bin/postgres"),
+    "pgbouncer": ("pgbouncer", "/usr/sbin/pgbouncer"),
 }
 
 settings.register_profile("dev", print_blob=True)

@@ -45,12 +45,16 @@ class PostgresServer:
         store.close()
         self._admin: psycopg.Connection[Any] | None = None
 
+    @property
+    def user(self) -> dict[str, Any]:
+        """As whom the server runs, for `Popen`: not as root."""
+        if self._user is None:
+            return {}
+        return {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []}
+
     def _run(self, command: list[str]) -> subprocess.Popen[Any]:
-        user: dict[str, Any] = {}
-        if self._user is not None:
-            user = {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []}
         silent = subprocess.DEVNULL
-        process: subprocess.Popen[Any] = subprocess.Popen(command, cwd=self._folder, stdout=silent, stderr=silent, **user)
+        process: subprocess.Popen[Any] = subprocess.Popen(command, cwd=self._folder, stdout=silent, stderr=silent, **self.user)
         return process
 
     def start(self) -> None:
