@@ -1,4 +1,4 @@
-"""A real server, stopped and killed again and again while it is used (issue 2, "It must show"; L4, S2).
+"""A real server, stopped and killed again and again while it is used (L4, S2).
 
 What a snapshot promised is there, nothing is torn, and nothing that had ended is back: not a session that was signed out, not the cookie
 of before a renewal, not even when an older snapshot is put back. The client notes what was acknowledged; what was under way when the

@@ -1,4 +1,4 @@
-"""The mistakes people make are caught where they make them, by a message that says what to do (issue 2, "It must show").
+"""The mistakes people make are caught where they make them, by a message that says what to do.
 
 Here those in declaring keys and in using sessions; the others are in test_mistakes_setup.py. What a type checker would have said before
 is passed as Any.

@@ -98,7 +98,7 @@ def test_an_illegal_option(case: Case) -> None:
 
 
 def test_an_illegal_option_changes_nothing() -> None:
-    """All of them or none (issue 2, item 6); and what is refused is not repeated in the message if it could be a key."""
+    """All of them or none; and what is refused is not repeated in the message if it could be a key."""
     manager = SessionManager(timeout=600)
     before = manager.options
     with pytest.raises(PolicyError):

@@ -1,4 +1,4 @@
-"""The ASGI filter, http and lifespan: rules 24 to 28 and issue 2 item 9. WebSockets have a file of their own."""
+"""The ASGI filter, http and lifespan: rules 24 to 28. WebSockets have a file of their own."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ async def _value(site: Site, scope: Scope) -> int:
 
 @in_loop
 async def test_what_changed_is_committed_before_the_headers_leave(site: Site) -> None:
-    """Issue 2 item 9: when the server gets the response's beginning, the store has the value."""
+    """When the server gets the response's beginning, the store has the value."""
     jar = await site.jar()
     seen: list[int] = []
 
@@ -192,7 +192,7 @@ async def test_eager_and_check_open_before_the_application(site: Site) -> None:
 
 @in_loop
 async def test_requests_at_once_have_each_their_own_session(site: Site) -> None:
-    """Issue 2 item 6: tasks that wait for one another in the middle, each with its own `current_session()`."""
+    """Tasks that wait for one another in the middle, each with its own `current_session()`."""
     jars = [await site.jar(n) for n in range(10)]
     all_there = asyncio.Event()
     there: list[Session] = []
@@ -227,7 +227,7 @@ async def test_create_true_and_false(site: Site) -> None:
 @pytest.mark.parametrize("settings", [{}, {"create": True}])
 @in_loop
 async def test_an_exception_commits_nothing(site: Site, settings: dict[str, Any]) -> None:
-    """Issue 2 item 9: neither the changes, nor a session made for this request alone; a cancelled request is no different (R4)."""
+    """Neither the changes, nor a session made for this request alone; a cancelled request is no different (R4)."""
     jar = await site.jar()
     for error in (ZeroDivisionError(), asyncio.CancelledError()):
 
@@ -264,7 +264,7 @@ async def test_a_response_of_500_and_above_is_not_committed(site: Site, status: 
 
 @in_loop
 async def test_rejected_is_answered_wherever_it_is_raised(site: Site) -> None:
-    """Issue 2 item 9: with its status and headers; nothing is committed, and the session stays. After the headers it goes on."""
+    """With its status and headers; nothing is committed, and the session stays. After the headers it goes on."""
     jar = await site.jar()
 
     async def refused(scope: Scope) -> str:
@@ -364,7 +364,7 @@ async def indifferent(_: Scope, __: Receive, ___: Send) -> None:
 @pytest.mark.parametrize("app", [polite, only_http, indifferent])
 @in_loop
 async def test_lifespan_closes_the_manager(app: App, tmp_path: Any) -> None:
-    """Issue 2 item 9: at shutdown, also around an application that knows no lifespan; closing is what saves the sessions."""
+    """At shutdown, also around an application that knows no lifespan; closing is what saves the sessions."""
     site = Site()
     site.sessions.autosave(tmp_path / "sessions")
     await site.jar()

@@ -1,4 +1,4 @@
-"""The ASGI filter around WebSockets: a WebSocket is a client of its session (rules 13, 14, 26, issue 2 item 9)."""
+"""The ASGI filter around WebSockets: a WebSocket is a client of its session (rules 13, 14, 26)."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def test_a_websocket_that_does_not_look_costs_nothing(site: Site) -> None:
 
 @in_loop
 async def test_it_is_committed_when_it_is_accepted(site: Site) -> None:
-    """Issue 2 item 9: the handshake's answer carries the cookies of a new session, and no others."""
+    """The handshake's answer carries the cookies of a new session, and no others."""
 
     def visit(session: Session) -> None:
         session.update(site.visits, lambda n: n + 1, default=0)
@@ -77,7 +77,7 @@ async def test_it_is_committed_when_it_is_accepted(site: Site) -> None:
 
 @in_loop
 async def test_it_is_committed_by_the_managers_commit_and_at_its_end(site: Site) -> None:
-    """Issue 2 item 9: what is said in between is seen by others when the application says so, or when it returns."""
+    """What is said in between is seen by others when the application says so, or when it returns."""
 
     async def answer(session: Session, text: str) -> str:
         session[site.visits] = int(text)
@@ -131,7 +131,7 @@ async def test_what_needs_a_cookie_is_refused_once_it_is_accepted(site: Site) ->
 
 @in_loop
 async def test_a_message_counts_as_use(site: Site) -> None:
-    """Issue 2 item 9: a chat that goes on keeps its session alive, at one trip per granularity; one that is silent does not."""
+    """A chat that goes on keeps its session alive, at one trip per granularity; one that is silent does not."""
     jar = await site.jar()
     async with Socket(site.app(chat(echo)), jar) as socket:
         await socket.accepted()
@@ -147,7 +147,7 @@ async def test_a_message_counts_as_use(site: Site) -> None:
 
 @in_loop
 async def test_the_session_knows_its_websockets() -> None:
-    """Issue 2 item 7: each connection is a client, for as long as it lasts."""
+    """Each connection is a client, for as long as it lasts."""
     site = Site(address_policy=AddressPolicy(match="off"))
 
     async def count(session: Session, _: str) -> int:
@@ -268,7 +268,7 @@ async def test_it_is_closed_for_the_session_after_its_end(site: Site) -> None:
 
 @in_loop
 async def test_an_exception_commits_nothing_more(site: Site) -> None:
-    """Issue 2 item 9: what was committed at accept stays, what came after is dropped."""
+    """What was committed at accept stays, what came after is dropped."""
 
     async def breaks(session: Session, text: str) -> str:
         session[site.visits] = 9

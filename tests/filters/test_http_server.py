@@ -1,4 +1,4 @@
-"""`SessionHandler` over real sockets: rules 13, 14, 24 to 27 and issue 2 items 7 and 9. One TCP connection is one client."""
+"""`SessionHandler` over real sockets: rules 13, 14, 24 to 27. One TCP connection is one client."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_visit_counter_on_one_connection(site: Site) -> None:
 
 
 def test_the_cookies_say_who_it_is_and_never_the_connection(site: Site) -> None:
-    """Issue 2 item 7: a reverse proxy sends the requests of many browsers over one connection."""
+    """A reverse proxy sends the requests of many browsers over one connection."""
     ann, bob = Jar(), Jar()
     with serving(site.handler()) as server, Connection(server) as proxy:
         for jar in (ann, ann, bob):
@@ -59,7 +59,7 @@ def test_the_cookies_say_who_it_is_and_never_the_connection(site: Site) -> None:
 
 
 def test_what_changed_is_committed_before_the_headers_leave(site: Site) -> None:
-    """Issue 2 item 9: who has the answer's beginning finds the value; what changes after that is committed when the handler returns."""
+    """Who has the answer's beginning finds the value; what changes after that is committed when the handler returns."""
     begun, go_on = threading.Event(), threading.Event()
 
     def slow(handler: Handler) -> None:
@@ -195,7 +195,7 @@ def test_ending_while_the_body_streams_closes_the_connection(site: Site) -> None
 
 
 def test_a_proxys_connection_outlives_one_of_its_sessions(site: Site) -> None:
-    """Rule 14, issue 2 item 7: a connection that has carried several sessions is closed by the end of none of them."""
+    """Rule 14: a connection that has carried several sessions is closed by the end of none of them."""
     ann, bob = Jar(), Jar()
     with serving(site.handler()) as server, Connection(server) as proxy:
         proxy.ask("/visit", jar=ann)
@@ -228,7 +228,7 @@ def test_a_connection_is_a_client_until_it_closes(site: Site) -> None:
 
 
 def test_current_session_in_the_handler_and_outside_of_requests(site: Site) -> None:
-    """Issue 2 item 6: `current_session()` is the request's; where no request could be read there is none."""
+    """`current_session()` is the request's; where no request could be read there is none."""
     seen: list[object] = []
 
     def log_message(_: Any, format: str, *args: Any) -> None:

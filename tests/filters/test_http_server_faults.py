@@ -22,7 +22,7 @@ def site() -> Iterator[Site]:
 
 @pytest.mark.parametrize("create", [None, True])
 def test_an_exception_commits_nothing(site: Site, create: bool | None) -> None:
-    """Issue 2 item 9: neither the changes, nor a session made for this request alone."""
+    """Neither the changes, nor a session made for this request alone."""
 
     def broken(handler: Handler) -> None:
         handler.session[site.visits] = 9
@@ -76,7 +76,7 @@ def test_a_response_of_500_and_above_is_not_committed(site: Site, status: int, c
 
 
 def test_rejected_is_answered_wherever_it_is_raised(site: Site) -> None:
-    """Issue 2 item 9: with its status and headers, in the place of what the handler had said so far; nothing is committed."""
+    """With its status and headers, in the place of what the handler had said so far; nothing is committed."""
 
     def refused(handler: Handler) -> None:
         handler.session[site.visits] = 9

@@ -1,4 +1,4 @@
-"""The WSGI filter: PEP 3333 from both sides, rules 24 to 27, and issue 2 item 9."""
+"""The WSGI filter: PEP 3333 from both sides, rules 24 to 27."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_written_session_is_two_trips(site: Site) -> None:
 
 
 def test_what_changed_is_committed_before_the_headers_leave(site: Site) -> None:
-    """Issue 2 item 9: whoever has seen the response's beginning can rely on it."""
+    """Whoever has seen the response's beginning can rely on it."""
     jar = site.jar()
 
     def set_it() -> bytes:
@@ -133,7 +133,7 @@ def test_what_needs_a_cookie_is_refused_once_the_headers_have_left(site: Site, l
 
 
 def test_every_step_of_the_body_runs_in_its_requests_context(site: Site) -> None:
-    """Issue 2 item 6: two bodies interleaved in one thread, each with its own current session; and none between the steps."""
+    """Two bodies interleaved in one thread, each with its own current session; and none between the steps."""
     jars = [site.jar(10), site.jar(20)]
     app = site.app(streams(*[lambda: current_session()[site.visits]] * 3))
     requests = [WSGIRequest(app, environ(jar)) for jar in jars]

@@ -87,7 +87,7 @@ def test_start_response_again_after_an_empty_chunk_keeps_the_cookies(site: Site)
 
 @pytest.mark.parametrize("where", ["call", "body"])
 def test_an_exception_commits_nothing(site: Site, where: str) -> None:
-    """Issue 2 item 9: neither the changes, nor a session made for this request alone."""
+    """Neither the changes, nor a session made for this request alone."""
     jar = site.jar()
 
     def broken() -> str:
@@ -114,7 +114,7 @@ def test_a_response_of_500_and_above_is_not_committed(site: Site, status: str, c
 
 @pytest.mark.parametrize("where", ["call", "body"])
 def test_rejected_is_answered_wherever_it_is_raised(site: Site, where: str) -> None:
-    """Issue 2 item 9: its status, its headers, and the session's; nothing is committed, and the session stays."""
+    """Its status, its headers, and the session's; nothing is committed, and the session stays."""
     jar = site.jar()
 
     def refused() -> str:

@@ -81,7 +81,7 @@ def test_rule_29_a_save_that_fails_is_tried_again(face: Face, tmp_path: Path, ca
 
 
 def test_rule_29_closing_saves(face: Face, tmp_path: Path) -> None:
-    """Issue 2 item 8: a stopped program finds everything again, whatever the interval; without autosave closing saves nothing."""
+    """A stopped program finds everything again, whatever the interval; without autosave closing saves nothing."""
     name = Key("name", str)
     server = Server(face, tmp_path)
     browser = signed_in(face, name)
@@ -96,7 +96,7 @@ def test_rule_29_closing_saves(face: Face, tmp_path: Path) -> None:
 
 
 def test_rule_29_closing_cleans_up_and_then_saves(face: Face, tmp_path: Path) -> None:
-    """Issue 2 item 8: clients closed, `cleanup_no_client` run, then saved: a value that nobody wants to keep is not in the snapshot."""
+    """Clients closed, `cleanup_no_client` run, then saved: a value that nobody wants to keep is not in the snapshot."""
     order: list[str] = []
 
     def keep(value: str) -> bool:

@@ -84,7 +84,7 @@ def test_rule_29_everything_comes_back(face: Face, tmp_path: Path) -> None:
 
 
 def test_rule_29_saving_changes_nothing_in_memory(face: Face, server: Server, name: Key[str]) -> None:
-    """Issue 2 item 8: the same bytes before and after, resident values still there."""
+    """The same bytes before and after, resident values still there."""
     door = Key("door", object, resident=True)
     browser = signed_in(face, name, "ann")
     thing = object()

@@ -1,4 +1,4 @@
-"""Issue 2 item 8: with `SealingKeys` values are sealed in memory and in the file, and nothing else is ever read in their place (X6)."""
+"""With `SealingKeys` values are sealed in memory and in the file, and nothing else is ever read in their place (X6)."""
 
 from __future__ import annotations
 
