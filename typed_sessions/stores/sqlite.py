@@ -46,6 +46,7 @@ _KEEP_IF = "UPDATE session SET record = ?, checksum = ? WHERE locator = ? AND re
 _MOVE = "UPDATE session SET record = ?, checksum = ?, due = ?, fresh = ?, ended = ? WHERE locator = ?"
 _POSTPONE = "UPDATE session SET due = ? WHERE locator = ?"
 _DELETE = "DELETE FROM session WHERE locator = ?"
+_DELETE_DAMAGED = "DELETE FROM session WHERE +locator = ?"  # not by the index, which may be what is damaged, and lead to another row
 _SCAN = "SELECT locator, record, checksum FROM session WHERE locator > ? ORDER BY locator LIMIT ?"
 _ANY_DUE = "SELECT 1 FROM session WHERE due <= ? LIMIT 1"
 _DUE = "SELECT locator, record, checksum FROM session WHERE due <= ? ORDER BY due LIMIT ?"
@@ -107,7 +108,7 @@ class SQLiteStore:
             self._refuse_size(record)
         packed = record.pack()
         locator = record.locator
-        row = (locator, packed, crc32(packed), real(record.due), None if record.flags & REUSED else record.created)
+        row = (locator, packed, _checksum(locator, packed), real(record.due), None if record.flags & REUSED else record.created)
         bound = self._max_sessions
         if bound is None:
             return "created" if self._file.change(_CREATE, row) else "taken"
@@ -174,7 +175,7 @@ class SQLiteStore:
             # What it says is true only if this record is still the one that is stored.
             if outcome.status == "committed" and record is not None and self._fits(record) and not _moves(opened, record):
                 packed = record.pack()
-                if self._file.change(_KEEP_IF, (packed, crc32(packed), locator, opened.packed)):
+                if self._file.change(_KEEP_IF, (packed, _checksum(locator, packed), locator, opened.packed)):
                     return outcome
 
         def work(cursor: Cursor) -> Outcome:
@@ -197,7 +198,7 @@ class SQLiteStore:
             rows = cursor.execute(_READ, (locator,)).fetchall()
             record = _only(locator, rows)
             if record is None and rows:
-                cursor.execute(_DELETE, (locator,))
+                cursor.execute(_DELETE_DAMAGED, (locator,))
             if record is None or record.ending is not None:
                 return None
             return _end(cursor, record, Ending(reason, now, now + lease))
@@ -260,10 +261,15 @@ class SQLiteStore:
         raise TooLarge(f"the session would hold {len(record.fields)} keys; SQLiteStore(max_keys={self._max_keys}) allows no more")
 
 
+def _checksum(locator: bytes, packed: bytes) -> int:
+    """Of a record under its locator: where the index leads to another session's row, that is noticed."""
+    return crc32(packed, crc32(locator))
+
+
 def _unpack(locator: Any, packed: Any, checksum: Any) -> Record | None:
     """The record of a row, or None if the row is damaged, which is reported. Any: see `_Row`."""
     try:
-        if crc32(packed) != checksum:
+        if _checksum(locator, packed) != checksum:
             raise ValueError("the checksum is wrong")
         return Record.unpack(locator, packed)
     except (ValueError, TypeError) as problem:
@@ -284,7 +290,7 @@ def _live(cursor: Cursor, locator: bytes) -> Record | None:
 
 def _keep(cursor: Cursor, record: Record) -> None:
     packed = record.pack()
-    cursor.execute(_KEEP, (packed, crc32(packed), record.locator))
+    cursor.execute(_KEEP, (packed, _checksum(record.locator, packed), record.locator))
 
 
 def _moves(before: Record, after: Record) -> bool:
@@ -297,7 +303,7 @@ def _write(cursor: Cursor, before: Record, after: Record) -> None:
     if _moves(before, after):
         packed = after.pack()
         fresh = None if after.flags & REUSED else after.created
-        cursor.execute(_MOVE, (packed, crc32(packed), real(after.due), fresh, 0, after.locator))
+        cursor.execute(_MOVE, (packed, _checksum(after.locator, packed), real(after.due), fresh, 0, after.locator))
     else:
         _keep(cursor, after)
 
@@ -307,7 +313,7 @@ def _mark(cursor: Cursor, record: Record, ending: Ending) -> Record:
     record = record.copy()
     record.ending = ending
     packed = record.pack()
-    cursor.execute(_MOVE, (packed, crc32(packed), ending.claimed_until, None, 1, record.locator))
+    cursor.execute(_MOVE, (packed, _checksum(record.locator, packed), ending.claimed_until, None, 1, record.locator))
     return record
 
 
@@ -325,7 +331,7 @@ def _look(cursor: Cursor, row: _Row, now: float, lease: float, grace: float) -> 
     """What a sweep does with a row that came due: end it, claim it, drop it, or put right when to look again."""
     record = _unpack(*row)
     if record is None:
-        cursor.execute(_DELETE, row[:1])
+        cursor.execute(_DELETE_DAMAGED, row[:1])
         return None
     ending = record.ending
     if ending is None:
@@ -350,7 +356,7 @@ def _evict(cursor: Cursor, now: float) -> bool:
         return False
     record = _unpack(*row)
     if record is None:
-        cursor.execute(_DELETE, row[:1])
+        cursor.execute(_DELETE_DAMAGED, row[:1])
     else:
         _mark(cursor, record, Ending("evicted", now, 0.0))
     return True
@@ -362,7 +368,7 @@ def _reap(cursor: Cursor, now: float) -> bool:
     for row in cursor.execute(_OVER, (now, _REAP)).fetchall():
         record = _unpack(*row)
         if record is None:
-            cursor.execute(_DELETE, row[:1])
+            cursor.execute(_DELETE_DAMAGED, row[:1])
         elif record.due <= now:
             _mark(cursor, record, Ending(_why(record), now, 0.0))
         else:
