@@ -11,7 +11,9 @@ import logging
 import os
 import threading
 from collections.abc import Sequence
-from typing import Protocol, final, runtime_checkable
+from typing import Protocol, final
+
+from typing_extensions import TypeIs
 
 from .errors import PolicyError, SnapshotDamaged
 from .journal import Entry, Journal, replay
@@ -28,7 +30,6 @@ _AND_GRANULARITY = 1.1
 """A session's granularity is a tenth of its timeout at most."""
 
 
-@runtime_checkable
 class Cuttable(Protocol):
     """A store whose sessions are lost with the process unless somebody saves them."""
 
@@ -177,8 +178,13 @@ def _wait(records: dict[bytes, Record], entry: Entry) -> None:
         logger.error("an end in the journal could not be read; the hooks of the session %s do not run", entry.locator.hex())
 
 
+def _is_cuttable(store: object) -> TypeIs[Cuttable]:
+    # Not a runtime_checkable protocol: since Python 3.12 that overlooks what a wrapper around a store passes on in __getattr__.
+    return callable(getattr(store, "cut", None)) and callable(getattr(store, "restore", None))
+
+
 def keeper_of(store: object, timeout: float | None) -> Keeper:
     """The keeper of a store, if it is one whose sessions have to be kept. Raises `PolicyError` for another."""
-    if isinstance(store, Cuttable):
+    if _is_cuttable(store):
         return Keeper(store, timeout)
     raise PolicyError(f"{store!r} keeps its sessions itself: save_sessions and load_sessions are for MemoryStore")
