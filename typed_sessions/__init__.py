@@ -27,7 +27,7 @@ from .errors import (
 )
 from .events import AddressMismatch, Begin, CommitRefused, End, Event, LostUpdate, ReusedOldId, ValueRefused
 from .exchange import Request, redirect
-from .keys import AnyKey, Key, ListKey
+from .keys import AnyKey, Key, KeyView, ListKey
 from .manager import Finish, SessionManager
 from .options import SessionOptions
 from .policy import CookiePolicy
@@ -36,6 +36,7 @@ from .session import Create, Error, Session, SessionList, SessionView, current_s
 from .stores.base import AsyncStore, Store
 from .stores.memory import MemoryStore
 from .stores.sqlite import SQLiteStore
+from .upgrades import Downgrade, Upgrades
 from .urls import open_async_store, open_store
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "Conflict",
     "CookiePolicy",
     "Create",
+    "Downgrade",
     "DuplicateKeyError",
     "End",
     "Error",
@@ -62,6 +64,7 @@ __all__ = [
     "HeadersSent",
     "Key",
     "KeyTypeError",
+    "KeyView",
     "ListKey",
     "LostUpdate",
     "MemoryStore",
@@ -88,6 +91,7 @@ __all__ = [
     "StoreFull",
     "StoreUnavailable",
     "TooLarge",
+    "Upgrades",
     "ValueRefused",
     "current_session",
     "open_async_store",

@@ -155,13 +155,12 @@ def apply(record: Record, changes: Changes, idle: Idle, now: float) -> Outcome:
     hooked = flags & HOOKED
     for name, write in changes.writes.items():
         before = fields.get(name)
-        if before is None:
-            size += len(name)
-        else:
-            size -= len(before)
+        if before is not None:
+            size -= len(name) + len(before)
         if write.payload is None:
             fields.pop(name, None)
         else:
+            size += len(name)
             fields[name] = packed = FIELD.pack(revision, write.version, write.flags) + write.payload
             size += len(packed)
             hooked |= write.flags & FIELD_HOOKED

@@ -6,7 +6,7 @@ Nothing here knows what a request wanted; rule 13 gives the order of everything.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from .changes import Changes, Outcome
@@ -15,7 +15,7 @@ from .core import SWEEP_STEP, Core
 from .errors import StoreUnavailable
 from .events import End
 from .exchange import Exchange
-from .keys import Key, known_key, somebody_cleans_up
+from .keys import AnyKey, Key, key_of, somebody_cleans_up
 from .record import FIELD_HOOKED, EndReason, Record, field_revision
 from .session import Session, SessionView, carrying
 from .steps import Ask, Plan, Tell, Whole, Work, emit, tell
@@ -87,13 +87,12 @@ def bury(core: Core, record: Record, by: Exchange | None = None, carrier: Client
     stored = core.tracking_of(record, record.address, now)  # what is in `session`, listeners and hooks may have changed
     for view in (tracking, stored):
         view.hold_residents(residents)
-    for name in [*record.fields, *residents]:
-        key = known_key(name)
+    for key in _keys_of([*record.fields, *residents]):
         if isinstance(key, Key) and key.has_hooks:
             yield from _clean(core, session, key, stored)
     if record.hooked:
         hooked = [name for name, packed in record.fields.items() if packed[_FLAGS_AT] & FIELD_HOOKED]
-        left = [name for name in hooked if known_key(name) is None and now < ending.at + core.options.reap_grace]
+        left = [name for name in hooked if key_of(name) is None and now < ending.at + core.options.reap_grace]
         yield Ask(core.store.clear, (record.locator, [name for name in record.fields if name not in left] if left else None))
     tracking.closed = True
     for client in core.clients.ended(record.locator):
@@ -110,11 +109,15 @@ def clean_late(core: Core, record: Record, residents: Mapping[str, object]) -> P
     for view in (tracking, stored):
         view.hold_residents(residents)
     tracking.discarding = True
-    for name in residents:
-        key = known_key(name)
+    for key in _keys_of(residents):
         if isinstance(key, Key) and key.has_hooks:
             yield from _clean(core, Session(tracking), key, stored)
     tracking.closed = True
+
+
+def _keys_of(names: Iterable[str]) -> list[AnyKey]:
+    """The keys of stored names, each once: a renamed key's value may be stored under two."""
+    return list(dict.fromkeys(key for name in names if (key := key_of(name)) is not None))
 
 
 def _clean(core: Core, session: Session, key: Key[Any], stored: Tracking) -> Plan[None]:
@@ -159,14 +162,13 @@ def _last_client_left(core: Core, locator: bytes) -> Plan[None]:
     session = Session(tracking)
     values = core.tracking_of(record, record.address, now)  # what is in `session`, hooks may change
     dropped: list[str] = []
-    for name in [*record.fields, *residents]:
-        key = known_key(name)
+    for key in _keys_of([*record.fields, *residents]):
         if isinstance(key, Key) and key.cleanup_no_client is not None and values.slot(key).present:
             value = values.slot(key).value
             if not (yield from tell(core, session, key.cleanup_no_client, value, f"cleanup_no_client of {key!r}", True)):
-                dropped.append(name)
-                if name in residents:
-                    core.residents.remove(locator, name, value)
+                dropped += [key.name] if key.was is None else [key.name, key.was]
+                if key.name in residents:
+                    core.residents.remove(locator, key.name, value)
     tracking.closed = True
     # Only the very values that the hooks have seen: a request that came meanwhile may have set others.
     while stored := {name: record.fields[name] for name in dropped if name in record.fields}:

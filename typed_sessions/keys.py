@@ -6,7 +6,6 @@ It knows how one value is declared, encoded and brought forward; not sessions, s
 from __future__ import annotations
 
 import inspect
-import sys
 import threading
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
@@ -15,10 +14,12 @@ from typing import Any, Final, Generic, Literal, NoReturn, TypeAlias, TypeVar, c
 from typing_extensions import TypeForm, override
 
 from .codecs import DecodeRefused, HookedCodec, TypedCodec
+from .declared import caller, hook_name
 from .errors import DuplicateKeyError, KeyTypeError
-from .record import FIELD_HOOKED, pack_field
+from .upgrades import Downgrade, Upgrades
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 MAX_NAME = 64
 """The longest name of a key, in characters."""
@@ -31,8 +32,17 @@ NoClient: TypeAlias = Callable[[T], Awaitable[bool] | bool]
 _missing: Final = object()
 
 
+class KeyView(Generic[T_co]):
+    """A key as reading takes it: that of a `list[str]` will do where an `Iterable[str]` is wanted. Writing takes the `Key`.
+
+    Without it mypy refuses `sorted(session[names])`: it takes the type that is wanted for the key's, which is invariant.
+    """
+
+    __slots__ = ()
+
+
 @final
-class Key(Generic[T]):
+class Key(KeyView[T]):
     """The key of one value of type `T` in every session.
 
     Three kinds:
@@ -43,7 +53,10 @@ class Key(Generic[T]):
 
     `cleanup_no_client(value)` runs when the session's last client leaves and when it ends, and says whether to keep the value;
     `cleanup_delete(value)` runs at the end, if that said True (rule 13; OCaml's `new_key`). `version` and
-    `upgrade(old, version)` bring values of older code forward when they are read (rule 4). `merge(base, mine, theirs)` makes
+    `upgrade` bring values of older code forward when they are read (rule 4): a function `upgrade(old, version)` of what was encoded,
+    or a chain of typed ones, `Upgrades(OldType, to_the_next)`. `was="old_name"` goes on with the values of a key that was renamed, and
+    keeps both names up to date until the code that knows the old one is gone, and with it `was=`; `downgrade=Downgrade(OldType, back)`
+    gives that code a value that it can read. `merge(base, mine, theirs)` makes
     one of two changes in place (rule 7). `deterministic=True` promises that `save` gives equal bytes for equal values, so that
     changes in place of a hooked value are noticed (rule 5).
 
@@ -54,30 +67,35 @@ class Key(Generic[T]):
         "cleanup_delete",
         "cleanup_no_client",
         "codec",
+        "direct",
+        "downgrade",
         "has_hooks",
         "immutable",
         "kind",
         "merge",
         "name",
-        "plain_head",
         "signature",
         "upgrade",
         "version",
+        "was",
         "where",
     )
 
     name: str
+    was: str | None
     kind: Literal["typed", "hooked", "resident"]
     codec: Codec[T] | None
     version: int
-    upgrade: Callable[[Any, int], T] | None  # Any: builtins of whatever type the older code had
+    upgrade: Callable[[Any, int], T] | Upgrades[T] | None  # Any: builtins of whatever type the older code had
+    downgrade: Downgrade[T] | None
     merge: Callable[[T, T, T], T] | None
     cleanup_delete: Delete[T] | None
     cleanup_no_client: NoClient[T] | None
     has_hooks: bool
     immutable: bool
-    plain_head: bytes
-    """How a stored field begins, after its revision, that can be decoded as it is: this version, hooks or not, and no seal."""
+    """No value of it can be changed in place."""
+    direct: bool
+    """Immutable, and stored under one name: what is read of it needs no second look."""
     where: str
     signature: tuple[object, ...]
 
@@ -89,7 +107,9 @@ class Key(Generic[T]):
         /,
         *,
         version: int = 1,
-        upgrade: Callable[[Any, int], T] | None = None,  # Any: builtins of whatever type the older code had
+        upgrade: Callable[[Any, int], T] | Upgrades[T] | None = None,  # Any: builtins of whatever type the older code had
+        was: str | None = None,
+        downgrade: Downgrade[T] | None = None,
         merge: Callable[[T, T, T], T] | None = None,
         cleanup_delete: Delete[T] | None = None,
         cleanup_no_client: NoClient[T] | None = None,
@@ -114,7 +134,9 @@ class Key(Generic[T]):
         save: Callable[[T], bytes],
         load: Callable[[bytes], T],
         version: int = 1,
-        upgrade: Callable[[bytes, int], T] | None = None,
+        upgrade: Callable[[bytes, int], T] | Upgrades[T] | None = None,
+        was: str | None = None,
+        downgrade: Downgrade[T] | None = None,
         merge: Callable[[T, T, T], T] | None = None,
         deterministic: bool = False,
         cleanup_delete: Delete[T] | None = None,
@@ -130,13 +152,15 @@ class Key(Generic[T]):
         load: Callable[[bytes], T] | None = None,
         resident: bool = False,
         version: int = 1,
-        upgrade: Callable[[Any, int], T] | None = None,  # Any: see the overloads
+        upgrade: Callable[[Any, int], T] | Upgrades[T] | None = None,  # Any: see the overloads
+        was: str | None = None,
+        downgrade: Downgrade[T] | None = None,
         merge: Callable[[T, T, T], T] | None = None,
         deterministic: bool = False,
         cleanup_delete: Delete[T] | None = None,
         cleanup_no_client: NoClient[T] | None = None,
     ) -> None:
-        where = _caller()
+        where = caller()
         codec: Codec[T] | None
         kind: Literal["typed", "hooked", "resident"]
         if save is not None or load is not None:
@@ -145,9 +169,9 @@ class Key(Generic[T]):
                 _refuse(name, where, "give either a type or save= and load=, not both")
             if save is None or load is None:
                 _refuse(name, where, f"save= and load= come together; {'save' if save is None else 'load'}= is missing")
-            for hook_name, hook in (("save", save), ("load", load)):
+            for option, hook in (("save", save), ("load", load)):
                 if not callable(hook):
-                    _refuse(name, where, f"{hook_name}= must be a function, not {hook!r}")
+                    _refuse(name, where, f"{option}= must be a function, not {hook!r}")
             codec = HookedCodec(save, load, deterministic)
         elif type is _missing:
             _refuse(
@@ -166,37 +190,49 @@ class Key(Generic[T]):
                 raise KeyTypeError(f'Key("{name}") declared at {where}: {problem}') from problem
         if kind != "hooked" and deterministic:
             _refuse(name, where, "deterministic= goes with save= and load=")
-        if kind == "resident" and (upgrade is not None or merge is not None or version != 1):
-            _refuse(name, where, "a resident value is never stored: version=, upgrade= and merge= do not apply to it")
-        for hook_name, other in (
-            ("upgrade", upgrade),
+        if kind == "resident" and (upgrade is not None or merge is not None or was is not None or version != 1):
+            _refuse(name, where, "a resident value is never stored: version=, upgrade=, was= and merge= do not apply to it")
+        chain = upgrade if isinstance(upgrade, Upgrades) else None
+        for option, other in (
+            ("upgrade", None if chain else upgrade),
             ("merge", merge),
             ("cleanup_delete", cleanup_delete),
             ("cleanup_no_client", cleanup_no_client),
         ):
             if other is not None and not callable(other):
-                _refuse(name, where, f"{hook_name}= must be a function, not {other!r}")
-            if hook_name in ("upgrade", "merge") and inspect.iscoroutinefunction(other):
-                _refuse(name, where, f"{hook_name}= must be a plain function: it runs while a value is read, which never waits")
+                _refuse(name, where, f"{option}= must be a function, not {other!r}")
+            if option in ("upgrade", "merge") and inspect.iscoroutinefunction(other):
+                _refuse(name, where, f"{option}= must be a plain function: it runs while a value is read, which never waits")
         _check_name_and_version(name, version, where)
+        if was is not None:
+            _check_name_and_version(was, version, where, "was=")
+            if was == name:
+                _refuse(name, where, "was= is the name that the key had before, not the one it has")
+        if downgrade is not None and was is None:
+            _refuse(name, where, "downgrade= is for code that knows the key by another name: give was= with it")
+        if chain is not None and chain.version != version:
+            _refuse(name, where, f"version={version}, and {chain!r} leads to version {chain.version}: give version={chain.version}")
         if upgrade is not None and version == 1:
             _refuse(name, where, "upgrade= brings older versions forward: give version=2 or more with it")
 
         set_ = object.__setattr__
         set_(self, "name", name)
+        set_(self, "was", was)
         set_(self, "kind", kind)
         set_(self, "codec", codec)
         set_(self, "version", version)
         set_(self, "upgrade", upgrade)
+        set_(self, "downgrade", downgrade)
         set_(self, "merge", merge)
         set_(self, "cleanup_delete", cleanup_delete)
         set_(self, "cleanup_no_client", cleanup_no_client)
         set_(self, "has_hooks", cleanup_delete is not None or cleanup_no_client is not None)
         set_(self, "immutable", codec is not None and not codec.mutable)
-        set_(self, "plain_head", pack_field(0, version, FIELD_HOOKED if self.has_hooks else 0, b"")[4:])
+        set_(self, "direct", self.immutable and was is None)
         set_(self, "where", where)
-        hooks = (save, load, upgrade, merge, cleanup_delete, cleanup_no_client)
-        set_(self, "signature", (kind, "" if type is _missing else _type_name(type), version, *map(_hook_name, hooks), _file(where)))
+        hooks = (*map(hook_name, (save, load, merge, cleanup_delete, cleanup_no_client)), chain.signature if chain else hook_name(upgrade))
+        back = None if downgrade is None else downgrade.signature
+        set_(self, "signature", (kind, "" if type is _missing else _type_name(type), version, was, back, *hooks, _file(where)))
         _register(self)
 
     @override
@@ -216,12 +252,17 @@ class Key(Generic[T]):
             return codec.decode(payload)
         if version > self.version:
             raise DecodeRefused(f"stored as version {version}, and this code knows version {self.version} at most")
-        if self.upgrade is None:
+        upgrade = self.upgrade
+        if upgrade is None:
             raise DecodeRefused(f"stored as version {version}; the key is of version {self.version} and has no upgrade=")
-        old = codec.builtins(payload)
         try:
-            value = self.upgrade(old, version)
+            if isinstance(upgrade, Upgrades):
+                value: T = upgrade.bring_forward(payload, version)
+            else:
+                value = upgrade(codec.builtins(payload), version)
             codec.accept(value)
+        except DecodeRefused as problem:
+            raise DecodeRefused(f"stored as version {version}: {problem}") from problem
         except Exception as problem:
             raise DecodeRefused(f"upgrade from version {version}: {type(problem).__name__}: {problem}") from problem
         return value
@@ -244,7 +285,7 @@ class ListKey(Generic[T]):
     signature: tuple[object, ...]
 
     def __init__(self, name: str, type: TypeForm[T], /, *, version: int = 1) -> None:
-        where = _caller()
+        where = caller()
         try:
             codec = TypedCodec(type)
         except KeyTypeError as problem:
@@ -277,12 +318,24 @@ AnyKey: TypeAlias = Key[Any] | ListKey[Any]  # Any: of whatever type; for what o
 """A key of either sort, for what only looks a name up or removes."""
 
 _registry: dict[str, AnyKey] = {}
+_renamed: dict[str, Key[Any]] = {}  # Any: as above
+"""By the name that a key had before (`was=`)."""
 _registry_lock = threading.Lock()
 
 
 def known_key(name: str) -> AnyKey | None:
     """The key that this process has declared under a name."""
     return _registry.get(name)
+
+
+def key_of(stored_name: str) -> AnyKey | None:
+    """The key of a stored field: the one of that name, or the one that had it before."""
+    return _registry.get(stored_name) or _renamed.get(stored_name)
+
+
+def known_keys() -> list[AnyKey]:
+    """All keys that this process has declared."""
+    return list(_registry.values())
 
 
 def somebody_cleans_up() -> bool:
@@ -294,35 +347,43 @@ def somebody_cleans_up() -> bool:
 def isolated_keys() -> Generator[None]:
     """For tests: keys declared inside are forgotten at the end, so that another test can use their names."""
     with _registry_lock:
-        before = dict(_registry)
+        before, renamed_before = dict(_registry), dict(_renamed)
     try:
         yield
     finally:
         with _registry_lock:
             _registry.clear()
             _registry.update(before)
+            _renamed.clear()
+            _renamed.update(renamed_before)
 
 
 def _register(key: AnyKey) -> None:
+    was = key.was if isinstance(key, Key) else None
     with _registry_lock:
-        earlier = _registry.get(key.name)
-        if earlier is not None and earlier.signature != key.signature:
-            raise DuplicateKeyError(
-                f"the name {key.name!r} is taken: declared at {earlier.where} as {_describe(earlier)}, "
-                f"and again at {key.where} as {_describe(key)}; two keys of one name could read each other's values, so rename one"
-            )
+        for name in (key.name, was):
+            earlier = None if name is None else key_of(name)
+            if earlier is not None and (earlier.name, earlier.signature) != (key.name, key.signature):
+                raise DuplicateKeyError(
+                    f"the name {name!r} is taken: declared at {earlier.where} as {_describe(earlier)}, "
+                    f"and again at {key.where} as {_describe(key)}; two keys of one name could read each other's values, so rename one"
+                )
         # The same declaration again is a reload: the newer object's hooks are the ones to run.
         _registry[key.name] = key
+        if isinstance(key, Key) and was is not None:
+            _renamed[was] = key
 
 
 def _describe(key: AnyKey) -> str:
     kind = "a list" if isinstance(key, ListKey) else f"a {key.kind} key"
-    return f"{kind} of {key.signature[1]}, version {key.version}" if key.signature[1] else f"{kind}, version {key.version}"
+    of = f" of {key.signature[1]}" if key.signature[1] else ""
+    was = f", {key.name!r} that was {key.was!r}" if isinstance(key, Key) and key.was is not None else ""
+    return f"{kind}{of}, version {key.version}{was}"
 
 
-def _check_name_and_version(name: str, version: int, where: str) -> None:
+def _check_name_and_version(name: str, version: int, where: str, option: str = "") -> None:
     if type(name) is not str or not name or len(name) > MAX_NAME or not name.isprintable():
-        raise KeyTypeError(f"Key({name!r}) declared at {where}: a name is 1 to {MAX_NAME} printable characters")
+        raise KeyTypeError(f"Key({option}{name!r}) declared at {where}: a name is 1 to {MAX_NAME} printable characters")
     if type(version) is not int or not 1 <= version <= MAX_VERSION:
         raise KeyTypeError(f'Key("{name}", version={version!r}) declared at {where}: a version is a whole number, 1 to {MAX_VERSION}')
 
@@ -331,23 +392,9 @@ def _refuse(name: object, where: str, why: str) -> NoReturn:
     raise KeyTypeError(f"Key({name!r}) declared at {where}: {why}")
 
 
-def _caller() -> str:
-    # Key[int]("n", ...) comes through typing's alias, which is not where the key was declared.
-    frame = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]  # the documented way to a caller's line without its source
-    while frame.f_back is not None and frame.f_globals.get("__name__") in ("typing", "typing_extensions"):
-        frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
-
-
 def _file(where: str) -> str:
     return where.rpartition(":")[0]
 
 
 def _type_name(type_: object) -> str:
     return f"{type_.__module__}.{type_.__qualname__}" if isinstance(type_, type) and not hasattr(type_, "__args__") else repr(type_)
-
-
-def _hook_name(hook: object) -> str | None:
-    if hook is None:
-        return None
-    return f"{getattr(hook, '__module__', '')}.{getattr(hook, '__qualname__', type(hook).__qualname__)}"

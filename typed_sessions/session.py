@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from .clients import Client
 from .errors import Headers, KeyTypeError, NoSession, Rejected
-from .keys import AnyKey, Key, ListKey, known_key
+from .keys import AnyKey, Key, KeyView, ListKey, known_key
 from .residents import ABSENT
 from .tracking import Tracking
 
@@ -87,10 +87,10 @@ class SessionView(msgspec.Struct, eq=False):
     _tracking: Tracking
 
     @overload
-    def __getitem__(self, key: Key[T], /) -> T: ...
+    def __getitem__(self, key: KeyView[T], /) -> T: ...
     @overload
     def __getitem__(self, key: ListKey[T], /) -> Sequence[T]: ...
-    def __getitem__(self, key: Key[T] | ListKey[T], /) -> T | Sequence[T]:
+    def __getitem__(self, key: KeyView[Any] | ListKey[Any], /) -> object:  # Any: see the overloads
         """The value. KeyError if there is none, or none that is a `T` (rule 1); a list may be empty."""
         if isinstance(key, ListKey):
             return SessionList(self._tracking, key)
@@ -100,7 +100,7 @@ class SessionView(msgspec.Struct, eq=False):
             _explain(key)
             raise
         if value is not ABSENT:
-            return cast("T", value)
+            return value
         raise KeyError(key)
 
     def __contains__(self, key: AnyKey, /) -> bool:
@@ -113,12 +113,12 @@ class SessionView(msgspec.Struct, eq=False):
             raise
 
     @overload
-    def get(self, key: Key[T], /) -> T | None: ...
+    def get(self, key: KeyView[T], /) -> T | None: ...
     @overload
     def get(self, key: Key[T], /, default: T) -> T: ...
     @overload
-    def get(self, key: Key[T], /, default: D) -> T | D: ...
-    def get(self, key: Key[Any], /, default: object = None) -> object:
+    def get(self, key: KeyView[T], /, default: D) -> T | D: ...
+    def get(self, key: Any, /, default: object = None) -> object:  # Any: see the overloads
         """The value, or `default`, which is not stored."""
         try:
             value: object = self._tracking.read(key)
@@ -179,11 +179,11 @@ class Session(SessionView, eq=False):
     """Reading and writing a session during one request. `renew` and `end` take effect at the commit, like every change."""
 
     @overload
-    def __getitem__(self, key: Key[T], /) -> T: ...
+    def __getitem__(self, key: KeyView[T], /) -> T: ...
     @overload
     def __getitem__(self, key: ListKey[T], /) -> SessionList[T]: ...
     @override
-    def __getitem__(self, key: Key[T] | ListKey[T], /) -> T | SessionList[T]:
+    def __getitem__(self, key: KeyView[Any] | ListKey[Any], /) -> Any:  # Any: see the overloads
         """The value. KeyError if there is none, or none that is a `T` (rule 1); a list may be empty."""
         if isinstance(key, ListKey):
             return SessionList(self._tracking, key)
@@ -193,7 +193,7 @@ class Session(SessionView, eq=False):
             _explain(key)
             raise
         if value is not ABSENT:
-            return cast("T", value)
+            return value
         raise KeyError(key)
 
     def __setitem__(self, key: Key[T], value: T, /) -> None:
@@ -211,12 +211,12 @@ class Session(SessionView, eq=False):
         self._tracking.delete(key)
 
     @overload
-    def pop(self, key: Key[T], /) -> T: ...
+    def pop(self, key: KeyView[T], /) -> T: ...
     @overload
     def pop(self, key: Key[T], /, default: T) -> T: ...
     @overload
-    def pop(self, key: Key[T], /, default: D) -> T | D: ...
-    def pop(self, key: Key[Any], /, default: object = ABSENT) -> object:
+    def pop(self, key: KeyView[T], /, default: D) -> T | D: ...
+    def pop(self, key: Any, /, default: object = ABSENT) -> object:  # Any: see the overloads
         """Remove the value and return it; without one, `default`, or KeyError."""
         _explain(key)
         slot = self._tracking.slot(key)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, final
 from .changes import Changes, ListChange, Write
 from .codecs import TypedCodec
 from .errors import KeyTypeError
-from .keys import ListKey
-from .record import FIELD, FIELD_HOOKED, FIELD_SEALED, Record, field_revision
+from .keys import Key, ListKey
+from .record import FIELD, FIELD_HOOKED, FIELD_SEALED, FIELD_TWIN, Record, field_revision
 from .residents import ABSENT, ResidentChange
-from .view import Item, ListSlot, Slot, View
+from .view import Item, ListSlot, Slot, View, logger
 
 
 @final
@@ -45,7 +45,6 @@ class Tracking(View, eq=False):
         """
         writes: dict[str, Write] = {}
         residents = False
-        seal = self.around.seal
         for name, slot in self.slots.items():
             key, mode = slot.key, slot.mode
             codec = key.codec
@@ -72,9 +71,12 @@ class Tracking(View, eq=False):
             else:
                 payload = None
             flags = FIELD_HOOKED if key.has_hooks else 0
-            if seal is not None and payload is not None:
-                payload, flags = seal.seal(self._locator(locator), name, payload), flags | FIELD_SEALED
-            writes[name] = Write(payload, key.version, flags, base)
+            if key.was is not None:
+                old = self._for_older_code(slot, payload)
+                if old is not None:
+                    flags |= FIELD_TWIN
+                    writes[key.was] = self._write(key.was, *old, flags, None if base is None else slot.was_base, locator)
+            writes[name] = self._write(name, payload, key.version, flags, base, locator)
         lists = self._list_changes(locator) if self.lists else None
         if not (writes or lists or residents or self.flagged):
             return None
@@ -89,6 +91,23 @@ class Tracking(View, eq=False):
             changes.persistent, changes.set_persistent = self.persistent, self.persistent_set
         return changes
 
+    def _for_older_code(self, slot: Slot, payload: bytes | None) -> tuple[bytes | None, int] | None:
+        """Payload and version for the name that the key had before; None if what is there has to stay."""
+        key = slot.key
+        if key.downgrade is None or payload is None:
+            return payload, key.version
+        try:
+            return key.downgrade.take_back(slot.value), key.downgrade.version
+        except Exception:  # a user's function may raise anything
+            logger.exception("%r: %r raised; code that knows the key as %r keeps the value that it had", key, key.downgrade, key.was)
+            return None
+
+    def _write(self, name: str, payload: bytes | None, version: int, flags: int, base: int | None, locator: bytes | None) -> Write:
+        seal = self.around.seal
+        if seal is not None and payload is not None:
+            payload, flags = seal.seal(self._locator(locator), name, payload), flags | FIELD_SEALED
+        return Write(payload, version, flags, base)
+
     def first_fields(self) -> tuple[dict[str, bytes], int] | None:
         """The fields of a session that is about to be created, and their bytes in all, if values were assigned that cannot be changed in
         place, and nothing else was done; None otherwise: then it is for `changes`. Only for a manager that seals nothing.
@@ -99,7 +118,7 @@ class Tracking(View, eq=False):
         size = 0
         for name, slot in self.slots.items():
             key, payload = slot.key, slot.encoded
-            if slot.mode != "assigned" or payload is None or not key.immutable or key.has_hooks:
+            if slot.mode != "assigned" or payload is None or not key.direct or key.has_hooks:
                 return None
             fields[name] = packed = FIELD.pack(1, key.version, 0) + payload
             size += len(name) + len(packed)
@@ -160,12 +179,10 @@ class Tracking(View, eq=False):
             codec = key.codec
             if codec is None or not (slot.mode == "updated" or slot.in_place):
                 continue
-            packed = current.fields.get(key.name)
-            if field_revision(packed) == slot.base:
+            if self._bases(key, current) == (slot.base, slot.was_base):
                 continue
             theirs = Slot(key)
-            if packed is not None:
-                self._decode(theirs, packed, current.locator)
+            self._look(theirs, current)
             if slot.in_place:
                 if key.merge is not None and theirs.present and slot.stored is not None:
                     slot.value = key.merge(key.load(slot.stored, slot.version), slot.value, theirs.value)
@@ -184,17 +201,21 @@ class Tracking(View, eq=False):
                 # There is nothing left to update, and no default: the other request's removal stands.
                 slot.present, slot.mode, slot.value, slot.functions = False, "read", None, ()
                 lost.append(key.name)
-            slot.base, slot.stored, slot.version = theirs.base, theirs.stored, theirs.version
+            slot.base, slot.was_base, slot.stored, slot.version = theirs.base, theirs.was_base, theirs.stored, theirs.version
         return lost
+
+    @staticmethod
+    def _bases(key: Key[Any], record: Record) -> tuple[int, int]:
+        fields = record.fields
+        return field_revision(fields.get(key.name)), 0 if key.was is None else field_revision(fields.get(key.was))
 
     def committed(self, record: Record, residents: Mapping[str, object]) -> None:
         """Take over what is stored now: the next change in this request starts from it."""
         self.record = record
-        fields = record.fields
         slots: dict[str, Slot] = {}
         for name, slot in self.slots.items():
             key = slot.key
-            if key.immutable and not slot.refused:
+            if key.direct and not slot.refused:
                 # Nobody can change it behind our back: it needs no looking at any more.
                 if slot.present:
                     self.values[name] = slot.value
@@ -207,9 +228,8 @@ class Tracking(View, eq=False):
                     value = residents.get(name, ABSENT)
                     slot.present, slot.value = value is not ABSENT, None if value is ABSENT else value
             elif slot.mode != "read" or slot.in_place:
-                packed = fields.get(name)
-                slot.base = field_revision(packed)
-                slot.stored = None if packed is None else slot.encoded
+                slot.base, slot.was_base = self._bases(key, record)
+                slot.stored = slot.encoded if name in record.fields else None
                 slot.version = key.version
             else:
                 continue

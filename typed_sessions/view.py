@@ -23,8 +23,9 @@ import msgspec
 from .clients import Client
 from .codecs import DecodeRefused
 from .errors import HeadersSent, KeyTypeError, PolicyError, Rejected, SessionClosed, SessionEnded
-from .keys import AnyKey, Key, ListKey, known_key
-from .record import FIELD_HEAD, FIELD_LIST, FIELD_SEALED, Record, unpack_elements, unpack_field
+from .keys import AnyKey, Key, ListKey, key_of, known_key
+from .record import FIELD_HEAD, FIELD_LIST, FIELD_SEALED, Record, field_revision, unpack_elements, unpack_field
+from .renamed import holder
 from .residents import ABSENT
 from .sealing import SealingKeys
 
@@ -60,6 +61,8 @@ class Slot(msgspec.Struct, eq=False):
     present: bool = False
     value: Any = None
     base: int = 0
+    was_base: int = 0
+    """Of the field under the name that the key had before."""
     stored: bytes | None = None
     version: int = 0
     refused: bool = False
@@ -126,7 +129,7 @@ class View(msgspec.Struct, eq=False):
 
     # -------------------------------------------------------------- reading
 
-    def read(self, key: Key[Any]) -> Any:
+    def read(self, key: Any) -> Any:  # Any: a KeyView, which is always a Key
         """The value of a key, or `ABSENT`. Decoded at the first look."""
         if self.closed:
             self.refuse_closed()
@@ -134,7 +137,7 @@ class View(msgspec.Struct, eq=False):
         slot = self.slots.get(name)
         if slot is not None:
             return slot.value if slot.present else ABSENT
-        if key.immutable:
+        if key.direct:
             value = self.values.get(name, self)
             if value is not self:
                 return value
@@ -176,9 +179,7 @@ class View(msgspec.Struct, eq=False):
             slot.present = value is not ABSENT
             slot.value = value if slot.present else None
             return slot
-        packed = record.fields.get(key.name)
-        if packed is not None:
-            self._decode(slot, packed, record.locator)
+        self._look(slot, record)
         return slot
 
     def hold_residents(self, values: Mapping[str, object]) -> None:
@@ -188,14 +189,24 @@ class View(msgspec.Struct, eq=False):
             if isinstance(key, Key) and key.codec is None and name not in self.slots:
                 self.slots[name] = Slot(key, present=True, value=value)
 
-    def _decode(self, slot: Slot, packed: bytes, locator: bytes) -> None:
-        key = slot.key
+    def _look(self, slot: Slot, record: Record) -> None:
+        """Fill a slot with what a record holds for its key."""
+        key, fields = slot.key, record.fields
+        name: str | None = key.name
+        if key.was is not None:
+            slot.base, slot.was_base = field_revision(fields.get(key.name)), field_revision(fields.get(key.was))
+            name = holder(fields, key.name, key.was)
+        packed = None if name is None else fields.get(name)
+        if name is None or packed is None:
+            return
         field = unpack_field(packed)
-        slot.base, slot.version = field.revision, field.version
+        if key.was is None:
+            slot.base = field.revision
+        slot.version = field.version
         try:
             if field.flags & FIELD_LIST:
                 raise DecodeRefused("stored as a list, not as a single value")
-            payload = self._unsealed(key.name, field.flags, field.payload, locator)
+            payload = self._unsealed(name, field.flags, field.payload, record.locator)
             slot.value = key.load(payload, field.version)
             slot.stored = payload
             slot.present = True
@@ -259,7 +270,7 @@ class View(msgspec.Struct, eq=False):
             self.refuse_closed()
         names: dict[str, None] = {}
         if self.record is not None and not self.clear:
-            names.update(dict.fromkeys(self.record.fields))
+            names.update(dict.fromkeys(key.name for name in self.record.fields if (key := key_of(name)) is not None))
             names.update(dict.fromkeys(self.around.residents_of(self.record.locator)))
         names.update(dict.fromkeys(self.slots))
         names.update(dict.fromkeys(self.lists or ()))

@@ -6,10 +6,26 @@ from __future__ import annotations
 
 import json
 
-from tests.typing.shapes import Cart, Connection, Photo, cart, messages, names, note, photo, user, visits
-from typed_sessions import AsyncSessionManager, End, Key, ListKey, Request, Session, SessionManager, SessionView, open_store
+from tests.typing.shapes import Cart, Connection, Photo, cart, messages, names, note, photo, to_names, user, visits
+from typed_sessions import (
+    AsyncSessionManager,
+    Downgrade,
+    End,
+    Key,
+    ListKey,
+    Request,
+    Session,
+    SessionManager,
+    SessionView,
+    Upgrades,
+    open_store,
+)
 from typed_sessions.filters import asgi
 from typed_sessions.stores.redis import AsyncRedisStore
+
+
+def increased(n: int) -> int:
+    return n + 1
 
 
 def on_visit(visit: int) -> None: ...
@@ -37,6 +53,14 @@ def declarations() -> None:
     Key("keeps_nothing", int, cleanup_no_client=on_visit)  # type: ignore
     Key("merge_of_one", int, merge=lambda one: one)  # type: ignore
     Key("misspelt", int, clean_up=on_visit)  # type: ignore
+    Key("was_a_number", int, was=1)  # type: ignore
+    Key[Cart]("of_other_chains", Cart, version=2, upgrade=Upgrades(list[str], len))  # type: ignore
+    Key("downgrade_of_another", Cart, was="earlier", downgrade=Downgrade(int, increased))  # type: ignore
+    Upgrades(int, to_names)  # type: ignore
+    Upgrades(list[str], Cart).then(list[str], Cart)  # type: ignore
+    Upgrades(list[str], Cart).then(Cart, increased)  # type: ignore
+    Upgrades(list[str], Cart).then(Cart)  # type: ignore
+    Downgrade(str, 5)  # type: ignore
 
 
 def variance() -> None:

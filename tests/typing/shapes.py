@@ -12,7 +12,7 @@ import attrs
 import msgspec
 from typing_extensions import assert_type
 
-from typed_sessions import Key, ListKey, Session, SessionList, SessionView
+from typed_sessions import Downgrade, Key, ListKey, Session, SessionList, SessionView, Upgrades
 
 
 @dataclass
@@ -68,6 +68,18 @@ def from_bytes(data: bytes) -> Photo:
     return Photo(data)
 
 
+def of_counts(old: dict[str, int]) -> list[str]:
+    return [*old]
+
+
+def from_json(data: bytes) -> list[str]:
+    return data.decode().split()
+
+
+def to_names(cart: Cart) -> list[str]:
+    return cart.items
+
+
 def release(cart: Cart) -> None: ...
 
 
@@ -82,6 +94,7 @@ visits = Key("visits", int)
 ratio = Key("ratio", float)
 note = Key("note", str | None)
 names = Key("names", list[str])
+numbers = Key("numbers", list[int])
 counts = Key("counts", dict[str, int])
 pair = Key("pair", tuple[int, str])
 tags = Key("tags", frozenset[str])
@@ -102,6 +115,12 @@ photo_2 = Key("photo_2", save=to_bytes, load=from_bytes)
 text = Key("text", save=str.encode, load=bytes.decode)
 of_lambdas = Key[int]("of_lambdas", save=lambda n: str(n).encode(), load=lambda b: int(b))
 database = Key("database", Connection, resident=True, cleanup_no_client=keep)
+renamed = Key("renamed", Cart, was="cart_before")
+older = Upgrades(dict[str, int], of_counts).then(list[str], Cart)
+upgraded = Key("upgraded", Cart, version=3, upgrade=older)
+upgraded_2 = Key("upgraded_2", Cart, version=2, upgrade=Upgrades(Cart, load=from_json))
+upgraded_3 = Key("upgraded_3", int | None, version=2, upgrade=lambda old, version: int(old))
+downgraded = Key("downgraded", Cart, was="names_before", downgrade=Downgrade(list[str], to_names))
 messages = ListKey("messages", str)
 users = ListKey("users", User)
 
@@ -130,6 +149,13 @@ def declared() -> None:
     assert_type(photo_2, Key[Photo])
     assert_type(of_lambdas, Key[int])
     assert_type(database, Key[Connection])
+    assert_type(renamed, Key[Cart])
+    assert_type(older, Upgrades[Cart])
+    assert_type(Upgrades(int, str), Upgrades[str])
+    assert_type(upgraded, Key[Cart])
+    assert_type(upgraded_2, Key[Cart])
+    assert_type(upgraded_3, Key[int | None])
+    assert_type(downgraded, Key[Cart])
     assert_type(messages, ListKey[str])
     assert_type(users, ListKey[User])
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from typing_extensions import assert_type
 
-from tests.typing.shapes import Cart, cart, database, messages, names, note, visits
+from tests.typing.shapes import Cart, cart, counts, database, messages, names, note, numbers, visits
 from typed_sessions import (
     AnyKey,
     AsyncFinish,
@@ -57,6 +57,13 @@ def access(session: Session, text: str) -> None:
     assert_type(session.update(visits, increased), int)
     assert_type(session.update(visits, lambda n: n + 1, default=0), int)
     assert_type(session.update(cart, lambda c: Cart([*c.items, "x"]), default=Cart()), Cart)
+    assert_type(sorted(session[names]), list[str])
+    assert_type(", ".join(session[names]), str)
+    assert_type(list(enumerate(session.get(names, []))), list[tuple[int, str]])
+    assert_type(sum(session.pop(numbers)), int)
+    wider: Sequence[str] = session[names]
+    mapping: Mapping[str, int] = session[counts]
+    assert_type(wider[0] + str(mapping["a"]), str)
     assert_type(visits in session, bool)
     assert_type(iter(session), Iterator[AnyKey])
     session[visits] = 1
