@@ -50,7 +50,7 @@ LAYERS = (
     "stores.redis_wire",
     "stores.*",
     "urls",
-    "reseal progress",
+    "reseal survey progress",
     "conformance",
     "conformance.report",
     "conformance.subject conformance.model",

@@ -218,7 +218,7 @@ def test_the_command(file: Path, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text(f"{NEW.hex()}\n{OLD.hex()}\n")
     url = f"sqlite:///{file}"
-    with command("--store", url, "--keys-file", keys) as run:
+    with command("--store", url, "--sealing-keys", keys) as run:
         said, errors = run.communicate(timeout=60)
     assert (run.returncode, errors) == (0, "")
     assert f"{url}: looked at 100 sessions" in said
@@ -241,9 +241,9 @@ def test_the_command(file: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "environment", "words"),
     [
-        ((), {}, "no sealing keys: give --keys-file FILE, or set TYPED_SESSIONS_SEALING_KEYS"),
+        ((), {}, "no sealing keys: give --sealing-keys FILE, or set TYPED_SESSIONS_SEALING_KEYS"),
         ((), {"TYPED_SESSIONS_SEALING_KEYS": "sesame"}, "sealing key 0: expected 32 bytes in hexadecimal or base64"),
-        (("--keys-file", "/nowhere"), {}, "--keys-file /nowhere"),
+        (("--sealing-keys", "/nowhere"), {}, "--sealing-keys /nowhere"),
         (("--after", "there"), {"TYPED_SESSIONS_SEALING_KEYS": OLD.hex()}, "--after"),
     ],
 )

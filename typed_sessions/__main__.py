@@ -18,7 +18,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.command == "reseal":
         from .tools import reseal_store
 
-        return reseal_store(arguments.store, arguments.keys_file, seal_plain=arguments.seal_plain, after=arguments.after)
+        return reseal_store(arguments.store, arguments.sealing_keys, seal_plain=arguments.seal_plain, after=arguments.after)
+    if arguments.command == "check":
+        from .tools import check_store
+
+        return check_store(arguments.store, arguments.keys, arguments.sealing_keys, read_plain=arguments.read_plain)
     try:
         from .demo.server import CannotServe, serve
 
@@ -66,13 +70,28 @@ def _parser() -> argparse.ArgumentParser:
     )
     reseal.add_argument("--store", metavar="URL", required=True, help="sqlite:///FILE, redis://HOST, postgresql://HOST/DATABASE, ...")
     reseal.add_argument(
-        "--keys-file",
+        "--sealing-keys",
         type=Path,
         metavar="FILE",
         help="the keys, newest first, each 32 bytes in hex or base64 on a line (default: the variable TYPED_SESSIONS_SEALING_KEYS)",
     )
     reseal.add_argument("--seal-plain", action="store_true", help="also seal values that are not sealed")
     reseal.add_argument("--after", metavar="PLACE", help="go on where an earlier run was stopped, as it said")
+    check = commands.add_parser(
+        "check",
+        help="tell what the keys of a program would make of what is in a store",
+        description="Decode every value of a live store with the keys of your modules, and count what would be read, upgraded, carried "
+        "through or dropped. Nothing is changed. The exit status is 1 if anything would be dropped.",
+    )
+    check.add_argument("--store", metavar="URL", required=True, help="sqlite:///FILE, redis://HOST, postgresql://HOST/DATABASE, ...")
+    check.add_argument("--keys", metavar="MODULE", nargs="+", required=True, help="the modules that declare the keys, as in an import")
+    check.add_argument(
+        "--sealing-keys",
+        type=Path,
+        metavar="FILE",
+        help="the keys that values are sealed with, as for reseal (default: the variable TYPED_SESSIONS_SEALING_KEYS, if it is set)",
+    )
+    check.add_argument("--read-plain", action="store_true", help="with sealing keys: values that are not sealed are read as well")
     return parser
 
 

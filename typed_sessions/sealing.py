@@ -86,6 +86,18 @@ class SealingKeys:
         return f"<SealingKeys, {len(self._keys)} keys>"
 
 
+def unsealed(seal: SealingKeys | None, locator: bytes, name: str, value: bytes, is_sealed: bool) -> bytes:
+    """A stored value as its key's codec made it. Raises `DecodeRefused` if `seal`, or having none, does not open it."""
+    if is_sealed:
+        if seal is None:
+            raise DecodeRefused("it is sealed, and this manager has no seal=")
+        return seal.open(locator, name, value)
+    if seal is not None and not seal.read_plain:
+        # Otherwise whoever can write to the store could plant a plain value (X6).
+        raise DecodeRefused("it is not sealed; SealingKeys(..., read_plain=True) reads such values while a store is being sealed")
+    return value
+
+
 def _id(key: bytes) -> bytes:
     return sha256(b"typed_sessions sealing key" + key).digest()[:_ID_BYTES]
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from .clock import steady_clock
-from .errors import PolicyError, StoreUnavailable
+from .errors import PolicyError, SessionError, StoreUnavailable
+from .keys import known_keys
 from .progress import Progress
 from .reseal import Resealed, reseal
 from .sealing import KEY_BYTES, SealingKeys
-from .urls import open_store, shown_url
+from .survey import FATES, Survey, survey
+from .urls import open_existing_store, shown_url
 
 KEYS_VARIABLE = "TYPED_SESSIONS_SEALING_KEYS"
 
@@ -26,12 +30,12 @@ def sealing_keys(file: Path | None, *, read_plain: bool) -> SealingKeys:
         try:
             text = file.read_text("ascii")
         except (OSError, UnicodeDecodeError) as problem:
-            raise PolicyError(f"--keys-file {file}: {problem}") from None
+            raise PolicyError(f"--sealing-keys {file}: {problem}") from None
     else:
         text = os.environ.get(KEYS_VARIABLE, "")
         if not text.strip():
             raise PolicyError(
-                f"no sealing keys: give --keys-file FILE, or set {KEYS_VARIABLE}; 32 bytes each, in hex or base64, newest first"
+                f"no sealing keys: give --sealing-keys FILE, or set {KEYS_VARIABLE}; 32 bytes each, in hex or base64, newest first"
             )
     return SealingKeys([_key(number, word) for number, word in enumerate(text.split())], read_plain=read_plain)
 
@@ -61,7 +65,7 @@ def reseal_store(url: str, keys_file: Path | None, *, seal_plain: bool, after: s
     try:
         keys = sealing_keys(keys_file, read_plain=seal_plain)
         place = None if after is None else _place(after)
-        store = open_store(url)
+        store = open_existing_store(url)
     except PolicyError as problem:
         print(f"typed-sessions reseal: {problem}", file=sys.stderr)
         return 2
@@ -90,3 +94,60 @@ def reseal_store(url: str, keys_file: Path | None, *, seal_plain: bool, after: s
         print(f"Stopped before the end; go on with --after {done.place.hex()}" if done.place else "Stopped; begin again")
         return 130
     return 1 if done.plain or done.refused or done.busy else 0
+
+
+def check_store(url: str, modules: Sequence[str], keys_file: Path | None, *, read_plain: bool) -> int:
+    """`typed-sessions check`: 0 if the keys of the modules read everything, 1 if something would be dropped, 2 if it could not be told,
+    130 if it was stopped."""
+    progress = Progress(sys.stderr)
+    found = Survey()
+    try:
+        seal = sealing_keys(keys_file, read_plain=read_plain) if keys_file is not None or os.environ.get(KEYS_VARIABLE) else None
+        _import(modules)
+        store = open_existing_store(url)
+    except PolicyError as problem:
+        print(f"typed-sessions check: {problem}", file=sys.stderr)
+        return 2
+    status = 0
+    try:
+        for found in survey(store, seal, steady_clock()):
+            progress.show(found.place, f"{found.sessions} sessions")
+    except KeyboardInterrupt:
+        status = 130
+    except StoreUnavailable as problem:
+        progress.close()
+        print(f"typed-sessions check: {problem}", file=sys.stderr)
+        status = 2
+    progress.close()
+    store.close()
+    print(f"{shown_url(url)}: looked at {found.sessions} sessions{'' if status == 0 else ', and stopped before the end'}")
+    _print_table(found)
+    return status or (1 if found.dropped else 0)
+
+
+def _import(modules: Sequence[str]) -> None:
+    """Import what declares the keys, as a program started in this folder would. Raises `PolicyError`."""
+    sys.path.insert(0, os.getcwd())
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except SessionError as problem:
+            raise PolicyError(f"--keys {module}: {problem}") from problem
+        except Exception as problem:  # whatever a user's module does
+            hint = "; give the name of a module, as in an import" if "/" in module or module.endswith(".py") else ""
+            raise PolicyError(f"--keys {module} cannot be imported: {type(problem).__name__}: {problem}{hint}") from problem
+    if not known_keys():
+        raise PolicyError(f"--keys {' '.join(modules)}: no key is declared there")
+
+
+def _print_table(found: Survey) -> None:
+    heads = ["stored name", "version", "as it is", "upgraded", "carried through", "dropped", "copy"]
+    rows = [heads]
+    for kind, counts in sorted(found.values.items(), key=lambda item: (item[0].name or item[0].stored_name, item[0])):
+        shown = kind.stored_name if kind.name in (None, kind.stored_name) else f"{kind.stored_name} (now {kind.name})"
+        rows.append([shown, str(kind.version), *(str(counts[fate] or "-") for fate in FATES)])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
+    for row in rows:
+        print("  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]).rstrip())
+    for kind, why in sorted(found.reasons.items()):
+        print(f"dropped: {kind.stored_name!r}, version {kind.version}: {why}")

@@ -98,6 +98,16 @@ def _embedded(kind: str, place: str, options: dict[str, Any]) -> Store:
     return MemoryStore(**options) if kind == "memory" else SQLiteStore(place, **options)
 
 
+def open_existing_store(url: str) -> Store:
+    """`open_store` for commands that look after a store: a slip of the pen must not make a new one. Raises `PolicyError`."""
+    kind, place, _ = _parsed(url)
+    if kind == "memory":
+        raise PolicyError("a store's URL: memory: is in another process, and cannot be reached from here")
+    if kind == "sqlite" and not os.path.exists(place):
+        raise PolicyError(f"a store's URL: {shown_url(url)}: there is no file {place}")
+    return open_store(url)
+
+
 def _parsed(url: object) -> tuple[str, str, dict[str, Any]]:
     """Which store, its place (a path, or a URL for the driver), and its options. Any: each has a type of its own; the store checks it."""
     if not isinstance(url, str):

@@ -27,7 +27,7 @@ from .keys import AnyKey, Key, ListKey, key_of, known_key
 from .record import FIELD_HEAD, FIELD_LIST, FIELD_SEALED, Record, field_revision, unpack_elements, unpack_field
 from .renamed import holder
 from .residents import ABSENT
-from .sealing import SealingKeys
+from .sealing import SealingKeys, unsealed
 
 logger: logging.Logger = logging.getLogger("typed_sessions")
 
@@ -206,24 +206,13 @@ class View(msgspec.Struct, eq=False):
         try:
             if field.flags & FIELD_LIST:
                 raise DecodeRefused("stored as a list, not as a single value")
-            payload = self._unsealed(name, field.flags, field.payload, record.locator)
+            payload = unsealed(self.around.seal, record.locator, name, field.payload, bool(field.flags & FIELD_SEALED))
             slot.value = key.load(payload, field.version)
             slot.stored = payload
             slot.present = True
         except DecodeRefused as problem:
             slot.refused = True
             self._report(key, str(problem))
-
-    def _unsealed(self, name: str, flags: int, payload: bytes, locator: bytes) -> bytes:
-        seal = self.around.seal
-        if flags & FIELD_SEALED:
-            if seal is None:
-                raise DecodeRefused("it is sealed, and this manager has no seal=")
-            return seal.open(locator, name, payload)
-        if seal is not None and not seal.read_plain:
-            # Otherwise whoever can write to the store could plant a plain value (X6).
-            raise DecodeRefused("it is not sealed; SealingKeys(..., read_plain=True) reads such values while a store is being sealed")
-        return payload
 
     def _report(self, key: AnyKey, why: str) -> None:
         logger.warning("a stored value of %r was refused and counts as absent: %s", key, why)
@@ -258,7 +247,8 @@ class View(msgspec.Struct, eq=False):
             if element.sequence in slot.removed:
                 continue
             try:
-                payload = self._unsealed(key.name, element.flags, element.payload, record.locator)
+                sealed = bool(element.flags & FIELD_SEALED)
+                payload = unsealed(self.around.seal, record.locator, key.name, element.payload, sealed)
                 slot.items.append(Item(key.load(payload, element.version), element.sequence, payload, False))
             except DecodeRefused as problem:
                 slot.refused.append(element.sequence)

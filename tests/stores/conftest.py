@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from typed_sessions.stores.postgres import PostgresStore
+
+_names = itertools.count()
 
 
 @pytest.fixture(params=["sqlite", "redis", "postgres"])
@@ -19,7 +22,7 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         yield f"sqlite:///{tmp_path}/sessions.db?{options}"
         return
     server = request.getfixturevalue(f"{request.param}_server")
-    mine = f"together_{os.getpid()}"
+    mine = f"together_{os.getpid()}_{next(_names)}"
     if request.param == "redis":
         yield f"{server.url}?prefix={mine}&{options}"
         return
