@@ -9,13 +9,12 @@ import dataclasses
 import datetime as dt
 import enum
 import itertools
-import operator
 import socket
 import uuid
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from functools import reduce
-from typing import Any, Generic, Literal, NamedTuple, Optional, TypedDict, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Optional, TypedDict, TypeVar, Union, cast
 
 import msgspec
 from hypothesis import strategies as st
@@ -65,7 +64,11 @@ def of_class(cls: type, also: Callable[[Any], bool] = lambda value: True) -> Cal
 
 def _no_fold(times: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     """`fold` has no place in RFC 3339, and equal times may differ in it."""
-    return times.map(lambda time: time.replace(fold=0))
+
+    def without(time: Any) -> Any:
+        return time.replace(fold=0)
+
+    return times.map(without)
 
 
 _text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -87,13 +90,19 @@ SCALARS: list[Drawn] = [
     Drawn(Literal["x", "y"], st.sampled_from(["x", "y"]), of_class(str, {"x", "y"}.__contains__)),
     Drawn(Literal[1, 2], st.sampled_from([1, 2]), of_class(int, {1, 2}.__contains__)),
 ]
-NOTHING = Drawn(None, st.none(), lambda value: value is None)
+NOTHING = Drawn(None, st.none(), of_class(type(None)))
 
 _numbers = itertools.count()
 
 
-of_fields: Any = NamedTuple
-"""Called with fields that are not known before the test runs."""
+# Called with fields that are not known before the test runs, which type checkers do not allow.
+MAKERS: dict[str, Callable[[str, dict[str, Any]], Any]] = {
+    "typeddict": cast("Any", TypedDict),
+    "namedtuple": lambda name, forms: cast("Any", NamedTuple)(name, [*forms.items()]),
+    "struct": lambda name, forms: msgspec.defstruct(name, [*forms.items()]),
+    "dataclass": lambda name, forms: dataclasses.make_dataclass(name, [*forms.items()]),
+    "frozen": lambda name, forms: dataclasses.make_dataclass(name, [*forms.items()], frozen=True),
+}
 
 
 def _record(kind: str, fields: dict[str, Drawn]) -> Drawn:
@@ -101,14 +110,7 @@ def _record(kind: str, fields: dict[str, Drawn]) -> Drawn:
     name = f"{kind.title()}{next(_numbers)}"
     forms = {field: one.form for field, one in fields.items()}
     values = {field: one.values for field, one in fields.items()}
-    make: Any = {
-        "typeddict": TypedDict,
-        "namedtuple": lambda name, forms: of_fields(name, [*forms.items()]),
-        "struct": lambda name, forms: msgspec.defstruct(name, [*forms.items()]),
-        "dataclass": lambda name, forms: dataclasses.make_dataclass(name, [*forms.items()]),
-        "frozen": lambda name, forms: dataclasses.make_dataclass(name, [*forms.items()], frozen=True),
-    }[kind]
-    cls = make(name, forms)
+    cls = MAKERS[kind](name, forms)
     if kind == "typeddict":
 
         def holds_items(value: Any) -> bool:
@@ -166,14 +168,20 @@ def _pair(one: Drawn, other: Drawn) -> Drawn:
 
 
 def _union(members: list[Drawn]) -> Drawn:
-    form = reduce(operator.or_, (of(Optional, None) if one is NOTHING else one.form for one in members))  # None | None is no type
-    return Drawn(form, st.one_of([one.values for one in members]), lambda value: any(one.holds(value) for one in members))
+    form: Any = members[0].form
+    for one in members[1:]:
+        form = of(Union, form, one.form)
+
+    def holds(value: object) -> bool:
+        return any(one.holds(value) for one in members)
+
+    return Drawn(form, st.one_of([one.values for one in members]), holds)
 
 
 def _within(inner: st.SearchStrategy[Drawn]) -> st.SearchStrategy[Drawn]:
     """Types that have one of the inner ones in them."""
     fields = st.dictionaries(st.sampled_from(["a", "b", "c"]), inner, min_size=1, max_size=3)
-    kinds = st.sampled_from(["dataclass", "frozen", "struct", "namedtuple", "typeddict"])
+    kinds = st.sampled_from([*MAKERS])
     return st.one_of(
         inner.map(lambda one: Drawn(of(list, one.form), st.lists(one.values, max_size=3), of_class(list, _each(one)))),
         inner.map(lambda one: Drawn(of(tuple, one.form, ...), st.lists(one.values, max_size=3).map(tuple), of_class(tuple, _each(one)))),
@@ -207,7 +215,8 @@ NOT_CARRIED: list[Any] = [socket.socket, complex, Plain, memoryview, range, type
 
 
 def _with_inside(bad: Any) -> st.SearchStrategy[tuple[Any, Drawn]]:
-    itself = st.just(Drawn(bad, st.nothing(), lambda value: False))
+    no_values: st.SearchStrategy[Any] = st.nothing()  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]  # it is of none
+    itself = st.just(Drawn(bad, no_values, of_class(Plain)))
     once = _within(itself)
     return st.tuples(st.just(bad), itself | once | _within(once))
 
@@ -231,11 +240,11 @@ def spelled(value: object, *, allowing: bool = False) -> object:
         return spelled(part, allowing=allowing)
 
     if isinstance(value, dict):
-        return kind, frozenset((inside(key), inside(item)) for key, item in value.items())
+        return kind, frozenset((inside(key), inside(item)) for key, item in cast("dict[object, object]", value).items())
     if isinstance(value, (set, frozenset)):
-        return kind, frozenset(map(inside, value))
+        return kind, frozenset(map(inside, cast("set[object]", value)))
     if isinstance(value, (list, tuple)):
-        return kind, tuple(map(inside, value))
+        return kind, tuple(map(inside, cast("list[object]", value)))
     if dataclasses.is_dataclass(value):
         return kind, tuple(inside(getattr(value, field.name)) for field in dataclasses.fields(value))
     if isinstance(value, msgspec.Struct):

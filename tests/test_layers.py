@@ -72,6 +72,8 @@ LAYERS = (
     "manager",
     "aio",
     "filters",
+    "filters.asgi filters.http_server filters.wsgi",
+    "filters.decorators filters.bottle",
     "filters.*",
     "__init__",
     "testing",
@@ -87,9 +89,12 @@ REQUIRED = {"cryptography", "msgspec", "typing_extensions"}
 
 # Everything else that is not in the standard library is optional, and imported in these modules only.
 LEAVES = {
-    "_typeshed": {"filters.wsgi"},  # of the type checkers: there is nothing to install
+    "_typeshed": {"filters.bottle", "filters.wsgi"},  # of the type checkers: there is nothing to install
     "redis": {"stores.redis"},
     "hiredis": {"stores.redis", "stores.redis_wire"},  # which redis[hiredis] brings
+    "bottle": {"filters.bottle"},
+    "fastapi": {"filters.fastapi"},
+    "starlette": {"filters.fastapi"},  # which fastapi brings
     "hypothesis": {"conformance.machine"},
     "psycopg": {"stores.postgres"},
 }

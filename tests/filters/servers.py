@@ -173,8 +173,13 @@ class ASGIRequest:
 
     def __init__(self) -> None:
         self.sent: list[Message] = []
+        self._asked = False
 
     async def receive(self) -> dict[str, Any]:
+        """The whole request at once; after it nothing comes, for the client stays connected."""
+        if self._asked:
+            await asyncio.get_running_loop().create_future()
+        self._asked = True
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def send(self, message: Message) -> None:

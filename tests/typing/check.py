@@ -4,7 +4,8 @@
 2. Each line of `mistakes.py` is refused by each of them, seen in a copy without the ignores.
 3. An ignore on a good line is reported by each of them, seen in a copy of `shapes.py`: so the ignores of `mistakes.py` prove something.
 4. `pyright --verifytypes` knows the type of everything that is public.
-5. The table in the README is what they say; `--write` writes it there.
+5. The stubs say what the installed libraries do (`mypy.stubtest`).
+6. The table in the README is what they say; `--write` writes it there.
 
 Prints the matrix of shapes and mistakes by checker. The exit status is 0 only if all of it is as wanted.
 """
@@ -188,6 +189,15 @@ def main(arguments: list[str]) -> int:
         [complete] = re.findall(r"Type completeness score: ([\d.]+)%", output)
         print(f"\npublic names whose type is known: {complete} %")
         if complete != "100":
+            wrong.append(output)
+
+    for stub in sorted(path.name for path in (ROOT / "stubs").iterdir() if path.is_dir()):
+        output = run(
+            ROOT, sys.executable, "-m", "mypy.stubtest", stub, "--ignore-missing-stub", environment={**os.environ, "MYPYPATH": "stubs"}
+        )
+        said_last = output.strip().splitlines()[-1]
+        print(f"stubs/{stub}: {said_last}")
+        if not said_last.startswith("Success"):
             wrong.append(output)
 
     readme = ROOT / "README.md"

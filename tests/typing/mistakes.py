@@ -21,6 +21,9 @@ from typed_sessions import (
     open_store,
 )
 from typed_sessions.filters import asgi
+from typed_sessions.filters.bottle import SessionPlugin
+from typed_sessions.filters.decorators import from_session, with_session
+from typed_sessions.filters.fastapi import FromSession
 from typed_sessions.stores.redis import AsyncRedisStore
 
 
@@ -129,3 +132,27 @@ async def unawaited(app: asgi.App, scope: asgi.Scope, request: Request) -> None:
     session[visits]  # type: ignore
     _, finish = await AsyncSessionManager().start_check(request)
     finish()[0]  # type: ignore
+
+
+@with_session  # type: ignore
+def takes_no_session(environ: dict[str, object]) -> None: ...
+
+
+@from_session(visits)  # type: ignore
+def takes_another_type(environ: dict[str, object], count: str) -> None: ...
+
+
+@from_session(cart, make=list)  # type: ignore
+def made_of_another_type(environ: dict[str, object], found: Cart) -> None: ...
+
+
+@from_session(visits)
+def counts_visits(environ: dict[str, object], count: int, page: int) -> None: ...
+
+
+def decorated(environ: dict[str, object]) -> None:
+    counts_visits(environ, 1, 2)  # type: ignore
+    counts_visits(environ, "one")  # type: ignore
+    FromSession("cart")  # type: ignore
+    FromSession(cart, make=int)  # type: ignore
+    SessionPlugin(AsyncSessionManager())  # type: ignore

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typing_extensions import assert_type
 
@@ -21,6 +22,7 @@ from typed_sessions import (
     MemoryStore,
     Request,
     Session,
+    SessionList,
     SessionManager,
     SessionView,
     SetCookie,
@@ -32,9 +34,15 @@ from typed_sessions import (
     redirect,
 )
 from typed_sessions.filters import asgi, http_server, wsgi
+from typed_sessions.filters.bottle import SessionPlugin
+from typed_sessions.filters.decorators import from_session, with_session
+from typed_sessions.filters.fastapi import CurrentSession, FromSession, request_session
 from typed_sessions.stores.postgres import AsyncPostgresStore, PostgresStore
 from typed_sessions.stores.redis import AsyncRedisStore, RedisStore
 from typed_sessions.testing import FakeClock, check_async_store, check_store, login
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 
 def increased(n: int) -> int:
@@ -194,3 +202,50 @@ wrapped: asgi.App = asgi.SessionMiddleware(app, AsyncSessionManager())
 
 def wsgi_session(environ: dict[str, object]) -> None:
     assert_type(wsgi.open_session(environ), Session)
+
+
+@with_session
+def wsgi_page(environ: WSGIEnvironment, session: Session, start_response: StartResponse) -> Iterable[bytes]:
+    assert_type(session[visits], int)
+    return []
+
+
+@from_session(visits, default="none")
+def wsgi_counter(environ: WSGIEnvironment, count: int | str, start_response: StartResponse) -> Iterable[bytes]:
+    return [str(count).encode()]
+
+
+@from_session(cart, make=Cart)
+@from_session(messages)
+async def endpoint(request: wsgi.EnvironReader, said: SessionList[str], found: Cart, page: int, *, quiet: bool = False) -> str:
+    return said[0] + found.items[page]
+
+
+class Decorated(http_server.SessionHandler):
+    @with_session
+    def do_GET(self, session: Session) -> None: ...
+
+    @from_session(note)
+    def do_POST(self, text: str | None) -> None: ...
+
+
+def decorated(environ: WSGIEnvironment, start_response: StartResponse, request: wsgi.EnvironReader, handler: Decorated) -> None:
+    assert_type(wsgi_page(environ, start_response), Iterable[bytes])
+    assert_type(wsgi_counter(environ, start_response=start_response), Iterable[bytes])
+    answer: Awaitable[str] = endpoint(request, 1, quiet=True)
+    print(answer)
+    assert_type(handler.do_GET(), None)
+    assert_type(handler.do_POST(), None)
+
+
+async def fastapi_handler(session: CurrentSession, found: Annotated[Cart, FromSession(cart, make=Cart)]) -> Cart:
+    assert_type(session, Session)
+    assert_type(await request_session(connection()), Session)
+    assert_type(found, Cart)
+    return found
+
+
+def connection() -> Any: ...  # Any: one of Starlette's
+
+
+plugin = SessionPlugin(SessionManager(), keyword="visitor", create=False)
