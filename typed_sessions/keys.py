@@ -30,6 +30,7 @@ Delete: TypeAlias = Callable[[T], Awaitable[None] | None]
 NoClient: TypeAlias = Callable[[T], Awaitable[bool] | bool]
 
 _missing: Final = object()
+_PLAIN: Final = "must be a plain function: it runs while a value is read, which never waits"
 
 
 class KeyView(Generic[T_co]):
@@ -192,28 +193,23 @@ class Key(KeyView[T]):
             _refuse(name, where, "deterministic= goes with save= and load=")
         if kind == "resident" and (upgrade is not None or merge is not None or was is not None or version != 1):
             _refuse(name, where, "a resident value is never stored: version=, upgrade=, was= and merge= do not apply to it")
-        chain = upgrade if isinstance(upgrade, Upgrades) else None
         for option, other in (
-            ("upgrade", None if chain else upgrade),
             ("merge", merge),
             ("cleanup_delete", cleanup_delete),
             ("cleanup_no_client", cleanup_no_client),
         ):
             if other is not None and not callable(other):
                 _refuse(name, where, f"{option}= must be a function, not {other!r}")
-            if option in ("upgrade", "merge") and inspect.iscoroutinefunction(other):
-                _refuse(name, where, f"{option}= must be a plain function: it runs while a value is read, which never waits")
+        if inspect.iscoroutinefunction(merge):
+            _refuse(name, where, f"merge= {_PLAIN}")
         _check_name_and_version(name, version, where)
+        _check_upgrade(name, where, upgrade, version)
         if was is not None:
             _check_name_and_version(was, version, where, "was=")
             if was == name:
                 _refuse(name, where, "was= is the name that the key had before, not the one it has")
         if downgrade is not None and was is None:
             _refuse(name, where, "downgrade= is for code that knows the key by another name: give was= with it")
-        if chain is not None and chain.version != version:
-            _refuse(name, where, f"version={version}, and {chain!r} leads to version {chain.version}: give version={chain.version}")
-        if upgrade is not None and version == 1:
-            _refuse(name, where, "upgrade= brings older versions forward: give version=2 or more with it")
 
         set_ = object.__setattr__
         set_(self, "name", name)
@@ -230,7 +226,7 @@ class Key(KeyView[T]):
         set_(self, "immutable", codec is not None and not codec.mutable)
         set_(self, "direct", self.immutable and was is None)
         set_(self, "where", where)
-        hooks = (*map(hook_name, (save, load, merge, cleanup_delete, cleanup_no_client)), chain.signature if chain else hook_name(upgrade))
+        hooks = (*map(hook_name, (save, load, merge, cleanup_delete, cleanup_no_client)), _upgrade_name(upgrade))
         back = None if downgrade is None else downgrade.signature
         set_(self, "signature", (kind, "" if type is _missing else _type_name(type), version, was, back, *hooks, _file(where)))
         _register(self)
@@ -250,22 +246,7 @@ class Key(KeyView[T]):
             raise DecodeRefused(f"{self!r} is resident: nothing of it is ever stored")
         if version == self.version:
             return codec.decode(payload)
-        if version > self.version:
-            raise DecodeRefused(f"stored as version {version}, and this code knows version {self.version} at most")
-        upgrade = self.upgrade
-        if upgrade is None:
-            raise DecodeRefused(f"stored as version {version}; the key is of version {self.version} and has no upgrade=")
-        try:
-            if isinstance(upgrade, Upgrades):
-                value: T = upgrade.bring_forward(payload, version)
-            else:
-                value = upgrade(codec.builtins(payload), version)
-            codec.accept(value)
-        except DecodeRefused as problem:
-            raise DecodeRefused(f"stored as version {version}: {problem}") from problem
-        except Exception as problem:
-            raise DecodeRefused(f"upgrade from version {version}: {type(problem).__name__}: {problem}") from problem
-        return value
+        return _brought_forward(codec, self.upgrade, payload, version, self.version)
 
 
 @final
@@ -273,30 +254,41 @@ class ListKey(Generic[T]):
     """The key of many values of type `T`, in order: SWI-Prolog's facts. `session[key]` is a `SessionList`.
 
     Two requests that append both succeed, and one that removes takes away only what it has seen. Elements are values, not places:
-    changing one in place is not noticed. Raises like `Key`.
+    changing one in place is not noticed. `version` and `upgrade` are those of `Key`, for each element. Raises like `Key`.
     """
 
-    __slots__ = ("codec", "name", "signature", "version", "where")
+    __slots__ = ("codec", "name", "signature", "upgrade", "version", "where")
 
     name: str
     codec: TypedCodec[T]
     version: int
+    upgrade: Callable[[Any, int], T] | Upgrades[T] | None  # Any: builtins of whatever type the older code had
     where: str
     signature: tuple[object, ...]
 
-    def __init__(self, name: str, type: TypeForm[T], /, *, version: int = 1) -> None:
+    def __init__(
+        self,
+        name: str,
+        type: TypeForm[T],
+        /,
+        *,
+        version: int = 1,
+        upgrade: Callable[[Any, int], T] | Upgrades[T] | None = None,  # Any: as above
+    ) -> None:
         where = caller()
         try:
             codec = TypedCodec(type)
         except KeyTypeError as problem:
             raise KeyTypeError(f'ListKey("{name}") declared at {where}: {problem}') from problem
         _check_name_and_version(name, version, where)
+        _check_upgrade(name, where, upgrade, version)
         set_ = object.__setattr__
         set_(self, "name", name)
         set_(self, "codec", codec)
         set_(self, "version", version)
+        set_(self, "upgrade", upgrade)
         set_(self, "where", where)
-        set_(self, "signature", ("list", _type_name(type), version, _file(where)))
+        set_(self, "signature", ("list", _type_name(type), version, _upgrade_name(upgrade), _file(where)))
         _register(self)
 
     @override
@@ -309,9 +301,30 @@ class ListKey(Generic[T]):
 
     def load(self, payload: bytes, version: int) -> T:
         """The value of one stored element. Raises `DecodeRefused` and nothing else."""
-        if version != self.version:
-            raise DecodeRefused(f"stored as version {version}; this code's is {self.version}")
-        return self.codec.decode(payload)
+        if version == self.version:
+            return self.codec.decode(payload)
+        return _brought_forward(self.codec, self.upgrade, payload, version, self.version)
+
+
+def _brought_forward(
+    codec: Codec[T], upgrade: Callable[[Any, int], T] | Upgrades[T] | None, payload: bytes, version: int, current: int
+) -> T:
+    """The value of a payload of another version (rule 4). Raises `DecodeRefused` and nothing else."""
+    if version > current:
+        raise DecodeRefused(f"stored as version {version}, and this code knows version {current} at most")
+    if upgrade is None:
+        raise DecodeRefused(f"stored as version {version}; the key is of version {current} and has no upgrade=")
+    try:
+        if isinstance(upgrade, Upgrades):
+            value: T = upgrade.bring_forward(payload, version)
+        else:
+            value = upgrade(codec.builtins(payload), version)
+        codec.accept(value)
+    except DecodeRefused as problem:
+        raise DecodeRefused(f"stored as version {version}: {problem}") from problem
+    except Exception as problem:
+        raise DecodeRefused(f"upgrade from version {version}: {type(problem).__name__}: {problem}") from problem
+    return value
 
 
 AnyKey: TypeAlias = Key[Any] | ListKey[Any]  # Any: of whatever type; for what only names or removes
@@ -386,6 +399,25 @@ def _check_name_and_version(name: str, version: int, where: str, option: str = "
         raise KeyTypeError(f"Key({option}{name!r}) declared at {where}: a name is 1 to {MAX_NAME} printable characters")
     if type(version) is not int or not 1 <= version <= MAX_VERSION:
         raise KeyTypeError(f'Key("{name}", version={version!r}) declared at {where}: a version is a whole number, 1 to {MAX_VERSION}')
+
+
+def _check_upgrade(name: str, where: str, upgrade: object, version: int) -> None:
+    if upgrade is None:
+        return
+    if isinstance(upgrade, Upgrades):
+        if upgrade.version != version:
+            _refuse(name, where, f"version={version}, and {upgrade!r} leads to version {upgrade.version}: give version={upgrade.version}")
+        return
+    if not callable(upgrade):
+        _refuse(name, where, f"upgrade= must be a function or Upgrades, not {upgrade!r}")
+    if inspect.iscoroutinefunction(upgrade):
+        _refuse(name, where, f"upgrade= {_PLAIN}")
+    if version == 1:
+        _refuse(name, where, "upgrade= brings older versions forward: give version=2 or more with it")
+
+
+def _upgrade_name(upgrade: object) -> str | None:
+    return upgrade.signature if isinstance(upgrade, Upgrades) else hook_name(upgrade)
 
 
 def _refuse(name: object, where: str, why: str) -> NoReturn:

@@ -11,7 +11,7 @@ import pytest
 from tests.faces import Browser, Face
 from tests.planting import heard, pack, plant, plant_element, stored
 from tests.watched import Watched
-from typed_sessions import Key, KeyTypeError, ListKey, Session, ValueRefused
+from typed_sessions import Key, KeyTypeError, ListKey, Session, Upgrades, ValueRefused
 from typed_sessions.testing import isolated_keys
 
 
@@ -194,8 +194,26 @@ def test_rule_04_after_a_roll_back_the_newer_value_is_still_there(face: Face) ->
         assert session[visits] == 3
 
 
+@pytest.mark.parametrize("upgrade", [lambda old, version: len(old), Upgrades(str, len)], ids=["function", "chain"])
+def test_rule_04_elements_are_brought_forward_one_by_one(face: Face, upgrade: Any) -> None:
+    """A list may hold elements of several versions; what is appended is of this code's, and the older ones stay as they are stored."""
+    browser, handle = written_by(face, lambda: Key("user", str), "ann")
+    for text in ("one", "seven"):
+        plant_element(face, handle, "facts", pack(text))
+    with isolated_keys(), browser.visit() as session:
+        facts = ListKey("facts", int, version=2, upgrade=upgrade)
+        assert list(session[facts]) == [3, 5]
+        session[facts].append(7)
+    with isolated_keys(), browser.visit() as session:
+        facts = ListKey("facts", int, version=2, upgrade=upgrade)
+        assert list(session[facts]) == [3, 5, 7]
+        session[facts].remove_where(lambda n: n == 3)
+    with isolated_keys(), browser.visit() as session:
+        assert list(session[ListKey("facts", str)]) == ["seven"]
+
+
 def test_rule_04_elements_of_another_version_are_left_out_and_kept(face: Face) -> None:
-    """A `ListKey` has no upgrade: elements of another version are reported, and stay beside those that are added."""
+    """Without an `upgrade`, elements of another version are reported, and stay beside those that are added."""
     browser, handle = written_by(face, lambda: Key("user", str), "ann")
     for version in (1, 2, 3):
         plant_element(face, handle, "facts", pack(version), version=version)
@@ -219,5 +237,6 @@ def test_rule_04_a_version_is_a_whole_number(version: Any) -> None:
 
 def test_rule_04_an_upgrade_without_a_new_version_is_refused() -> None:
     """It would never run."""
-    with pytest.raises(KeyTypeError, match="give version=2 or more"):
-        Key("n", int, upgrade=lambda old, version: 0)
+    for kind in (Key, ListKey):
+        with pytest.raises(KeyTypeError, match="give version=2 or more"):
+            kind("n", int, upgrade=lambda old, version: 0)
