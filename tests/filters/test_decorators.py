@@ -156,18 +156,19 @@ def test_without_a_filter_it_is_told(site: WSGISite) -> None:
         wsgi(app, validated=False)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "options", "why"),
-    [
-        (("visits",), {}, "expected a Key or a ListKey"),
-        ((Key("a", int),), {"make": int, "default": 0}, "either make="),
-        ((ListKey("b", int),), {"default": []}, "always there"),
-    ],
-)
-def test_what_does_not_go_together_is_told_at_once(arguments: tuple[Any, ...], options: dict[str, Any], why: str) -> None:
+MISTAKES: list[tuple[Callable[[], Any], dict[str, Any], str]] = [
+    (lambda: "visits", {}, "expected a Key or a ListKey"),
+    (lambda: Key("visits", int), {"make": int, "default": 0}, "either make="),
+    (lambda: ListKey("facts", int), {"default": []}, "always there"),
+]
+
+
+@pytest.mark.parametrize(("declare", "options", "why"), MISTAKES)
+def test_what_does_not_go_together_is_told_at_once(declare: Callable[[], Any], options: dict[str, Any], why: str) -> None:
     """Where the handler is decorated."""
+    key = declare()
     with pytest.raises(TypeError, match=why):
-        from_session(*arguments, **options)
+        from_session(key, **options)
 
 
 def test_a_method_of_a_session_handler() -> None:
