@@ -31,6 +31,7 @@ TOOLS = {
     "redis-server": ("redis-server", "valkey-server"),
     "postgres": ("postgres", "/usr/lib/postgresql/*/bin/postgres"),
     "pgbouncer": ("pgbouncer", "/usr/sbin/pgbouncer"),
+    "prlimit": ("prlimit",),
 }
 
 settings.register_profile("dev", print_blob=True)

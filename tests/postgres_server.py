@@ -14,6 +14,7 @@ from typing import Any
 
 import psycopg
 
+from tests.certificates import Authority
 from tests.redis_server import PATIENCE, free_port
 from typed_sessions.stores.postgres import PostgresStore
 
@@ -92,6 +93,24 @@ class PostgresServer:
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
         return [self._process.pid, *map(int, children)]
 
+    def speak_tls(self) -> Authority:
+        """Take TLS too, from now on; gives the authority that has signed the server's certificate."""
+        authority = Authority(Path(self._folder), "ours")
+        its = authority.issue("server")
+        if self._user is not None:
+            os.chown(its.key, self._user.pw_uid, self._user.pw_gid)
+        for name, value in (("ssl_cert_file", its.certificate), ("ssl_key_file", its.key), ("ssl", "on")):
+            self.execute(f"ALTER SYSTEM SET {name} = '{value}'")
+        self.execute("SELECT pg_reload_conf()")
+        return authority
+
+    def room(self, prlimit: str, size: int | None) -> None:
+        """Let none of its files grow beyond this many bytes: the system refuses it as on a full disk. None: there is room again."""
+        limit = "unlimited" if size is None else size
+        for process in self.processes():
+            # As the same user, who may do that; root may not in every container.
+            subprocess.run([prlimit, f"--fsize={limit}:", "--pid", str(process)], check=True, **self.user)
+
     def freeze(self) -> None:
         for process in self.processes():
             os.kill(process, signal.SIGSTOP)
@@ -107,6 +126,13 @@ class PostgresServer:
         processes = self.processes()
         for process in processes:
             os.kill(process, signal.SIGKILL)
+        self._process.wait(PATIENCE)
+
+    def shut_down(self, how: signal.Signals) -> None:
+        """As an administrator does: SIGINT is fast, SIGQUIT immediate."""
+        if self._admin is not None:
+            self._admin.close()
+        self._process.send_signal(how)
         self._process.wait(PATIENCE)
 
     def restart(self) -> None:

@@ -33,10 +33,14 @@ class RedisServer:
         self.url = f"redis://127.0.0.1:{self.port}"
         self.start()
 
-    def start(self) -> None:
-        """Start it, again on the same port and in the same folder, and wait until it answers."""
+    def launch(self, *options: str) -> None:
+        """Start it, again on the same port and in the same folder, with these options too this time. It may not answer yet."""
         place = ("--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._folder, "--save", "", "--appendonly", "no")
-        self._process = subprocess.Popen([self._program, *place, *self._options], stdout=subprocess.DEVNULL)
+        self._process = subprocess.Popen([self._program, *place, *self._options, *options], stdout=subprocess.DEVNULL)
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        self.launch()
         give_up = time.monotonic() + PATIENCE
         while True:
             try:

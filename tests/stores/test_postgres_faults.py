@@ -4,47 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import psycopg
 import pytest
 
 from tests.conftest import require
-from tests.faces import FACES, Browser, Face
+from tests.faces import Face
 from tests.postgres_server import PostgresServer
 from tests.redis_server import free_port
+from tests.stores.faults import DEADLINE, SLACK, read, signed_in, unavailable, write
 from tests.stores.proxy import Manner, Proxy
 from tests.stores.records import IDLE, NOW, found, new, started, value_of
 from typed_sessions import Key, PolicyError, StoreUnavailable
 from typed_sessions.stores.postgres import AsyncPostgresStore, PostgresStore
-
-DEADLINE = 0.5
-SLACK = 0.6
-"""For a busy machine; what is not kept takes a multiple of the deadline, or for ever."""
-
-
-@pytest.fixture(params=FACES)
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def make(kind: str) -> Iterator[Callable[..., Face]]:
-    made: list[Face] = []
-
-    def make_face(url: str, **options: Any) -> Face:
-        make_store: Any = PostgresStore if kind == "sync" else AsyncPostgresStore
-        face = Face(kind, make_store(url, **{"deadline": DEADLINE, **options}))
-        made.append(face)
-        return face
-
-    yield make_face
-    for face in made:
-        face.close()
 
 
 @pytest.fixture
@@ -64,11 +42,6 @@ def durable() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
-def name() -> Key[str]:
-    return Key("name", str)
-
-
-@pytest.fixture
 def proxy(postgres_server: PostgresServer) -> Iterator[Proxy]:
     with Proxy(postgres_server.port) as proxy:
         yield proxy
@@ -76,36 +49,6 @@ def proxy(postgres_server: PostgresServer) -> Iterator[Proxy]:
 
 def behind(proxy: Proxy) -> str:
     return f"postgresql://postgres@127.0.0.1:{proxy.port}/postgres"
-
-
-def signed_in(face: Face, name: Key[str]) -> Browser:
-    browser = face.browser()
-    with browser.visit() as session:
-        session[name] = "ann"
-    with browser.visit() as session:
-        assert session[name] == "ann"
-    return browser
-
-
-@contextmanager
-def unavailable(words: str) -> Generator[None]:
-    """The block raises `StoreUnavailable` that says so, within the deadline."""
-    begin = time.monotonic()
-    with pytest.raises(StoreUnavailable, match=words):
-        yield
-    assert time.monotonic() - begin < DEADLINE + SLACK
-
-
-def write(browser: Browser, name: Key[str], value: str) -> None:
-    with browser.visit() as session:
-        session[name] = value
-
-
-def read(browser: Browser, name: Key[str]) -> str | None:
-    turn = browser.open()
-    value = turn.session.get(name)
-    turn.finish()
-    return value
 
 
 def test_a_frozen_server(make: Callable[..., Face], server: PostgresServer, name: Key[str]) -> None:
@@ -185,6 +128,22 @@ def test_a_killed_server(make: Callable[..., Face], durable: PostgresServer, nam
     assert read(browser, name) == "ann"
     durable.restart()
     assert read(browser, name) == "ann"  # the connection that was closed meanwhile is nobody's trouble
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT])
+def test_a_server_that_is_shut_down(make: Callable[..., Face], durable: PostgresServer, name: Key[str], how: signal.Signals) -> None:
+    """Fast or immediate, in the middle of a request: said at once; after the next start everything acknowledged is there."""
+    face = make(durable.url)
+    browser = signed_in(face, name)
+    turn = browser.open()
+    turn.session[name] = "bob"
+    durable.shut_down(how)
+    with unavailable("cannot be reached: .*nothing was sent"):
+        turn.finish()
+    with unavailable("cannot be reached: .*nothing was sent"):
+        browser.open()
+    durable.start()
+    assert read(browser, name) == "ann"
 
 
 def test_a_killed_backend(make: Callable[..., Face], server: PostgresServer, name: Key[str]) -> None:

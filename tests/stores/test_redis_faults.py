@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -15,38 +13,11 @@ from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
 from tests.conftest import require
-from tests.faces import FACES, Browser, Face
-from tests.redis_server import RedisServer, free_port
+from tests.faces import Face
+from tests.redis_server import PATIENCE, RedisServer, free_port
+from tests.stores.faults import read, signed_in, unavailable, write
 from tests.stores.proxy import Manner, Proxy
-from typed_sessions import Key, StoreUnavailable
-from typed_sessions.stores.redis import AsyncRedisStore, RedisStore
-
-DEADLINE = 0.5
-SLACK = 0.6
-"""For a busy machine; what is not kept takes a multiple of the deadline, or for ever."""
-
-_numbers = itertools.count()
-
-
-@pytest.fixture(params=FACES)
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def make(kind: str) -> Iterator[Callable[..., Face]]:
-    made: list[Face] = []
-
-    def make_face(url: str | None, **options: Any) -> Face:
-        make_store: Any = RedisStore if kind == "sync" else AsyncRedisStore
-        place = () if url is None else (url,)
-        face = Face(kind, make_store(*place, **{"deadline": DEADLINE, "prefix": f"faults {next(_numbers)}", **options}))
-        made.append(face)
-        return face
-
-    yield make_face
-    for face in made:
-        face.close()
+from typed_sessions import Key
 
 
 @pytest.fixture
@@ -58,50 +29,25 @@ def server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def name() -> Key[str]:
-    return Key("name", str)
-
-
-@pytest.fixture
 def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
     with Proxy(redis_server.port) as proxy:
         yield proxy
 
 
-def answers(client: Any) -> bool:
-    with suppress(redis.ResponseError):
-        return bool(client.ping())
-    return False
+def says(client: Any) -> str:
+    try:
+        client.ping()
+        return "ready"
+    except redis.BusyLoadingError:
+        return "loading"
+    except (redis.ConnectionError, redis.ResponseError):
+        return "nothing"
 
 
-def signed_in(face: Face, name: Key[str]) -> Browser:
-    browser = face.browser()
-    with browser.visit() as session:
-        session[name] = "ann"
-    with browser.visit() as session:
-        assert session[name] == "ann"
-    return browser
-
-
-@contextmanager
-def unavailable(words: str) -> Generator[None]:
-    """The block raises `StoreUnavailable` that says so, within the deadline."""
-    begin = time.monotonic()
-    with pytest.raises(StoreUnavailable, match=words):
-        yield
-    assert time.monotonic() - begin < DEADLINE + SLACK
-
-
-def write(browser: Browser, name: Key[str], value: str) -> None:
-    with browser.visit() as session:
-        session[name] = value
-
-
-def value_of(browser: Browser, name: Key[str]) -> str | None:
-    turn = browser.open()
-    value = turn.session.get(name)
-    turn.finish()
-    return value
+def wait_for(condition: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < give_up
 
 
 def test_a_frozen_server(make: Callable[..., Face], server: RedisServer, name: Key[str]) -> None:
@@ -117,9 +63,9 @@ def test_a_frozen_server(make: Callable[..., Face], server: RedisServer, name: K
         with unavailable("cannot be reached: it took longer than 0.5 s; nothing was sent"):
             browser.open()
     server.thaw()
-    assert value_of(browser, name) in ("ann", "bob")
+    assert read(browser, name) in ("ann", "bob")
     write(browser, name, "cid")
-    assert value_of(browser, name) == "cid"
+    assert read(browser, name) == "cid"
 
 
 def test_a_killed_server(make: Callable[..., Face], server: RedisServer, name: Key[str]) -> None:
@@ -133,7 +79,7 @@ def test_a_killed_server(make: Callable[..., Face], server: RedisServer, name: K
     server.start()
     browser = signed_in(face, name)
     server.restart()
-    assert value_of(browser, name) is None  # the server saves nothing; the connection that was closed meanwhile is nobody's trouble
+    assert read(browser, name) is None  # the server saves nothing; the connection that was closed meanwhile is nobody's trouble
     signed_in(face, name)
 
 
@@ -222,12 +168,12 @@ def test_a_full_server(make: Callable[..., Face], server: RedisServer, name: Key
             turn.finish()
         with unavailable("refused create: OOM"):
             signed_in(face, name)
-        assert value_of(browser, name) == "ann"
+        assert read(browser, name) == "ann"
         with other.visit() as session:
             session.end()
         client.config_set("maxmemory", 0)
     write(browser, name, "bob")
-    assert value_of(browser, name) == "bob"
+    assert read(browser, name) == "bob"
 
 
 def test_a_read_only_replica(make: Callable[..., Face], server: RedisServer, name: Key[str]) -> None:
@@ -241,7 +187,7 @@ def test_a_read_only_replica(make: Callable[..., Face], server: RedisServer, nam
             write(browser, name, "bob")
         client.replicaof("NO", "ONE")
     write(browser, name, "cid")
-    assert value_of(browser, name) == "cid"
+    assert read(browser, name) == "cid"
 
 
 def test_a_server_without_its_replicas(make: Callable[..., Face], server: RedisServer, name: Key[str]) -> None:
@@ -253,7 +199,37 @@ def test_a_server_without_its_replicas(make: Callable[..., Face], server: RedisS
         with unavailable("refused commit: NOREPLICAS"):
             write(browser, name, "bob")
         client.config_set("min-replicas-to-write", 0)
-    assert value_of(browser, name) == "ann"
+    assert read(browser, name) == "ann"
+
+
+def test_a_server_that_is_loading(make: Callable[..., Face], server: RedisServer, name: Key[str]) -> None:
+    """After its start it reads what it saved: it answers that, at once. When it has read it, everything is there and goes on by itself."""
+    face = make(server.url)
+    browser = signed_in(face, name)
+    turn = browser.open()
+    turn.session[name] = "bob"
+    with server.client() as client:
+        client.config_set("rdbcompression", "no")
+        client.eval("for i = 1, 500 do redis.call('SET', 'other ' .. i, string.rep('x', 2000)) end", 0)
+        client.save()
+    server.kill()
+    # It looks up from its reading every 1,024 bytes, and for each key it takes 20 ms, so that this would last ten seconds.
+    server.launch("--key-load-delay", "20000", "--loading-process-events-interval-bytes", "1024")
+    with server.client(retry=None) as client:
+        wait_for(lambda: says(client) == "loading")
+        with unavailable("refused commit: LOADING Redis is loading the dataset in memory"):
+            turn.finish()
+        for _ in range(2):
+            with unavailable("refused open: LOADING Redis is loading the dataset in memory"):
+                browser.open()
+        with unavailable("refused create: LOADING"):
+            signed_in(face, name)
+        client.config_set("key-load-delay", 0)
+        wait_for(lambda: says(client) == "ready")
+    assert read(browser, name) == "ann"  # the commit was refused, not delayed
+    write(browser, name, "cid")
+    assert read(browser, name) == "cid"
+    signed_in(face, name)
 
 
 def test_a_busy_server(make: Callable[..., Face], server: RedisServer, name: Key[str]) -> None:
@@ -267,10 +243,24 @@ def test_a_busy_server(make: Callable[..., Face], server: RedisServer, name: Key
         with unavailable("refused open: BUSY"):
             browser.open()
         client.script_kill()
-        give_up = time.monotonic() + 10
-        while time.monotonic() < give_up and not answers(client):
-            pass
-    assert value_of(browser, name) == "ann"
+        wait_for(lambda: says(client) == "ready")
+    assert read(browser, name) == "ann"
+
+
+def test_writes_that_are_paused(make: Callable[..., Face], server: RedisServer, name: Key[str]) -> None:
+    """`CLIENT PAUSE`, as before a planned failover: nobody waits beyond the deadline, and when it is over everything goes on."""
+    face = make(server.url)
+    browser = signed_in(face, name)
+    turn = browser.open()
+    turn.session[name] = "bob"
+    with server.client() as client:
+        client.client_pause(60_000, all=False)
+        with unavailable("did not answer commit within 0.5 s: the answer was lost, it may have been applied"):
+            turn.finish()
+        client.client_unpause()
+    assert read(browser, name) in ("ann", "bob")
+    write(browser, name, "cid")
+    assert read(browser, name) == "cid"
 
 
 def test_a_password_that_was_turned_on(make: Callable[..., Face], server: RedisServer, name: Key[str]) -> None:
@@ -283,7 +273,7 @@ def test_a_password_that_was_turned_on(make: Callable[..., Face], server: RedisS
         with unavailable("cannot be reached|NOAUTH"):
             browser.open()
         client.config_set("requirepass", "")
-    assert value_of(browser, name) == "ann"
+    assert read(browser, name) == "ann"
 
 
 @pytest.mark.parametrize(
@@ -299,18 +289,3 @@ def test_an_eviction_policy_that_loses_sessions(
     signed_in(face, name)
     signed_in(face, name)
     assert [policy in record.getMessage() for record in caplog.records] == [True] * warned
-
-
-def test_a_user_who_may_not_ask(make: Callable[..., Face], server: RedisServer, name: Key[str], caplog: pytest.LogCaptureFixture) -> None:
-    """With ACL: the store needs its keys and these commands, no more; that it may not ask for the policy is no trouble."""
-    with server.client() as client:
-        commands = "+evalsha +eval +get +set +setrange +del +exists +pttl +pexpire +persist +zadd +zrem +zrangebyscore +zcard +zrange"
-        client.execute_command("ACL", "SETUSER", "web", "on", ">pw", "~{app:*", "resetchannels", *commands.split())
-    face = make(server.url.replace("//", "//web:pw@"), prefix="app")
-    browser = signed_in(face, name)
-    write(browser, name, "bob")
-    assert len(face.call(face.manager.all())) == 1
-    face.clock.advance(660)
-    assert face.call(face.manager.sweep()) == 1
-    assert caplog.records == []
-    assert "pw" not in repr(face.store)

@@ -161,7 +161,8 @@ class _Store:
                 f"{self._where} has no tables of typed_sessions (version {VERSION}) in the schema {self._schema}, or this user may not see "
                 "them: call create_schema() once, or let somebody run its schema_sql"
             )
-        if state is not None and not state.startswith("57P"):
+        # A server that gives up (PANIC: its log is full) may have written what it tells nobody of.
+        if state is not None and not state.startswith("57P") and problem.diag.severity_nonlocalized not in ("FATAL", "PANIC"):
             return StoreUnavailable(f"{self._where} refused {verb}: {_text(problem)}")
         said = f"did not answer {verb} within {self._deadline:g} s" if monotonic() >= until else f"broke the connection during {verb}"
         done = "" if verb in ("open", "scan") else ": the answer was lost, it may have been applied, and is not repeated"

@@ -41,8 +41,13 @@ R = TypeVar("R")
 CONNECTIONS = 64
 """How many connections an `AsyncRedisStore` has at most, in each event loop; a verb waits for its turn, within its deadline."""
 
-_ELSEWHERE = ("READONLY", "LOADING", "MASTERDOWN", "MOVED", "NOAUTH")
+_ELSEWHERE = ("READONLY", "LOADING", "MASTERDOWN", "MOVED", "NOAUTH", "NOREPLICAS")
 """Refusals of a server that is not the right one any more, or not yet: the next verb looks for it anew."""
+_FORBIDDEN = ("NOPERM", "ACL failure", "The user executing the script")
+"""What a server says to a user who may not do that, outside of scripts and in them."""
+_CLOSED = ("reset by peer", "losed by server", "Broken pipe")
+"""What is seen of a server that hears no TLS where it expects some."""
+_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _POLICY = Command(("INFO", "memory"))
 
 
@@ -63,6 +68,7 @@ class _Store:
         self._verbs = Verbs(name, prefix, max_bytes, max_keys)
         self._deadline = float(deadline)
         self._asked_policy = False
+        self._client = client  # kept, also for its connections: those of a Sentinel's ask its pool where the master is
         pool = self._pool(url) if client is None else client.connection_pool
         self._connection_class: Callable[..., Any] = pool.connection_class
         self._connection_options: dict[str, Any] = {
@@ -75,6 +81,13 @@ class _Store:
             "health_check_interval": 0,
         }
         options = self._connection_options
+        for option in _FILES:
+            if options.get(option) and not os.path.exists(options[option]):
+                raise PolicyError(f"{name}: {option}={options[option]}: there is no such file")
+        try:
+            self._is_tls = isinstance(self._connection(), (redis.SSLConnection, redis.asyncio.SSLConnection))
+        except (TypeError, ValueError, redis.RedisError) as problem:
+            raise PolicyError(f"{name}: an option of the connection is wrong: {problem}") from None
         where = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
         service = getattr(pool, "service_name", None)
         self._where = f"Redis at {where}" if service is None else f"Redis, the master {service!r} of the sentinels,"
@@ -113,13 +126,22 @@ class _Store:
         for number, reply in enumerate(replies):
             if isinstance(reply, hiredis.ReplyError):
                 text = str(reply)
+                if any(sign in text for sign in _FORBIDDEN):
+                    text += f"; what its user needs, by ACL SETUSER: {self._verbs.acl}"
                 if not text.startswith("WRONGTYPE"):
                     return StoreUnavailable(f"{self._where} refused {verb}: {text}")
                 replies[number] = DAMAGED
         return None
 
     def _unreached(self, problem: BaseException | str) -> StoreUnavailable:
-        said = f"it took longer than {self._deadline:g} s" if isinstance(problem, TimeoutError) else str(problem) or repr(problem)
+        slow = isinstance(problem, TimeoutError)
+        said = f"it took longer than {self._deadline:g} s" if slow else str(problem) or repr(problem)
+        if "CERTIFICATE_VERIFY_FAILED" in said:
+            said += " (which authorities to trust is said by ?ssl_ca_certs=ca.pem)"
+        elif self._is_tls and (slow or "[SSL" in said):
+            said += " (does it speak TLS? If not, its URL begins with redis://)"
+        elif not self._is_tls and any(sign in said for sign in _CLOSED):
+            said += " (does it expect TLS? Then its URL begins with rediss://)"
         return StoreUnavailable(f"{self._where} cannot be reached: {said}; nothing was sent")
 
     def _lost(self, verb: str, problem: BaseException) -> StoreUnavailable:

@@ -20,6 +20,12 @@ _PRELUDE = r"""
 local band, bor = bit.band, bit.bor
 local DAMAGED = 'damaged'
 
+-- What pcall gave. WRONGTYPE is another program's doing, and passed over; what the server refuses for another reason (ACL) is an error.
+local function checked(reply)
+  if type(reply) == 'table' and reply.err and not reply.err:find('WRONGTYPE', 1, true) then error(reply) end
+  return reply
+end
+
 -- The head of a packed record (see record.py), and where the fields begin; nil if it is none.
 local function parse(packed)
   if type(packed) ~= 'string' or #packed < 84 or packed:byte(1) ~= 1 then return nil end
@@ -50,7 +56,7 @@ end
 
 -- The session as it is: packed, and its head. Nothing if there is none; DAMAGED if it cannot be read.
 local function load()
-  local packed = redis.pcall('GET', KEYS[1])
+  local packed = checked(redis.pcall('GET', KEYS[1]))
   if not packed then return nil end
   local s = parse(packed)
   if s then return packed, s end
@@ -81,7 +87,7 @@ end
 local function index(due, seconds, how)
   local left = redis.call('PTTL', KEYS[2])
   local score, member = string.format('%.17g', due), KEYS[1]:sub(-32)
-  if how then redis.pcall('ZADD', KEYS[2], how, score, member) else redis.pcall('ZADD', KEYS[2], score, member) end
+  checked(how and redis.pcall('ZADD', KEYS[2], how, score, member) or redis.pcall('ZADD', KEYS[2], score, member))
   if seconds == math.huge then
     redis.call('PERSIST', KEYS[1])
     redis.call('PERSIST', KEYS[2])
@@ -101,7 +107,7 @@ end
 
 local function drop()
   redis.call('DEL', KEYS[1])
-  redis.pcall('ZREM', KEYS[2], KEYS[1]:sub(-32))
+  checked(redis.pcall('ZREM', KEYS[2], KEYS[1]:sub(-32)))
 end
 """
 

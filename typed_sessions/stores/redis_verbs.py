@@ -34,6 +34,11 @@ from .redis_scripts import CLEAR, COMMIT, CREATE, END, OPEN, SWEEP, TOUCH, Scrip
 logger: logging.Logger = logging.getLogger("typed_sessions")
 
 BUCKETS = 256
+COMMANDS = (
+    *("evalsha", "eval", "get", "set", "setrange", "del", "exists", "pttl", "pexpire", "persist"),
+    *("zadd", "zrem", "zrangebyscore", "zcard", "zrange"),
+)
+"""What a user of the server must be allowed (ACL), by itself and in scripts."""
 
 R = TypeVar("R")
 Reply: TypeAlias = Any  # what hiredis gives: bytes, int, None, or a list of these; the reader of a verb knows which
@@ -72,6 +77,8 @@ class Verbs:
         for name, value, most in (("max_bytes", max_bytes, 2**30), ("max_keys", max_keys, 2**20)):
             if type(value) is not int or not 1 <= value <= most:
                 raise PolicyError(f"{store}({name}={value!r}): expected a whole number from 1 to {most}")
+        self.acl = f"~{{{prefix}:* {' '.join(f'+{command}' for command in COMMANDS)}"
+        """The rules of a user who may do what the verbs do, and nothing else."""
         self._store = store
         self._max_bytes = max_bytes
         self._max_keys = max_keys

@@ -122,8 +122,8 @@ class AsyncLink:
         self._armed = self._until = math.inf
 
     def is_sound(self) -> bool:
-        """As `Link.is_sound`."""
-        return not self._parser.has_data() and not stirs(self._descriptor)
+        """As `Link.is_sound`. With TLS the loop closes what the server has closed, and the descriptor may be another's by now."""
+        return not self._parser.has_data() and not self._writer.is_closing() and not stirs(self._descriptor)
 
     def close(self) -> None:
         if self._timer is not None:

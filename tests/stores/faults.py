@@ -1,0 +1,46 @@
+"""What tests of faults say again and again: a browser that is signed in, what it finds, and an error that is honest and in time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.faces import Browser, Face
+from typed_sessions import Key, StoreUnavailable
+
+DEADLINE = 0.5
+SLACK = 0.6
+"""For a busy machine; what is not kept takes a multiple of the deadline, or for ever."""
+
+
+@contextmanager
+def unavailable(words: str) -> Generator[None]:
+    """The block raises `StoreUnavailable` that says so, within the deadline."""
+    begin = time.monotonic()
+    with pytest.raises(StoreUnavailable, match=words):
+        yield
+    assert time.monotonic() - begin < DEADLINE + SLACK
+
+
+def signed_in(face: Face, name: Key[str]) -> Browser:
+    browser = face.browser()
+    with browser.visit() as session:
+        session[name] = "ann"
+    with browser.visit() as session:
+        assert session[name] == "ann"
+    return browser
+
+
+def write(browser: Browser, name: Key[str], value: str) -> None:
+    with browser.visit() as session:
+        session[name] = value
+
+
+def read(browser: Browser, name: Key[str]) -> str | None:
+    turn = browser.open()
+    value = turn.session.get(name)
+    turn.finish()
+    return value
