@@ -17,6 +17,7 @@ from dataclasses import InitVar, dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Final, Generic, Literal, NamedTuple, NewType, Optional, TypedDict, TypeVar, Union, cast
 
+import attrs
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -709,6 +710,22 @@ def test_mutable_is_right_for_any_combination(form: Typed) -> None:
     name = str(form[0])
     expected = any(word in name for word in ("list[", "dict[", "Cart", "Cat", "Dog", "Profile", "Box", "Any"))
     assert typed(form[0]).mutable is expected
+
+
+def test_an_attrs_class_with_a_name_of_its_own_for_a_field_is_refused() -> None:
+    """attrs takes the underscore off in `__init__`, and msgspec knows one name: nothing would ever be read back."""
+
+    @attrs.define
+    class Private:
+        _secret: int
+
+    @attrs.define
+    class Named:
+        _secret: int = attrs.field(alias="_secret")
+
+    with pytest.raises(KeyTypeError, match=r"Private\._secret: attrs calls it 'secret'"):
+        typed(list[Private])
+    assert typed(Named).decode(typed(Named).accept(Named(_secret=5))) == Named(_secret=5)
 
 
 # -- hooks -------------------------------------------------------------------------------------------------------------------------------

@@ -232,6 +232,8 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
             return False
         record, core = tracking.record, self._core
         now = core.clock()
+        if record.deadline is not None and now >= record.deadline:
+            return False
         if 0 <= now - record.used < record.granularity:
             return True
         if not await self._ask(core.store.touch, record.locator, record.digest, core.idle, now):

@@ -320,6 +320,12 @@ class _Parts:
             self.records[cls] = tuple(field.name for field in info.fields)
         if isinstance(info, (shapes.DataclassType, shapes.StructType)):
             self.mutable = self.mutable or not _frozen(cls)
+        for attribute in getattr(cls, "__attrs_attrs__", ()):
+            if getattr(attribute, "alias", attribute.name) != attribute.name:
+                raise KeyTypeError(
+                    f"{self._name} cannot be carried: {cls.__qualname__}.{attribute.name}: attrs calls it {attribute.alias!r} in __init__, "
+                    f"and msgspec knows one name only: give both the same, or {_WAY_OUT}"
+                )
         for field in info.fields:
             self.visit(field.type, f"{cls.__qualname__}.{field.name}")
 

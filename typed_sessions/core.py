@@ -107,6 +107,8 @@ class Core:
 
     def set_options(self, options: SessionOptions) -> None:
         self.options = options
+        if self.keeper is not None:
+            self.keeper.lives(options.timeout)
         self.enabled: bool = options.enabled
         self.lingers: float = options.linger + options.granularity
         self.idle: Idle = idle_of(options.timeout, options)

@@ -14,7 +14,7 @@ from typing import Any, Protocol, final
 import msgspec
 
 from .clients import Client
-from .cookies import SetCookie, parse_cookies
+from .cookies import SetCookie, is_value, parse_cookies
 from .errors import PolicyError, Rejected, RejectedReason
 from .lifecycle import Verdict
 from .policy import CookiePolicy, SessionCookies, filtered, leave_alone
@@ -22,6 +22,8 @@ from .session import Create, Error, Session
 from .tracking import Tracking
 
 BAD_REQUEST: Error = (400, ())
+MAX_ROUTE = 64
+"""Characters of `route`, as in `SessionOptions`."""
 
 
 @final
@@ -238,7 +240,9 @@ class Exchange(msgspec.Struct, eq=False, weakref=True):
         """The values of the cookies that the request came with."""
         assert self.cookies is not None
         key, addr = self.cookies.find(self.guard.basics(self.source)[2])
-        return key or "", addr or ""
+        key_value, _, route = (key or "").partition(".")
+        # What stands behind the id is the client's text: it may be none that can be written.
+        return key or "" if len(route) <= MAX_ROUTE and is_value(route) else key_value, addr or ""
 
     def _outdated(self) -> bool:
         # The browser gets newer cookies with the answer of the request that has renewed, or has them already.

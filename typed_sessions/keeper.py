@@ -51,6 +51,10 @@ class Keeper:
         self._saving = threading.Lock()
         """One at a time, or an older cut could be the last to be written."""
 
+    def lives(self, timeout: float | None) -> None:
+        """Sessions may have this idle timeout from now on: what has ended is remembered for as long as it."""
+        self._timeout = None if timeout is None or self._timeout is None else max(self._timeout, timeout)
+
     def save(self, path: str | os.PathLike[str], now: float) -> int:
         """Write a snapshot of this moment; how many sessions. Nothing in memory changes. Raises `StoreUnavailable`."""
         with self._saving:

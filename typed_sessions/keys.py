@@ -208,8 +208,17 @@ class Key(KeyView[T]):
             _check_name_and_version(was, version, where, "was=")
             if was == name:
                 _refuse(name, where, "was= is the name that the key had before, not the one it has")
-        if downgrade is not None and was is None:
-            _refuse(name, where, "downgrade= is for code that knows the key by another name: give was= with it")
+        if downgrade is not None:
+            if was is None:
+                _refuse(name, where, "downgrade= is for code that knows the key by another name: give was= with it")
+            first = upgrade.first if isinstance(upgrade, Upgrades) else 1
+            if upgrade is None or not first <= downgrade.version < version:
+                _refuse(
+                    name,
+                    where,
+                    f"{downgrade!r} is for code whose values are of version {downgrade.version}: give a newer version=, "
+                    "and upgrade= for what that code writes",
+                )
 
         set_ = object.__setattr__
         set_(self, "name", name)

@@ -50,7 +50,7 @@ def open_session(core: Core, exchange: Exchange, presented: Presented | None, re
         yield from emit(core, mismatch)
         # A wrong address cookie was put together by hand: nobody is let in with it, whatever the policy says of addresses.
         if verdict == "address" and core.address_policy.mismatch == "report" and presented is not None:
-            exchange.verdict = "live"
+            exchange.verdict = "live" if presented.digest == record.digest else "previous"
             return (yield from _resume(core, exchange, presented, record, now))
     reason = None if record is None else ended_by(verdict, record, core.address_policy, core.options, now)
     if reason is not None and record is not None:

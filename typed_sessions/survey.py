@@ -22,7 +22,7 @@ from .stores.base import Store
 PAGE = 500
 """Sessions that are looked at between two reports."""
 
-Fate: TypeAlias = Literal["current", "upgraded", "carried", "dropped", "copy"]
+Fate: TypeAlias = Literal["current", "upgraded", "carried", "dropped", "copy", "removed"]
 """What becomes of a stored value.
 
 current    it is read as it is
@@ -30,8 +30,9 @@ upgraded   it is brought forward when it is read (rule 4)
 carried    there is no key of that name: carried through (rule 3)
 dropped    it is refused, and counts as absent until it is assigned (rule 1)
 copy       nobody reads it: a renamed key's value is read under its other name (`was=`)
+removed    nobody reads it: code that knows one of the two names has removed the value; without `was=` it would come back
 """
-FATES: tuple[Fate, ...] = ("current", "upgraded", "carried", "dropped", "copy")
+FATES: tuple[Fate, ...] = ("current", "upgraded", "carried", "dropped", "copy", "removed")
 
 
 class Kind(NamedTuple):
@@ -83,8 +84,8 @@ def _session(record: Record, seal: SealingKeys | None, found: Survey) -> None:
         key = key_of(name)
         field = unpack_field(packed)
         kind = Kind(name, None if key is None else key.name, field.version)
-        if isinstance(key, Key) and key.was is not None and holder(record.fields, key.name, key.was) != name:
-            found.add(kind, "copy")
+        if isinstance(key, Key) and key.was is not None and (held := holder(record.fields, key.name, key.was)) != name:
+            found.add(kind, "removed" if held is None else "copy")
             continue
         try:
             values = _values(packed, field, key)

@@ -66,7 +66,7 @@ def reseal_store(url: str, keys_file: Path | None, *, seal_plain: bool, after: s
         keys = sealing_keys(keys_file, read_plain=seal_plain)
         place = None if after is None else _place(after)
         store = open_existing_store(url)
-    except PolicyError as problem:
+    except (PolicyError, StoreUnavailable) as problem:
         print(f"typed-sessions reseal: {problem}", file=sys.stderr)
         return 2
     try:
@@ -105,7 +105,7 @@ def check_store(url: str, modules: Sequence[str], keys_file: Path | None, *, rea
         seal = sealing_keys(keys_file, read_plain=read_plain) if keys_file is not None or os.environ.get(KEYS_VARIABLE) else None
         _import(modules)
         store = open_existing_store(url)
-    except PolicyError as problem:
+    except (PolicyError, StoreUnavailable) as problem:
         print(f"typed-sessions check: {problem}", file=sys.stderr)
         return 2
     status = 0
@@ -133,7 +133,7 @@ def _import(modules: Sequence[str]) -> None:
             importlib.import_module(module)
         except SessionError as problem:
             raise PolicyError(f"--keys {module}: {problem}") from problem
-        except Exception as problem:  # whatever a user's module does
+        except (Exception, SystemExit) as problem:  # whatever a user's module does
             hint = "; give the name of a module, as in an import" if "/" in module or module.endswith(".py") else ""
             raise PolicyError(f"--keys {module} cannot be imported: {type(problem).__name__}: {problem}{hint}") from problem
     if not known_keys():
@@ -141,7 +141,7 @@ def _import(modules: Sequence[str]) -> None:
 
 
 def _print_table(found: Survey) -> None:
-    heads = ["stored name", "version", "as it is", "upgraded", "carried through", "dropped", "copy"]
+    heads = ["stored name", "version", "as it is", "upgraded", "carried through", "dropped", "copy", "removed"]
     rows = [heads]
     for kind, counts in sorted(found.values.items(), key=lambda item: (item[0].name or item[0].stored_name, item[0])):
         shown = kind.stored_name if kind.name in (None, kind.stored_name) else f"{kind.stored_name} (now {kind.name})"

@@ -13,7 +13,7 @@ from .changes import Changes, ListChange, Write
 from .codecs import TypedCodec
 from .errors import KeyTypeError
 from .keys import Key, ListKey
-from .record import FIELD, FIELD_HOOKED, FIELD_SEALED, FIELD_TWIN, Record, field_revision
+from .record import FIELD, FIELD_HOOKED, FIELD_SEALED, FIELD_TWIN, Record, field_revision, unpack_field
 from .residents import ABSENT, ResidentChange
 from .view import Item, ListSlot, Slot, View, logger
 
@@ -70,12 +70,17 @@ class Tracking(View, eq=False):
                 payload, base = slot.encoded, slot.base
             else:
                 payload = None
+            if self.clear:
+                base = None  # nothing is left of what it could be conditional on
             flags = FIELD_HOOKED if key.has_hooks else 0
             if key.was is not None:
                 old = self._for_older_code(slot, payload)
+                older_base = None if base is None else field_revision(slot.older)
                 if old is not None:
                     flags |= FIELD_TWIN
-                    writes[key.was] = self._write(key.was, *old, flags, None if base is None else slot.was_base, locator)
+                    writes[key.was] = self._write(key.was, *old, flags, older_base, locator)
+                elif older_base is not None:
+                    writes[key.was] = _as_it_is(slot.older, older_base)
             writes[name] = self._write(name, payload, key.version, flags, base, locator)
         lists = self._list_changes(locator) if self.lists else None
         if not (writes or lists or residents or self.flagged):
@@ -159,6 +164,8 @@ class Tracking(View, eq=False):
     def resident_changes(self) -> list[ResidentChange]:
         """What to do to the resident values once the store has committed."""
         found: list[ResidentChange] = []
+        if self.clear and self.record is not None:
+            found += [ResidentChange(name, ABSENT) for name in self.around.residents_of(self.record.locator)]
         for name, slot in self.slots.items():
             if slot.key.codec is not None or slot.mode == "read":
                 continue
@@ -179,7 +186,7 @@ class Tracking(View, eq=False):
             codec = key.codec
             if codec is None or not (slot.mode == "updated" or slot.in_place):
                 continue
-            if self._bases(key, current) == (slot.base, slot.was_base):
+            if self._bases(key, current) == (slot.base, field_revision(slot.older)):
                 continue
             theirs = Slot(key)
             self._look(theirs, current)
@@ -201,7 +208,7 @@ class Tracking(View, eq=False):
                 # There is nothing left to update, and no default: the other request's removal stands.
                 slot.present, slot.mode, slot.value, slot.functions = False, "read", None, ()
                 lost.append(key.name)
-            slot.base, slot.was_base, slot.stored, slot.version = theirs.base, theirs.was_base, theirs.stored, theirs.version
+            slot.base, slot.older, slot.stored, slot.version = theirs.base, theirs.older, theirs.stored, theirs.version
         return lost
 
     @staticmethod
@@ -228,7 +235,8 @@ class Tracking(View, eq=False):
                     value = residents.get(name, ABSENT)
                     slot.present, slot.value = value is not ABSENT, None if value is ABSENT else value
             elif slot.mode != "read" or slot.in_place:
-                slot.base, slot.was_base = self._bases(key, record)
+                slot.base = field_revision(record.fields.get(name))
+                slot.older = None if key.was is None else record.fields.get(key.was)
                 slot.stored = slot.encoded if name in record.fields else None
                 slot.version = key.version
             else:
@@ -289,3 +297,11 @@ class Tracking(View, eq=False):
         self.slots.clear()
         self.lists = None
         self.clear = self.renew_asked = self.end_asked = self.timeout_set = self.persistent_set = self.flagged = False
+
+
+def _as_it_is(packed: bytes | None, base: int) -> Write:
+    """A write of what is stored already, so that a change meanwhile is noticed; without the mark of a twin, for it is none any more."""
+    if packed is None:
+        return Write(None, base=base)
+    field = unpack_field(packed)
+    return Write(field.payload, field.version, field.flags & ~FIELD_TWIN, base)

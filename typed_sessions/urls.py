@@ -11,6 +11,7 @@ Options of the store may follow as a query, `?deadline=2&prefix=shop`; what is n
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any, Final
@@ -41,6 +42,7 @@ _OPTIONS: Final[Mapping[str, Mapping[str, Callable[[str], object]]]] = {
     "redis": {**_NUMBERS, "prefix": str},
     "postgres": {**_NUMBERS, "schema": str, "max_connections": int},
 }
+_HOSTS: Final = re.compile(r"(?:(?:\[[^\]]*\]|[^:,\[\]]*)(?::[0-9]*)?)(?:,(?:\[[^\]]*\]|[^:,\[\]]*)(?::[0-9]*)?)*")
 _EXTRAS: Final = {"redis": ("redis", "hiredis"), "postgres": ("psycopg",)}
 
 
@@ -91,6 +93,8 @@ def shown_url(url: str) -> str:
         return f"{scheme}{colon}"
     authority, slash, path = rest[2:].partition("?")[0].partition("#")[0].partition("/")
     user, at, host = authority.rpartition("@")
+    if not _HOSTS.fullmatch(host):
+        return f"{scheme}:"  # what stands where a port should be may be the beginning of a password that was not percent-encoded
     return f"{scheme}://{user.partition(':')[0]}{at}{host}{slash}{path}"
 
 

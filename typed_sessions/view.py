@@ -61,8 +61,8 @@ class Slot(msgspec.Struct, eq=False):
     present: bool = False
     value: Any = None
     base: int = 0
-    was_base: int = 0
-    """Of the field under the name that the key had before."""
+    older: bytes | None = None
+    """The field under the name that the key had before."""
     stored: bytes | None = None
     version: int = 0
     refused: bool = False
@@ -194,7 +194,7 @@ class View(msgspec.Struct, eq=False):
         key, fields = slot.key, record.fields
         name: str | None = key.name
         if key.was is not None:
-            slot.base, slot.was_base = field_revision(fields.get(key.name)), field_revision(fields.get(key.was))
+            slot.base, slot.older = field_revision(fields.get(key.name)), fields.get(key.was)
             name = holder(fields, key.name, key.was)
         packed = None if name is None else fields.get(name)
         if name is None or packed is None:

@@ -146,6 +146,20 @@ async def test_a_message_counts_as_use(site: Site) -> None:
 
 
 @in_loop
+async def test_no_message_is_heard_after_the_absolute_lifetime() -> None:
+    """Whatever the granularity: it holds by the time and the record alone (rule 11)."""
+    site = Site(lifetime=30, granularity=60)
+    jar = await site.jar()
+    async with Socket(site.app(chat(echo)), jar) as socket:
+        await socket.accepted()
+        site.clock.advance(29)
+        await socket.ask("hello")
+        site.clock.advance(1)
+        await socket.say("anybody?")
+        assert await socket.next() == {"type": "websocket.close", "code": 1008, "reason": "the session has ended"}
+
+
+@in_loop
 async def test_the_session_knows_its_websockets() -> None:
     """Each connection is a client, for as long as it lasts."""
     site = Site(address_policy=AddressPolicy(match="off"))
@@ -282,6 +296,31 @@ async def test_an_exception_commits_nothing_more(site: Site) -> None:
             await socket.say("now")
 
     with pytest.raises(ZeroDivisionError):
+        await talk()
+    assert await site.stored(jar) == 2
+
+
+@in_loop
+async def test_an_exception_after_the_client_has_gone_commits(site: Site) -> None:
+    """Frameworks raise one in the application when it is told that the client has gone: that is the connection's end, and no failure."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        session = await open_session(scope)
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (await receive())["type"] == "websocket.receive":
+            session[site.visits] += 1
+            await send({"type": "websocket.send", "text": "counted"})
+        raise ConnectionError("the client has gone")
+
+    jar = await site.jar(1)
+
+    async def talk() -> None:
+        async with Socket(site.app(app), jar) as socket:
+            await socket.accepted()
+            await socket.ask("count")
+
+    with pytest.raises(ConnectionError):
         await talk()
     assert await site.stored(jar) == 2
 

@@ -174,7 +174,17 @@ def refuses_at_the_first_chunk() -> Iterator[str]:
     yield "never"
 
 
-@pytest.mark.parametrize("handler", [refuses, refuses_at_the_first_chunk])
+class RefusesLater:
+    """An iterator that is no generator."""
+
+    def __iter__(self) -> RefusesLater:
+        return self
+
+    def __next__(self) -> str:
+        raise REFUSED
+
+
+@pytest.mark.parametrize("handler", [refuses, refuses_at_the_first_chunk, RefusesLater])
 def test_rejected_is_answered_with_its_own_response(
     app: bottle.Bottle, site: Site, handler: Callable[[], object], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -303,6 +313,27 @@ def test_a_mounted_application_is_served_too(app: bottle.Bottle, site: Site) -> 
     assert wsgi(app, site.jar(4), path="/inner/page").text == "4"
 
 
+@pytest.mark.parametrize("prefix", ["/inner/", "/inner"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Bottle's, of a prefix without a slash at its end: it mounts by WSGI then
+def test_what_is_mounted_has_arguments_by_a_plugin_of_its_own(app: bottle.Bottle, site: Site, prefix: str) -> None:
+    """And what it refuses is answered as in the application that is run."""
+    inner = bottle.Bottle()
+    inner.install(SessionPlugin(site.sessions))
+
+    @inner.get("/page")
+    def page(session: Session) -> str:
+        if session[site.visits] > 4:
+            raise REFUSED
+        return str(session.update(site.visits, lambda n: n + 1))
+
+    app.mount(prefix, inner)
+    jar = site.jar(4)
+    assert wsgi(app, jar, path="/inner/page").text == "5"
+    answer = wsgi(app, jar, path="/inner/page")
+    assert (answer.status, answer.all("X-Why")) == (403, ["because"])
+    assert site.stored(jar) == 5
+
+
 def test_a_plugin_in_a_mounted_application_alone_is_told(site: Site) -> None:
     """Bottle takes its handlers over, and the headers would leave without it."""
     inner, outer = bottle.Bottle(), bottle.Bottle()
@@ -314,7 +345,7 @@ def test_a_plugin_in_a_mounted_application_alone_is_told(site: Site) -> None:
 
     outer.mount("/inner/", inner)
     outer.catchall = False
-    with pytest.raises(NoSession, match="install it in the one that is run"):
+    with pytest.raises(NoSession, match="install one in the application that is run"):
         wsgi(outer, path="/inner/page")
 
 

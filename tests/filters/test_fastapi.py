@@ -101,6 +101,34 @@ async def test_without_a_value_the_request_is_refused(shop: Shop) -> None:
 
 
 @in_loop
+async def test_a_mounted_application_refuses_too(shop: Shop) -> None:
+    """Its own answer to an exception would be 500: the refusal of a handler in it is answered as that of any other."""
+    inner = FastAPI()
+
+    @inner.get("/account")
+    async def account(who: Annotated[str, FromSession(shop.site.name, error=redirect("/login"))]) -> str:
+        return who
+
+    @inner.get("/fails")
+    async def fail(session: CurrentSession) -> None:
+        session[shop.site.visits] = 2
+        fails()
+
+    @inner.get("/down")
+    async def down(session: CurrentSession) -> None: ...
+
+    shop.app.mount("/inner", inner)
+    jar = await shop.site.jar(1)
+    answer = await shop.ask(jar, "/inner/account")
+    assert (answer.status, answer.all("Location")) == (303, ["/login"])
+    with suppress(ZeroDivisionError):
+        assert (await shop.ask(jar, "/inner/fails")).status == 500
+    assert await shop.site.stored(jar) == 1
+    shop.site.store.faults["open"] = StoreUnavailable("it is down")
+    assert (await shop.ask(jar, "/inner/down")).status == 503
+
+
+@in_loop
 async def test_a_default_and_a_list(shop: Shop) -> None:
     """A default is not stored; the list of a `ListKey` is always there."""
 
@@ -261,6 +289,27 @@ async def test_a_websocket_takes_them(shop: Shop) -> None:
         assert await shop.site.stored(jar) == 2
     async with Socket(shop.app, Jar()) as socket:
         assert (await socket.next())["type"] == "websocket.close"
+
+
+@in_loop
+async def test_a_websocket_that_ends_with_its_client(shop: Shop) -> None:
+    """The usual handler waits for the next message, and FastAPI raises when the client has gone: what it did before is committed."""
+
+    @shop.app.websocket("/")
+    async def count(websocket: WebSocket, session: CurrentSession) -> None:
+        await websocket.accept()
+        while True:
+            await websocket.receive_text()
+            session[shop.site.visits] += 1
+            await websocket.send_text("counted")
+
+    jar = await shop.site.jar(1)
+    with suppress(WebSocketDisconnect):
+        async with Socket(shop.app, jar) as socket:
+            await socket.accepted()
+            for _ in range(2):
+                assert await socket.ask("count") == "counted"
+    assert await shop.site.stored(jar) == 3
 
 
 def test_the_openapi_document_knows_nothing_of_it(shop: Shop) -> None:

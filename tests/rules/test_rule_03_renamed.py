@@ -282,6 +282,22 @@ def test_rule_03_a_downgrade_that_fails_leaves_older_code_what_it_had(
         assert session[basket] == Basket({"ink": 1})
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_rule_03_what_older_code_writes_beside_a_downgrade_that_fails_is_not_lost(browser: Browser, there: bool) -> None:
+    """The newer code's `update` is applied to it, though the newer code itself writes nothing for the older."""
+    cart, basket = cart_of_older_code(), basket_of_newer_code(fails)
+    if there:
+        with browser.visit() as session:
+            session[cart] = ["pen"]
+    turn = browser.open()
+    turn.session.update(basket, lambda b: Basket({**b.counts, "pad": 1}), default=Basket())
+    with browser.visit() as session:
+        session[cart] = ["ink"]
+    turn.finish()
+    assert look(browser, basket) == Basket({"ink": 1, "pad": 1})
+    assert look(browser, cart) == ["ink"]
+
+
 def test_rule_03_a_name_that_a_key_had_is_no_other_keys(face: Face) -> None:
     """In one process a stored name has one key; the message names both places."""
     Key("basket", int, was="cart")
@@ -307,6 +323,10 @@ def test_rule_03_a_name_that_a_key_had_is_no_other_keys(face: Face) -> None:
         ({"was": "x" * 65}, "1 to 64"),
         ({"was": "a", "resident": True}, "never stored"),
         ({"downgrade": Downgrade(int, int)}, "give was= with it"),
+        ({"was": "a", "downgrade": Downgrade(int, int)}, "give a newer version=, and upgrade="),
+        ({"was": "a", "version": 2, "downgrade": Downgrade(int, int)}, "and upgrade="),
+        ({"was": "a", "version": 2, "upgrade": abs, "downgrade": Downgrade(int, int, version=2)}, "values are of version 2: give a newer"),
+        ({"was": "a", "version": 3, "upgrade": Upgrades(int, int, version=2), "downgrade": Downgrade(int, int)}, "are of version 1"),
     ],
 )
 def test_rule_03_a_renaming_that_cannot_work_is_refused(options: dict[str, Any], why: str) -> None:

@@ -10,10 +10,12 @@ import pytest
 from tests.faces import Browser, Face, Turn
 from tests.planting import heard, record_of
 from typed_sessions import (
+    AddressPolicy,
     CommitRefused,
     CookiePolicy,
     HeadersSent,
     Key,
+    ListKey,
     PolicyError,
     Rejected,
     Session,
@@ -110,6 +112,39 @@ def test_rule_09_clear_drops_the_data(face: Face, user: Key[str]) -> None:
         assert session.handle == handle
         assert list(session) == [name]
         assert session[name] == "kept"
+
+
+def test_rule_09_nothing_of_before_a_clear_comes_back(face: Face, user: Key[str]) -> None:
+    """Not by an `update`, which begins from its default, not by a change in place, nor as an object of this process."""
+    visits, cart, facts = Key("visits", int), Key("cart", list[str]), ListKey("facts", str)
+    database = Key("database", object, resident=True)
+    browser, _ = signed_in(face, user)
+    with browser.visit() as session:
+        session[visits], session[cart], session[database] = 5, ["old"], object()
+        session[facts].append("old")
+    with browser.visit() as session:
+        session.renew(clear=True)
+        assert session.update(visits, lambda n: n + 1, default=0) == 1
+        session.setdefault(cart, list[str]).append("new")
+        session[facts].append("new")
+    with browser.visit() as session:
+        assert (session[visits], session[cart], list(session[facts])) == (1, ["new"], ["new"])
+        assert user not in session
+        assert database not in session
+
+
+def test_rule_09_an_object_of_this_process_that_is_set_after_a_clear_stays(face: Face, user: Key[str]) -> None:
+    """It belongs to what begins then."""
+    database = Key("database", object, resident=True)
+    browser, _ = signed_in(face, user)
+    before, after = object(), object()
+    with browser.visit() as session:
+        session[database] = before
+    with browser.visit() as session:
+        session.renew(clear=True)
+        session[database] = after
+    with browser.visit() as session:
+        assert session[database] is after
 
 
 def test_rule_09_the_absolute_lifetime_is_not_reset(make_face: Callable[..., Face], user: Key[str]) -> None:
@@ -332,3 +367,21 @@ def test_rule_09_who_learns_of_a_renewal_does_not_send_the_old_cookie_again(
     first.finish()
     assert cookies_in(first) == []
     assert opens(browser, handle)
+
+
+def test_rule_09_a_previous_secret_is_one_wherever_it_comes_from(make_face: Callable[..., Face], user: Key[str]) -> None:
+    """Where a foreign address is only reported: the previous secret opens the session, may not renew, and gets no cookie."""
+    face = make_face(cookie_policy=CookiePolicy(max_age=3600), address_policy=AddressPolicy(mismatch="report"))
+    owner, handle = signed_in(face, user)
+    thief = owner.copy()
+    thief.address = "192.0.2.1"
+    with owner.visit() as session:
+        session.renew(overlap=3600)
+    face.clock.advance(61)
+    turn = thief.open()
+    assert turn.session[user] == "ann"
+    with pytest.raises(Rejected):
+        turn.session.renew(overlap=0)
+    turn.finish()
+    assert cookies_in(turn) == []
+    assert opens(owner, handle)

@@ -11,7 +11,7 @@ import pytest
 from tests.faces import Browser, Face
 from tests.rules.scene import BOTH, cookies_set, expired, handle_of, live, record_of, stored
 from tests.watched import Watched
-from typed_sessions import Key, Rejected
+from typed_sessions import CookiePolicy, Key, Rejected
 
 Make = Callable[..., Face]
 
@@ -219,3 +219,16 @@ def test_rule_18_a_route_behind_the_id_names_nothing(make_face: Make) -> None:
         browser.jar["SESSION_KEY"] = id_ + other
         with browser.visit() as session:
             assert session[Key("user", str)] == "ann"
+
+
+def test_rule_18_a_route_that_cannot_be_written_is_not_sent_back(make_face: Make) -> None:
+    """A lasting cookie is sent again when a use is written: the id with what a client has put behind it, unless that is no cookie value."""
+    face = make_face(cookie_policy=CookiePolicy(max_age=3600))
+    browser = begun(face)
+    id_ = browser.jar["SESSION_KEY"]
+    for other in (".node2", "." + "x" * 5000, '.a"b', ".a b", ".a\\b", ".\xe9", ".\x01"):
+        face.clock.advance(61)
+        browser.jar["SESSION_KEY"] = id_ + other
+        with browser.visit() as session:
+            assert session[Key("user", str)] == "ann"
+        assert browser.jar["SESSION_KEY"] == id_ + (other if other == ".node2" else "")

@@ -264,6 +264,29 @@ def test_rule_29_an_older_snapshot_in_which_the_session_had_longer_to_live(face:
     assert who(thief, name) is None
 
 
+def test_rule_29_an_older_snapshot_of_a_time_with_a_longer_timeout(face: Face, server: Server, name: Key[str]) -> None:
+    """L4: the timeout was a day for a while, by `set_options`, and is ten minutes again when the session ends."""
+    server.save()
+    server.manager.set_options(timeout=86_400)
+    browser = signed_in(face, name, "ann")
+    server.save()
+    backup = server.copy("backup")
+    server.manager.set_options(timeout=600)
+    face.clock.advance(9_000)
+    for _ in range(2):
+        with browser.visit() as session:
+            session[name]
+    with browser.visit() as session:
+        assert session.timeout == 600
+    thief = sign_out(browser)
+    face.clock.advance(7_200)
+    server.save()
+    server.die()
+    server.put_back(backup)
+    server.load()
+    assert who(thief, name) is None
+
+
 def test_rule_29_a_damaged_snapshot(face: Face, server: Server, name: Key[str], caplog: pytest.LogCaptureFixture) -> None:
     """It is reported and kept, the previous one is loaded, and the journal holds for that one too."""
     first, second, ended = (signed_in(face, name, text) for text in ("first", "second", "ended"))

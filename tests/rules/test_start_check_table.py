@@ -99,6 +99,12 @@ def renewed(scene: Scene) -> None:
         session.renew(overlap=60)
 
 
+def renewed_for_long(scene: Scene) -> None:
+    """The previous secret would open the session for longer than the session lives."""
+    with scene.ann.visit() as session:
+        session.renew(overlap=1e6)
+
+
 def new_addr(scene: Scene) -> None:
     scene.visitor.jar[ADDR] = scene.ann.jar[ADDR]
 
@@ -137,7 +143,11 @@ UNKNOWN = [
 EXPIRED = [
     Row(f"expired, ADDR {name}", (over, addr), expires=True, tells=("End timeout",), survives=False)
     for name, addr in (("right", nothing), ("absent", drop_addr), ("another session's", bobs_addr))
-] + [Row("expired, from elsewhere", (over, elsewhere), expires=True, tells=("End timeout",), survives=False)]
+] + [
+    Row("expired, from elsewhere", (over, elsewhere), expires=True, tells=("End timeout",), survives=False),
+    Row("expired, previous secret in its overlap", (renewed_for_long, over), expires=True, tells=("End timeout",), survives=False),
+    Row("expired, previous secret after its overlap", (renewed, over), expires=True, tells=("End timeout",), survives=False),
+]
 ENDED = [
     Row(f"ended, ADDR {name}", (ended, addr), expires=True, survives=False)
     for name, addr in (("right", nothing), ("absent", drop_addr), ("another session's", bobs_addr))

@@ -53,11 +53,11 @@ class Run(NamedTuple):
     def table(self) -> dict[tuple[str, int], dict[str, int]]:
         """By stored name and version: how many values, by heading."""
         lines = self.said.splitlines()[1:]
-        heads = ["as it is", "upgraded", "carried through", "dropped", "copy"]
+        heads = ["as it is", "upgraded", "carried through", "dropped", "copy", "removed"]
         found: dict[tuple[str, int], dict[str, int]] = {}
         for line in lines[1:]:
             if not line.startswith("dropped:"):
-                name, *cells = line.rsplit(maxsplit=6)
+                name, *cells = line.rsplit(maxsplit=7)
                 found[name.strip(), int(cells[0])] = {head: int(cell) for head, cell in zip(heads, cells[1:], strict=True) if cell != "-"}
         return found
 
@@ -154,9 +154,10 @@ def test_a_renamed_key_is_told_by_both_names(store: Store, store_url: str, folde
     session(store, {"visits": Write(pack(1))})
     session(store, {"visits": Write(pack(2), 1, FIELD_TWIN), "hits": Write(pack(2), 1, FIELD_TWIN)})
     session(store, {"hits": Write(pack(3))})
+    session(store, {"hits": Write(pack(4), 1, FIELD_TWIN)})  # of which older code has removed the other
     run = check(folder, "--store", store_url, "--keys", "shop_keys")
     assert run.status == 0
-    assert run.table == {("hits", 1): {"as it is": 2}, ("visits (now hits)", 1): {"as it is": 1, "copy": 1}}
+    assert run.table == {("hits", 1): {"as it is": 2, "removed": 1}, ("visits (now hits)", 1): {"as it is": 1, "copy": 1}}
 
 
 def test_nothing_is_changed(store: Store, store_url: str, folder: Path) -> None:
@@ -198,6 +199,7 @@ MISTAKES: list[tuple[str, str, str]] = [
     ("shop_keys.py", "give the name of a module, as in an import", ""),
     ("json", "--keys json: no key is declared there", ""),
     ("broken", "--keys broken cannot be imported: ZeroDivisionError", "1 / 0"),
+    ("leaves", "--keys leaves cannot be imported: SystemExit: 0", "raise SystemExit(0)"),
     ("twice", "--keys twice: the name 'user' is taken", "from typed_sessions import Key\nKey('user', str)\nKey('user', int)"),
 ]
 
@@ -229,6 +231,27 @@ def test_a_wrong_store_is_told(folder: Path, url: str, words: str) -> None:
     assert words in run.errors or (words == "StoreUnavailable" and "127.0.0.1:1" in run.errors)
     assert "Traceback" not in run.errors
     assert not (folder / "missing.db").exists()
+
+
+@pytest.mark.parametrize("command", ["check", "reseal"])
+def test_a_file_that_is_no_store_is_told(folder: Path, command: str) -> None:
+    """With the status of a command that could not be done, and the file is left alone."""
+    file = folder / "letters.db"
+    file.write_bytes(b"Dear Sir or Madam, " * 100)
+    program = [sys.executable, "-m", "typed_sessions", command, "--store", f"sqlite:///{file}"]
+    done = subprocess.run(
+        [*program, *(["--keys", "shop_keys"] if command == "check" else [])],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TYPED_SESSIONS_SEALING_KEYS": "00" * 32},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no SQLite database" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert file.read_bytes() == b"Dear Sir or Madam, " * 100
 
 
 def test_it_can_be_stopped(folder: Path) -> None:

@@ -7,6 +7,7 @@ manager's `commit` and at its end, a message counts as use, and when the session
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable, Collection, MutableMapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, TypeAlias, cast, final
@@ -148,6 +149,12 @@ class SessionMiddleware:
             await connection.finish()
         except (Rejected, *COMMIT_FAILURES) as refused:
             await connection.refuse(refused)
+        except Exception:
+            if connection.gone:  # the usual end: `receive` said so, and the application's framework has raised that
+                await connection.finish()
+            elif connection.exchange.tracking is not None:
+                await self._sessions.abandon_exchange(connection.exchange)
+            raise
         except BaseException:
             if connection.exchange.tracking is not None:
                 await self._sessions.abandon_exchange(connection.exchange)
@@ -248,6 +255,9 @@ class _Response(msgspec.Struct, eq=False):
         # Not a coroutine: a request that never looks at its session should not pay for one.
         exchange = self.exchange
         if not exchange.headers_sent and message["type"] == "http.response.start":
+            refused = sys.exc_info()[1] if message["status"] == 500 else None
+            if isinstance(refused, (Rejected, *COMMIT_FAILURES)):
+                raise refused  # a mounted application would answer it as an error of its own
             if exchange.looked:
                 tracking = exchange.tracking
                 if tracking is None or message["status"] >= 500:
@@ -310,7 +320,7 @@ class _Cut(ConnectionError):
 class _WebSocket:
     """The session's part in one WebSocket connection, which is a client of it."""
 
-    __slots__ = ("_accepted", "_closed", "_cut", "_receive", "_refused", "_scope", "_send", "_sessions", "client", "exchange")
+    __slots__ = ("_accepted", "_closed", "_cut", "_receive", "_refused", "_scope", "_send", "_sessions", "client", "exchange", "gone")
 
     def __init__(self, sessions: AsyncSessionManager, guard: Guard, scope: Scope, receive: Receive, send: Send, same_origin: bool) -> None:
         self.exchange = Exchange(guard, scope)
@@ -322,6 +332,7 @@ class _WebSocket:
         self._accepted = False
         self._closed = False
         self._cut = False
+        self.gone = False
         peer = scope.get("client")
         self.client = Client(peer[0] if peer else None, self._close)
 
@@ -350,7 +361,7 @@ class _WebSocket:
             if not await self._sessions.use_exchange(self.exchange):
                 await self._close()
         elif message["type"] == "websocket.disconnect":
-            self._closed = True
+            self._closed = self.gone = True
         if self._cut and message["type"] == "websocket.receive":
             return {"type": "websocket.disconnect", "code": POLICY_VIOLATION}
         return message

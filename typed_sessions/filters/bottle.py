@@ -7,7 +7,7 @@ around the application that it is installed in, where the rules of a WSGI reques
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast, final
 
@@ -47,8 +47,8 @@ class SessionPlugin:
     of `SessionManager.filter`. Changes are committed before the headers leave, and nothing is if the response is of 500 or above, which
     Bottle makes of an exception; `abort(404)` and `redirect` commit. `Rejected` is answered with its status and headers.
 
-    Install it in the application that is run: handlers of applications mounted in it are served too. Raises `bottle.PluginError` if there
-    is one already.
+    Install it in the application that is run. What is mounted in it is served too, with `current_session()`; for the argument, install one
+    there as well. Raises `bottle.PluginError` if there is one already.
     """
 
     api = 2
@@ -79,8 +79,7 @@ class SessionPlugin:
         """Called by `install`."""
         if isinstance(app.wsgi, SessionMiddleware) or self._app is not None:
             raise bottle.PluginError(
-                "a SessionPlugin is installed here already: one serves the whole application, hooks and mounted ones included; "
-                "make one for each application that is run"
+                "a SessionPlugin is installed here already: one serves the whole application with its hooks; make one for each application"
             )
         self._app = app
         app.wsgi = self._around(_Refusing(app.wsgi))
@@ -99,7 +98,8 @@ class SessionPlugin:
             except (Rejected, *COMMIT_FAILURES) as refused:
                 environ[_REFUSED] = refused
                 return bottle.HTTPResponse(status=refused.status)  # for hooks and plugins around; the answer is made outside
-            return _watched(result, environ) if inspect.isgenerator(result) else result
+            # What can be read is a file to Bottle, which the server may send by itself.
+            return _watched(result, environ) if isinstance(result, Iterator) and not hasattr(result, "read") else result
 
         return handler
 
@@ -123,8 +123,8 @@ def _session(environ: WSGIEnvironment) -> Session:
         return open_session(environ)
     except NoSession:
         raise NoSession(
-            "this request did not come through the application that has the SessionPlugin: install it in the one that is run, "
-            "not in one that is mounted in it"
+            "this request did not come through an application that has a SessionPlugin: install one in the application that is run, "
+            "not only in one that is mounted in it"
         ) from None
 
 
@@ -148,8 +148,9 @@ class _Refusing:
         refused: list[Rejected | CommitFailure] = []
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None, /) -> Callable[[bytes], object]:
-            if exc_info is not None and isinstance(exc_info[1], (Rejected, *COMMIT_FAILURES)):
-                refused.append(exc_info[1])  # in a hook
+            problem = None if exc_info is None else _unwrapped(exc_info[1])
+            if problem is not None:
+                refused.append(problem)  # in a hook, or in an application that is mounted
             return start_response(status, headers, exc_info)
 
         body = self._app(environ, start)
@@ -160,6 +161,16 @@ class _Refusing:
                     close()
                 raise cast("Rejected | CommitFailure", problem)
         return body
+
+
+def _unwrapped(problem: object) -> Rejected | CommitFailure | None:
+    # Where a mounted application has raised, Bottle raises the class again with the exception as its argument.
+    while isinstance(problem, (Rejected, *COMMIT_FAILURES)):
+        inner = [part for part in (*problem.args, getattr(problem, "reason", None)) if isinstance(part, (Rejected, *COMMIT_FAILURES))]
+        if not inner:
+            return problem
+        problem = inner[0]
+    return None
 
 
 def _no_application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

@@ -11,7 +11,7 @@ Starlette endpoint. The decorated handler takes its other arguments as before, a
     async def show(request: Request, cart: Cart) -> Response: ...
 
 An `async def` handler is one of ASGI, with a request or a scope first: its session is opened with `await`. Any other runs where
-`current_session()` works.
+`current_session()` works; in ASGI that takes `SessionMiddleware(..., eager=True)`.
 """
 
 from __future__ import annotations
