@@ -320,12 +320,11 @@ class _Parts:
             self.records[cls] = tuple(field.name for field in info.fields)
         if isinstance(info, (shapes.DataclassType, shapes.StructType)):
             self.mutable = self.mutable or not _frozen(cls)
-        for attribute in getattr(cls, "__attrs_attrs__", ()):
-            if getattr(attribute, "alias", attribute.name) != attribute.name:
-                raise KeyTypeError(
-                    f"{self._name} cannot be carried: {cls.__qualname__}.{attribute.name}: attrs calls it {attribute.alias!r} in __init__, "
-                    f"and msgspec knows one name only: give both the same, or {_WAY_OUT}"
-                )
+        if hasattr(cls, "__attrs_attrs__"):
+            private = next((field.name for field in info.fields if field.name.startswith("_")), None)
+            if private is not None:
+                why = "of an attrs class, msgspec leaves fields with an underscore out: name it without, or"
+                raise KeyTypeError(f"{self._name} cannot be carried: {cls.__qualname__}.{private}: {why} {_WAY_OUT}")
         for field in info.fields:
             self.visit(field.type, f"{cls.__qualname__}.{field.name}")
 
