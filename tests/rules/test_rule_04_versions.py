@@ -194,7 +194,11 @@ def test_rule_04_after_a_roll_back_the_newer_value_is_still_there(face: Face) ->
         assert session[visits] == 3
 
 
-@pytest.mark.parametrize("upgrade", [lambda old, version: len(old), Upgrades(str, len)], ids=["function", "chain"])
+def length(old: Any, version: int) -> int:
+    return len(old)
+
+
+@pytest.mark.parametrize("upgrade", [length, Upgrades(str, len)], ids=["function", "chain"])
 def test_rule_04_elements_are_brought_forward_one_by_one(face: Face, upgrade: Any) -> None:
     """A list may hold elements of several versions; what is appended is of this code's, and the older ones stay as they are stored."""
     browser, handle = written_by(face, lambda: Key("user", str), "ann")

@@ -12,6 +12,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast, final
 
 import bottle
+from typing_extensions import TypeIs
 
 from ..errors import COMMIT_FAILURES, CommitFailure, NoSession, Rejected
 from ..exchange import BAD_REQUEST
@@ -98,8 +99,7 @@ class SessionPlugin:
             except (Rejected, *COMMIT_FAILURES) as refused:
                 environ[_REFUSED] = refused
                 return bottle.HTTPResponse(status=refused.status)  # for hooks and plugins around; the answer is made outside
-            # What can be read is a file to Bottle, which the server may send by itself.
-            return _watched(result, environ) if isinstance(result, Iterator) and not hasattr(result, "read") else result
+            return _watched(result, environ) if _is_stream(result) else result
 
         return handler
 
@@ -126,6 +126,11 @@ def _session(environ: WSGIEnvironment) -> Session:
             "this request did not come through an application that has a SessionPlugin: install one in the application that is run, "
             "not only in one that is mounted in it"
         ) from None
+
+
+def _is_stream(body: object) -> TypeIs[Iterator[object]]:
+    # What can be read is a file to Bottle, which the server may send by itself.
+    return not hasattr(body, "read") and isinstance(body, Iterator)
 
 
 def _watched(body: Iterable[object], environ: WSGIEnvironment) -> Generator[object]:

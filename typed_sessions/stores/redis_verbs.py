@@ -77,7 +77,7 @@ class Verbs:
         for name, value, most in (("max_bytes", max_bytes, 2**30), ("max_keys", max_keys, 2**20)):
             if type(value) is not int or not 1 <= value <= most:
                 raise PolicyError(f"{store}({name}={value!r}): expected a whole number from 1 to {most}")
-        self.acl = f"~{{{prefix}:* {' '.join(f'+{command}' for command in COMMANDS)}"
+        self.acl: str = f"~{{{prefix}:* {' '.join(f'+{command}' for command in COMMANDS)}"
         """The rules of a user who may do what the verbs do, and nothing else."""
         self._store = store
         self._max_bytes = max_bytes
