@@ -207,6 +207,7 @@ def test_a_form_for_a_session_that_has_ended(visitor: Visitor) -> None:
         ("&".join(f"f{n}=1" for n in range(99)), {}),
         ("token=1", {"Content-Length": "-1"}),
         ("token=1", {"Content-Length": "seven"}),
+        ("token=1", {"Content-Length": "9" * 5_000}),
         ("7\r\ntoken=1\r\n0\r\n\r\n", {"Transfer-Encoding": "chunked"}),
     ],
     ids=["long", "no UTF-8", "no ASCII", "many", "negative", "no number", "chunked"],

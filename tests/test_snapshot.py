@@ -492,3 +492,13 @@ def test_a_reader_without_checksums_is_caught(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(snapshot, "crc32", no_crc)
     with pytest.raises(AssertionError):
         check_damage(tmp_path)
+
+
+def test_names_are_on_the_disk_before_a_save_is_promised(tmp_path: Path) -> None:
+    """The file's bytes are synced before it takes the name, and the folder after that: a rename may be lost with the power (S5)."""
+    path = prepare(tmp_path)
+    disk = Disk()
+    write_snapshot(path, NEW, now=2.0, fs=disk)
+    last = len(disk.calls) - disk.calls[::-1].index("replace")
+    assert "fsync" in disk.calls[: disk.calls.index("replace")]
+    assert "fsync folder" in disk.calls[last:]

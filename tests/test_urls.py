@@ -125,3 +125,11 @@ def test_a_driver_that_is_not_installed(url: str, module: str, extra: str) -> No
 def test_what_is_shown_of_a_url(url: str, shown: str) -> None:
     """Neither password nor query."""
     assert shown_url(url) == shown
+
+
+@pytest.mark.parametrize("url", ["redis://:ses/ame@localhost/0", "redis://:ses#ame@localhost/0", "postgresql://ann:ses/ame@localhost/app"])
+def test_a_password_that_is_not_percent_encoded_is_not_quoted(url: str) -> None:
+    """It would be taken for a port: the message says what to do, and shows nothing of it."""
+    with pytest.raises(PolicyError, match="has to be percent-encoded") as refused:
+        open_store(url)
+    assert "ses" not in str(refused.value).replace("sessions", "")

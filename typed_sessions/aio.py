@@ -18,12 +18,13 @@ from typing_extensions import Self, override
 from . import endings, plans, steps
 from .changes import Outcome, Use
 from .clients import Client, Close
+from .errors import StoreUnavailable
 from .events import Begin, Event
 from .exchange import BAD_REQUEST, Exchange, Guard, Request, RequestReader
 from .finish import Finishing, close_exchange
 from .keeper import keeper_of
 from .lifecycle import judge
-from .manager import SCAN_PAGE, check_every, exchange_of, hold_for_edit, still_open
+from .manager import SCAN_PAGE, check_every, exchange_of, forget_unknown, hold_for_edit, still_open
 from .policy import CookiePolicy
 from .record import Record
 from .session import Create, Error, Session, SessionView, answered, tracking_of
@@ -273,7 +274,11 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
 
     async def commit(self, session: Session, /) -> None:
         """As `SessionManager.commit`."""
-        await self.commit_exchange(exchange_of(session), strict=True)
+        try:
+            await self.commit_exchange(exchange_of(session), strict=True)
+        except StoreUnavailable as problem:
+            forget_unknown(session, problem)
+            raise
 
     async def refresh(self, session: Session, /) -> None:
         """As `SessionManager.refresh`."""

@@ -5,12 +5,14 @@ A docstring says when the error is raised. Errors that a server answers with car
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 Headers: TypeAlias = Sequence[tuple[str, str]]
 RejectedReason: TypeAlias = Literal["no_session", "bad_cookie", "other_address", "check", "require", "renewed", "clients", "origin"]
 
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NO_STORE: Headers = (("Cache-Control", "no-store"),)
 
 
@@ -66,10 +68,17 @@ class Conflict(SessionError):
 
 
 class StoreUnavailable(SessionError):
-    """The store did not answer in time, or could not do what was asked. A server answers it with `status` and `headers`."""
+    """The store did not answer in time, or could not do what was asked. A server answers it with `status` and `headers`.
+
+    `unknown` says that the answer was lost: the verb may have been applied, and nobody repeats it (rule 28).
+    """
 
     status: int = 503
     headers: Headers = (*_NO_STORE, ("Retry-After", "1"))
+
+    def __init__(self, message: str = "", *, unknown: bool = False) -> None:
+        super().__init__(message)
+        self.unknown = unknown
 
 
 class StoreFull(StoreUnavailable):
@@ -92,10 +101,18 @@ class SnapshotDamaged(SessionError):
         self.why = why
 
 
+def check_headers(headers: Headers) -> None:
+    """Raise ValueError for a pair that would be no header line, or more than one (CWE-113): a client's text may be in it."""
+    for name, value in headers:
+        if _HEADER_NAME.fullmatch(name) is None or any(character in value for character in "\r\n\0") or max(value, default="") > "\xff":
+            raise ValueError(f"the header {name!r} of an error: expected a token, and a value of Latin-1 without line ends")
+
+
 class Rejected(SessionError):
     """A check refused the request: answer with `status` and `headers`; `reason` says which check it was."""
 
     def __init__(self, reason: RejectedReason, status: int = 400, headers: Headers = (), message: str = "") -> None:
+        check_headers(headers)
         super().__init__(message or f"the request was refused ({reason}): answer it with status {status}")
         self.reason: RejectedReason = reason
         self.status = status

@@ -10,17 +10,20 @@ import http
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, final
+from urllib.parse import quote
 
 import msgspec
 
 from .clients import Client
 from .cookies import SetCookie, is_value, parse_cookies
-from .errors import PolicyError, Rejected, RejectedReason
+from .errors import PolicyError, Rejected, RejectedReason, check_headers
 from .lifecycle import Verdict
 from .policy import CookiePolicy, SessionCookies, filtered, leave_alone
 from .session import Create, Error, Session
 from .tracking import Tracking
 
+_URI = "".join(map(chr, range(0x21, 0x7F)))
+"""What an address may be made of as it is; all else is percent-encoded."""
 BAD_REQUEST: Error = (400, ())
 MAX_ROUTE = 64
 """Characters of `route`, as in `SessionOptions`."""
@@ -139,6 +142,10 @@ def check_error(error: Error) -> None:
     fits = isinstance(error, tuple) and len(error) == 2 and type(error[0]) is int and 300 <= error[0] <= 599
     if not fits or isinstance(error[1], str) or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in error[1]):
         raise PolicyError(f'error = {error!r}: expected a status of 300 to 599 with header pairs, such as (403, []) or redirect("/login")')
+    try:
+        check_headers(error[1])
+    except (TypeError, ValueError) as problem:
+        raise PolicyError(f"error = {error!r}: {problem}") from None
 
 
 def redirect(location: str, /, status: int = 303) -> Error:
@@ -147,7 +154,7 @@ def redirect(location: str, /, status: int = 303) -> Error:
         raise PolicyError(f"redirect(status={status!r}): expected a status of 300 to 399")
     if not location or any(character in location for character in "\r\n\0"):
         raise PolicyError(f"redirect({location!r}): expected an address without control characters")
-    return status, (("Location", location),)
+    return status, (("Location", quote(location, safe=_URI)),)
 
 
 def plain_answer(status: int, headers: Sequence[tuple[str, str]]) -> tuple[str, list[tuple[str, str]], bytes]:

@@ -322,3 +322,45 @@ def test_rule_07_two_in_place_changes_of_two_keys_conflict_as_one_commit(face: F
     assert [event.name for event in lost] == ["one"]
     with browser.visit() as session:
         assert (session[one], session[two]) == ([0, 1], [0, 1])
+
+
+@pytest.mark.parametrize("order", ["change, update", "update, change", "update, change, update"])
+def test_rule_07_an_update_beside_a_change_in_place_is_no_update_alone(face: Face, order: str) -> None:
+    """The functions could be applied again, the change could not: so the whole is one change in place, which wins and is told."""
+    tags = Key("tags", list[str])
+    browser, _ = begin(face, lambda session: session.__setitem__(tags, []))
+    lost = heard(face, LostUpdate)
+    turn, rival = browser.open(), browser.open()
+    for step in order.split(", "):
+        if step == "update":
+            turn.session.update(tags, lambda found: [*found, "updated"])
+        else:
+            turn.session[tags].append("changed")
+    mine = list(turn.session[tags])
+    assert "changed" in mine
+    rival.session[tags] = ["rival"]
+    rival.finish()
+    turn.finish()
+    assert [event.name for event in lost] == ["tags"]
+    with browser.visit() as session:
+        assert session[tags] == mine
+
+
+def test_rule_07_refresh_keeps_what_was_changed_in_place(face: Face) -> None:
+    """Own uncommitted changes stay, of whatever kind; what was only read is read again."""
+    mine, theirs = Key("mine", list[str]), Key("theirs", list[str])
+
+    def fill(session: Session) -> None:
+        session[mine], session[theirs] = [], []
+
+    browser, _ = begin(face, fill)
+    turn, rival = browser.open(), browser.open()
+    turn.session[mine].append("mine")
+    assert turn.session[theirs] == []
+    rival.session[theirs] = ["theirs"]
+    rival.finish()
+    face.call(face.manager.refresh(turn.session))
+    assert (turn.session[mine], turn.session[theirs]) == (["mine"], ["theirs"])
+    turn.finish()
+    with browser.visit() as session:
+        assert (session[mine], session[theirs]) == (["mine"], ["theirs"])

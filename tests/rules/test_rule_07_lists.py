@@ -101,3 +101,18 @@ def test_rule_07_an_element_that_was_added_and_removed_was_never_there(face: Fac
         session[facts].prepend(0)
     with browser.visit() as session:
         assert list(session[facts]) == [0, 1, 2, 4]
+
+
+def test_rule_07_several_prepends_of_one_request(face: Face) -> None:
+    """Each comes before what was there, the last one first (SWI's asserta): in the request's own view, and in what is stored."""
+    facts = ListKey("facts", str)
+    browser = begin(face, lambda session: session[facts].append("old"))
+    with browser.visit() as session:
+        for fact in ("a", "b", "c"):
+            session[facts].prepend(fact)
+        assert list(session[facts]) == ["c", "b", "a", "old"]
+    with browser.visit() as session:
+        assert list(session[facts]) == ["c", "b", "a", "old"]
+        session[facts].prepend("d")
+    with browser.visit() as session:
+        assert list(session[facts]) == ["d", "c", "b", "a", "old"]

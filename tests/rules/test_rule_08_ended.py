@@ -279,14 +279,14 @@ def test_rule_08_a_session_created_and_ended_during_its_first_request_leaves_no_
     assert_over(face, handle, browser)
 
 
-def record_for(locator: bytes) -> Record:
+def record_for(locator: bytes, now: float) -> Record:
     return Record(
         locator,
         digest=b"d" * 32,
         tag_digest=b"t" * 16,
         address=None,
-        created=0.0,
-        used=0.0,
+        created=now,
+        used=now,
         timeout=600,
         granularity=60,
         deadline=None,
@@ -315,7 +315,7 @@ def test_rule_08_only_create_makes_a_record(face: Face) -> None:
     face.call(face.store.clear(locator, None))
     face.call(face.store.clear(locator, ["user"]))
     assert face.call(face.store.scan(None, 100)) == ([], None)
-    assert face.call(face.store.create(record_for(locator), face.clock())) == "created"
+    assert face.call(face.store.create(record_for(locator, face.clock()), face.clock())) == "created"
     assert [record.locator for record in face.call(face.store.scan(None, 100))[0]] == [locator]
 
 
@@ -340,7 +340,7 @@ def test_rule_08_create_does_not_take_over_a_record(face: Face, user: Key[str]) 
     _, handle = signed_in(face, user)
     before = record_of(face, handle)
     assert before is not None
-    assert face.call(face.store.create(record_for(before.locator), face.clock())) == "taken"
+    assert face.call(face.store.create(record_for(before.locator, face.clock()), face.clock())) == "taken"
     after = record_of(face, handle)
     assert after is not None
     assert after.pack() == before.pack()

@@ -229,3 +229,17 @@ def test_rule_11_the_visit_that_finds_it_over_ends_it(make_face: Make, options: 
         pass
     assert ends == [(reason, "ann")]
     assert record_of(face, handle) is None
+
+
+def test_rule_11_the_lifetime_holds_within_the_granularity(make_face: Make) -> None:
+    """Also for a session whose use was written a moment ago, so that nothing else is to be looked at."""
+    face = unswept(make_face, timeout=600, lifetime=1000, granularity=60)
+    browser = signed_in(face)
+    for seconds in (333, 333, 333):
+        face.clock.advance(seconds)
+        assert is_open(browser)
+        with browser.visit() as session:
+            assert session.exists
+    face.clock.advance(1)
+    with browser.visit() as session:
+        assert not session.exists

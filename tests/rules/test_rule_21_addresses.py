@@ -244,3 +244,20 @@ def test_rule_21_a_thief_who_writes_gets_a_session_of_his_own(face: Face) -> Non
     assert handle_of(thief) != handle_of(browser)
     with browser.visit() as session:
         assert session[Key("user", str)] == "ann"
+
+
+def test_rule_21_no_address_equals_no_address_neither(make_face: Make) -> None:
+    """A session bound to nothing, from a time with `match="off"`: one that asks for an address opens it for nobody, and writes no use."""
+    face = make_face(address_policy=AddressPolicy(match="off"))
+    browser = begun(face, "testclient")
+    assert stored(face, handle_of(browser)).address is None
+    assert opens(browser)
+    face.renew(address_policy=AddressPolicy())
+    before = stored(face, handle_of(browser)).pack()
+    for seconds in (0, 61):
+        face.clock.advance(seconds)
+        for address in ("testclient", "10.1.2.3"):
+            with pytest.raises(Rejected) as refused:
+                browser.copy(address=address).open(create=False)
+            assert refused.value.reason == "other_address"
+    assert stored(face, handle_of(browser)).pack() == before

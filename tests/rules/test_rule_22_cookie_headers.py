@@ -11,7 +11,7 @@ import pytest
 
 from tests.faces import Browser, Face
 from tests.rules.scene import BOTH, cookies_set, expired, live, never
-from typed_sessions import AddressPolicy, CookiePolicy, Key, Rejected, Request, SetCookie
+from typed_sessions import AddressPolicy, CookiePolicy, Key, PolicyError, Rejected, Request, SetCookie, redirect
 
 Make = Callable[..., Face]
 
@@ -226,3 +226,22 @@ def test_rule_22_the_policys_filter_writes_no_second_one(make_face: Make) -> Non
         browser.open(check=never, headers=[("Cookie", "a=5; b=6; a=7")])
     assert cookies_set(refused.value.headers).keys() == {*BOTH, "a", "b"}
     assert expired(refused.value.headers) == {*BOTH, "a"}
+
+
+@pytest.mark.parametrize("value", ["/x\r\nSet-Cookie: evil=1", "/x\nSet-Cookie: evil=1", "/x\0", "/\u043b\u043e\u0433"])
+def test_rule_22_a_refusal_writes_no_header_that_splits(face: Face, value: str) -> None:
+    """What a handler puts into `error` may be a client's text: it is refused where it is said, not sent or torn on the way out."""
+    error = (303, [("Location", value)])
+    with pytest.raises(ValueError, match="Location"):
+        Rejected("require", *error)
+    with pytest.raises(PolicyError, match="Location"):
+        face.manager.filter(error=error)
+    turn = face.browser().open()
+    with pytest.raises(ValueError, match="Location"):
+        turn.session.require(lambda _: False, error=error)
+    turn.discard()
+
+
+def test_rule_22_redirect_writes_an_address_of_any_letters() -> None:
+    """Percent-encoded, as browsers do it (RFC 3987 3.1); what is encoded already stays as it is."""
+    assert redirect("/\u043b\u043e\u0433?a=%20&b=1#c") == (303, (("Location", "/%D0%BB%D0%BE%D0%B3?a=%20&b=1#c"),))

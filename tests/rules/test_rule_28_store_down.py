@@ -136,6 +136,24 @@ def test_rule_28_an_answer_that_was_lost_is_asked_for_by_nobody(
             assert not session.exists
 
 
+def test_rule_28_what_may_have_been_applied_is_not_committed_again_by_finish(
+    face: Face, watched: Watched, browser: Browser, name: Key[str]
+) -> None:
+    """The manager's `commit` lost its answer, and the handler went on: what it had done is there once, and so is what it does then."""
+    words, visits = ListKey("words", str), Key("visits", int)
+    watched.lost["commit"] = StoreUnavailable("the answer was lost: it may have been applied", unknown=True)
+    turn = browser.open()
+    turn.session.update(name, lambda text: text + "!")
+    turn.session[words].append("one")
+    with pytest.raises(StoreUnavailable):
+        face.call(face.manager.commit(turn.session))
+    watched.lost.clear()
+    turn.session[visits] = 1
+    turn.finish()
+    with browser.visit() as session:
+        assert (session[name], list(session[words]), session[visits]) == ("ann!", ["one"], 1)
+
+
 def test_rule_28_a_commit_that_failed_sets_no_cookie(face: Face, watched: Watched, browser: Browser, name: Key[str]) -> None:
     """Neither of a session that was not made, nor of a renew that did not happen, nor the expiry of one that has not ended."""
     for verb in ("create", "commit", "end"):

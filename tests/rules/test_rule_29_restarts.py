@@ -6,14 +6,16 @@ How files are written is tests/test_snapshot.py's and tests/test_journal.py's bu
 from __future__ import annotations
 
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.faces import Browser, Face
 from tests.rules.restarts import Server
-from typed_sessions import CookiePolicy, End, Key, ListKey, SessionView, SnapshotDamaged, StoreUnavailable
+from typed_sessions import CookiePolicy, End, Key, ListKey, MemoryStore, SessionView, SnapshotDamaged, StoreUnavailable
 
 pytestmark = pytest.mark.stores("memory")
 
@@ -421,3 +423,39 @@ def test_rule_29_loading_twice_brings_nothing_back(face: Face, server: Server, n
     thief = sign_out(ended)
     assert server.load() == 0
     assert (who(changed, name), who(thief, name)) == ("new", None)
+
+
+@pytest.mark.stores("memory")
+def test_rule_29_a_snapshot_is_of_one_moment(face: Face) -> None:
+    """While the records are gathered, what is written to those that were not gathered yet is not in it, however often."""
+    name = Key("name", int)
+    browsers = [face.browser() for _ in range(3)]
+    store = MemoryStore(shards=2)
+    face.manager = face.another(store=store)
+    for browser in browsers:
+        for _ in range(2):  # the second time it is kept as it is, and not packed
+            with browser.visit() as session:
+                session[name] = 1
+    before = sorted(store.cut())
+
+    class Rounds(tuple[Any, ...]):
+        """The shards, which are gone through for the fourth time when the locks have been given back and nothing is gathered yet."""
+
+        rounds = 0
+
+        def __iter__(self) -> Iterator[Any]:
+            Rounds.rounds += 1
+            if Rounds.rounds == 4:
+                for browser in browsers:
+                    for number in (2, 3):
+                        with browser.visit() as session:
+                            session[name] = number
+                with face.browser().visit() as session:
+                    session[name] = 4
+                with browsers[0].visit() as session:
+                    session.end()
+            return super().__iter__()
+
+    store.__dict__["_shards"] = Rounds(store.__dict__["_shards"])
+    assert sorted(store.cut()) == before
+    assert len(store.cut()) == 3

@@ -345,3 +345,31 @@ def test_rule_30_requests_that_open_nothing_leave_nothing(face: Face, name: Key[
         assert connection.client.carried == set()
     assert [size[:2] for size in sizes] == [sizes[0][:2]] * 3
     assert sizes[2][2] - sizes[1][2] < 100
+
+
+@pytest.mark.stores("memory", "sqlite")
+def test_rule_30_what_makes_room_says_why_it_ended(make_face: Make, name: Key[str]) -> None:
+    """The absolute lifetime, where it was that."""
+    face = make_face(store_options={"max_sessions": 1}, timeout=600, lifetime=100, granularity=10, gc="active")
+    heard = ends(face)
+    browser = begin(face, name)
+    assert use(browser, name)
+    face.clock.advance(100)
+    face.manager.set_options(granularity=3600)
+    assert use(begin(face, name), name)
+    assert heard == [(handle_of(browser), "lifetime")]
+
+
+@pytest.mark.stores("memory", "sqlite")
+def test_rule_30_an_id_that_is_taken_takes_no_room(make_face: Make, name: Key[str]) -> None:
+    """Whoever draws one has to draw again, and nothing is counted twice for it."""
+    face = make_face(store_options={"max_sessions": 2})
+    browser = begin(face, name)
+    assert use(browser, name)
+    record = face.call(face.store.scan(None, 10))[0][0]
+    for _ in range(5):
+        assert face.call(face.store.create(record.copy(), face.clock())) == "taken"
+    second = begin(face, name)
+    assert use(second, name)
+    assert use(browser, name)
+    assert held(face) == 2

@@ -248,7 +248,9 @@ class DemoHandler(SessionHandler):
     def _form(self) -> Form | None:
         """The fields of the form that was sent; None if there is none that can be read."""
         length = self.headers.get("Content-Length", "")
-        if not length.isascii() or not length.isdigit() or int(length) > LONGEST_FORM or "Transfer-Encoding" in self.headers:
+        if not length.isascii() or not length.isdigit() or len(length) > 9 or int(length) > LONGEST_FORM:
+            return None
+        if "Transfer-Encoding" in self.headers:
             return None
         body = self.rfile.read(int(length))
         try:

@@ -115,6 +115,9 @@ class _Store:
             raise PolicyError(
                 f"{name}: that is no PostgreSQL URL; expected postgresql://user:password@host:port/database or libpq's key=value pairs"
             ) from None
+        if not all(port.isdigit() or not port for port in str(where.get("port") or "").split(",")):
+            # Not quoted: it may be the beginning of a password that was not percent-encoded.
+            raise PolicyError(f"{name}: its port is no number; a password with '/', '#', '?' or '@' in it has to be percent-encoded")
         self._verbs = Verbs(name, schema, max_bytes, max_keys)
         self._url = url
         self._schema = schema
@@ -165,8 +168,10 @@ class _Store:
         if state is not None and not state.startswith("57P") and problem.diag.severity_nonlocalized not in ("FATAL", "PANIC"):
             return StoreUnavailable(f"{self._where} refused {verb}: {_text(problem)}")
         said = f"did not answer {verb} within {self._deadline:g} s" if monotonic() >= until else f"broke the connection during {verb}"
-        done = "" if verb in ("open", "scan") else ": the answer was lost, it may have been applied, and is not repeated"
-        return StoreUnavailable(f"{self._where} {said}{done}" + ("" if monotonic() >= until else f" ({_text(problem)})"))
+        unknown = verb not in ("open", "scan")
+        done = ": the answer was lost, it may have been applied, and is not repeated" if unknown else ""
+        why = "" if monotonic() >= until else f" ({_text(problem)})"
+        return StoreUnavailable(f"{self._where} {said}{done}{why}", unknown=unknown)
 
 
 def _text(problem: BaseException | str) -> str:

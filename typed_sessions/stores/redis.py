@@ -96,6 +96,12 @@ class _Store:
     def _pool(self, url: str | None) -> Any:
         raise NotImplementedError
 
+    def _no_url(self, problem: Exception) -> PolicyError:
+        why = str(problem)
+        if why.startswith("Port "):  # it quotes what may be the beginning of a password that was not percent-encoded
+            why = "its port is no number; a password with '/', '#', '?' or '@' in it has to be percent-encoded"
+        return PolicyError(f"{type(self).__name__}: that is no Redis URL: {why}")
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.prefix!r} on {self._where}>"  # never the password
 
@@ -147,8 +153,9 @@ class _Store:
     def _lost(self, verb: str, problem: BaseException) -> StoreUnavailable:
         slow = isinstance(problem, TimeoutError)
         said = f"did not answer {verb} within {self._deadline:g} s" if slow else f"broke the connection during {verb} ({problem})"
-        done = "" if verb in ("open", "scan") else ": the answer was lost, it may have been applied, and is not repeated"
-        return StoreUnavailable(f"{self._where} {said}{done}")
+        unknown = verb not in ("open", "scan")
+        done = ": the answer was lost, it may have been applied, and is not repeated" if unknown else ""
+        return StoreUnavailable(f"{self._where} {said}{done}", unknown=unknown)
 
 
 # ------------------------------------------------------------------ for threads
@@ -190,7 +197,7 @@ class RedisStore(_Store):
             pool: Any = redis.ConnectionPool
             return pool.from_url(url, protocol=2)
         except (ValueError, TypeError, AttributeError) as problem:
-            raise PolicyError(f"{type(self).__name__}: that is no Redis URL: {problem}") from None
+            raise self._no_url(problem) from None
 
     # -------------------------------------------------------------- the verbs
 
@@ -354,7 +361,7 @@ class AsyncRedisStore(_Store):
             pool: Any = redis.asyncio.ConnectionPool
             return pool.from_url(url, protocol=2)
         except (ValueError, TypeError, AttributeError) as problem:
-            raise PolicyError(f"{type(self).__name__}: that is no Redis URL: {problem}") from None
+            raise self._no_url(problem) from None
 
     # -------------------------------------------------------------- the verbs
 
