@@ -210,7 +210,7 @@ def test_a_form_for_a_session_that_has_ended(visitor: Visitor) -> None:
         ("token=1", {"Content-Length": "9" * 5_000}),
         ("7\r\ntoken=1\r\n0\r\n\r\n", {"Transfer-Encoding": "chunked"}),
     ],
-    ids=["long", "no UTF-8", "no ASCII", "many", "negative", "no number", "chunked"],
+    ids=["long", "no UTF-8", "no ASCII", "many", "negative", "no number", "a very long number", "chunked"],
 )
 def test_what_is_no_form_is_refused(demo: Demo, body: str | bytes, headers: dict[str, str]) -> None:
     """400, and the connection is closed, since what follows on it cannot be told from the body."""
