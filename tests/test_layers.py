@@ -94,7 +94,7 @@ LEAVES = {
     "hiredis": {"stores.redis", "stores.redis_wire"},  # which redis[hiredis] brings
     "bottle": {"filters.bottle"},
     "fastapi": {"filters.fastapi"},
-    "starlette": {"filters.fastapi"},  # which fastapi brings
+    "starlette": {"filters.fastapi", "filters.starlette"},
     "hypothesis": {"conformance.machine"},
     "psycopg": {"stores.postgres"},
 }

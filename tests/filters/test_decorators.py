@@ -7,19 +7,13 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from starlette.applications import Starlette
-from starlette.endpoints import HTTPEndpoint
-from starlette.middleware import Middleware
-from starlette.requests import Request as StarletteRequest
-from starlette.responses import PlainTextResponse
-from starlette.routing import Route
 
 from tests.filters.asgi_site import Site as ASGISite
 from tests.filters.http_site import Site as HTTPSite
 from tests.filters.servers import Connection, Jar, asgi, in_loop, serving, wsgi
 from tests.filters.wsgi_site import Site as WSGISite
 from typed_sessions import Key, ListKey, NoSession, NotOpened, Session, SessionList, redirect
-from typed_sessions.filters.asgi import Receive, Scope, Send, SessionMiddleware
+from typed_sessions.filters.asgi import Receive, Scope, Send
 from typed_sessions.filters.decorators import from_session, with_session
 from typed_sessions.filters.http_server import SessionHandler
 
@@ -272,25 +266,3 @@ async def test_a_plain_function_in_asgi_is_told_to_open_before() -> None:
 
     with pytest.raises(NotOpened):
         await asgi(site.app(endpoint(calls)), await site.jar())
-
-
-@in_loop
-async def test_starlette() -> None:
-    """Functions with their request, and methods of an endpoint class, which has the scope itself."""
-    site = ASGISite()
-
-    @with_session
-    async def visit(request: StarletteRequest, session: Session) -> PlainTextResponse:
-        return PlainTextResponse(str(session.update(site.visits, lambda n: n + 1, default=0)))
-
-    class Greeting(HTTPEndpoint):
-        @from_session(site.visits)
-        async def get(self, visits: int, request: StarletteRequest) -> PlainTextResponse:
-            return PlainTextResponse(f"{request.url.path} {visits}")
-
-    routes = [Route("/", visit), Route("/greeting", Greeting)]
-    app = Starlette(routes=routes, middleware=[Middleware(SessionMiddleware, site.sessions)])
-    jar = Jar()
-    assert (await asgi(app, jar, path="/greeting")).status == 403
-    assert [(await asgi(app, jar)).text for _ in range(2)] == ["1", "2"]
-    assert (await asgi(app, jar, path="/greeting")).text == "/greeting 2"

@@ -28,8 +28,9 @@ KEYS = [rule.replace("typed_sessions", PREFIX) for rule in RULES if rule.startsw
 
 @pytest.fixture
 def allow(redis_server: RedisServer) -> Iterator[Callable[..., str]]:
-    """Let the user do this and nothing else; gives the server's URL for this user."""
+    """Let the user do this and nothing else; gives the server's URL for this user. The server has no script from before: EVAL is needed."""
     client = redis_server.client()
+    client.script_flush()
 
     def rules(*rules: str) -> str:
         client.execute_command("ACL", "SETUSER", "web", "reset", "on", ">secret", *rules)

@@ -20,7 +20,7 @@ from typed_sessions import (
     Upgrades,
     open_store,
 )
-from typed_sessions.filters import asgi
+from typed_sessions.filters import asgi, starlette
 from typed_sessions.filters.bottle import SessionPlugin
 from typed_sessions.filters.decorators import from_session, with_session
 from typed_sessions.filters.fastapi import FromSession
@@ -154,5 +154,7 @@ def decorated(environ: dict[str, object]) -> None:
     counts_visits(environ, 1, 2)  # type: ignore
     counts_visits(environ, "one")  # type: ignore
     FromSession("cart")  # type: ignore
+    starlette.FromSession(cart, make=int)  # type: ignore
+    starlette.inject(1)  # type: ignore
     FromSession(cart, make=int)  # type: ignore
     SessionPlugin(AsyncSessionManager())  # type: ignore

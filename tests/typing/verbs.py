@@ -33,7 +33,7 @@ from typed_sessions import (
     open_store,
     redirect,
 )
-from typed_sessions.filters import asgi, http_server, wsgi
+from typed_sessions.filters import asgi, http_server, starlette, wsgi
 from typed_sessions.filters.bottle import SessionPlugin
 from typed_sessions.filters.decorators import from_session, with_session
 from typed_sessions.filters.fastapi import CurrentSession, FromSession, request_session
@@ -243,6 +243,25 @@ async def fastapi_handler(session: CurrentSession, found: Annotated[Cart, FromSe
     assert_type(await request_session(connection()), Session)
     assert_type(found, Cart)
     return found
+
+
+@starlette.inject
+async def starlette_endpoint(
+    request: wsgi.EnvironReader, session: starlette.CurrentSession, found: Annotated[Cart, starlette.FromSession(cart, make=Cart)]
+) -> str:
+    assert_type(session, Session)
+    return found.items[0]
+
+
+@starlette.inject
+def plain_endpoint(request: wsgi.EnvironReader, session: starlette.CurrentSession) -> int:
+    return session[visits]
+
+
+def injected(request: wsgi.EnvironReader) -> None:
+    text: Awaitable[str] = starlette_endpoint(request)
+    number: Awaitable[int] = plain_endpoint(request)
+    print(text, number)
 
 
 def connection() -> Any: ...  # Any: one of Starlette's
