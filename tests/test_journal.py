@@ -24,8 +24,9 @@ import pytest
 from tests.test_snapshot import FAULTS, Disk, Killed, disks, temporaries, write_once
 from typed_sessions import journal as module
 from typed_sessions.errors import SnapshotDamaged, StoreUnavailable
+from typed_sessions.files import FileSystem
 from typed_sessions.journal import Entry, Journal, replay
-from typed_sessions.snapshot import FileSystem, Snapshot, load_latest, read_snapshot, write_snapshot
+from typed_sessions.snapshot import Snapshot, load_latest, read_snapshot, write_snapshot
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -336,7 +337,7 @@ def check_two_processes(folder: Path) -> None:
 FORK = """
 import os, sys, threading
 from typed_sessions.journal import Entry, Journal, replay
-from typed_sessions.snapshot import OperatingSystem
+from typed_sessions.files import OperatingSystem
 
 def fsync(fd):
     syncing.set()

@@ -23,6 +23,7 @@ LAYERS = (
     "wheel",
     "record",
     "changes",
+    "carriable",
     "codecs declared",
     "upgrades",
     "keys renamed",
@@ -40,6 +41,7 @@ LAYERS = (
     "lifecycle",
     "stores",
     "stores.base",
+    "stores.shard",
     "stores.memory",
     "stores.sqlite_file",
     "stores.turns",
@@ -59,6 +61,7 @@ LAYERS = (
     "conformance.machine",
     "conformance.*",  # the checks
     "conformance.run",
+    "files",
     "snapshot",
     "journal",
     "keeper",

@@ -14,9 +14,10 @@ from typing import ParamSpec, TypeVar
 
 import pytest
 
-from typed_sessions import snapshot
+from typed_sessions import files, snapshot
 from typed_sessions.errors import SnapshotDamaged, StoreUnavailable
-from typed_sessions.snapshot import OS, FileSystem, Replacement, Snapshot, load_latest, read_snapshot, write_snapshot
+from typed_sessions.files import OS, FileSystem, Replacement
+from typed_sessions.snapshot import Snapshot, load_latest, read_snapshot, write_snapshot
 
 FAULTS = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EMFILE)
 
@@ -461,12 +462,12 @@ def settle_nothing(new: Replacement) -> None:
 
 def test_a_writer_without_the_loop_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Short writes: reading back refuses the torn file; and without that, the check sees it."""
-    monkeypatch.setattr(snapshot, "write_all", write_once)
+    monkeypatch.setattr(files, "write_all", write_once)
     with pytest.raises(StoreUnavailable, match="read back"):
         write_snapshot(tmp_path / "sessions", NEW, now=1.0, fs=Disk(short=7))
     monkeypatch.undo()
     path = prepare(tmp_path)
-    monkeypatch.setattr(snapshot, "write_all", write_once)
+    monkeypatch.setattr(files, "write_all", write_once)
     monkeypatch.setattr(Replacement, "settle", settle_nothing)
     write_snapshot(path, NEW, now=2.0, fs=Disk(short=7))
     with pytest.raises(AssertionError):
@@ -488,7 +489,8 @@ def test_a_reader_without_checksums_is_caught(tmp_path: Path, monkeypatch: pytes
     def no_crc(data: bytes, value: int = 0) -> int:
         return 0
 
-    monkeypatch.setattr(snapshot, "sha256", Indifferent)
+    for module in (files, snapshot):
+        monkeypatch.setattr(module, "sha256", Indifferent)
     monkeypatch.setattr(snapshot, "crc32", no_crc)
     with pytest.raises(AssertionError):
         check_damage(tmp_path)

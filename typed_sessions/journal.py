@@ -34,7 +34,7 @@ from weakref import WeakSet
 from zlib import crc32
 
 from .errors import SnapshotDamaged, StoreUnavailable
-from .snapshot import OS, FileSystem, faults_reported, open_safely, replacement, sync_folder, write_all
+from .files import OS, FileSystem, faults_reported, open_safely, replacement, sync_folder, write_all
 
 Kind: TypeAlias = Literal["ended", "renewed"]
 

@@ -13,60 +13,20 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Sequence
-from typing import TypeAlias, final
-
-from msgspec.structs import replace
+from typing import final
 
 from ..changes import GONE, Changes, Idle, Outcome, Use, apply, apply_touch, apply_use
 from ..errors import PolicyError, StoreFull, TooLarge
 from ..record import ENDED, FIELD_HOOKED, REUSED, Ending, EndReason, Record
 from ..wheel import Wheel
 from .base import Created
+from .shard import Shard, record_of
 
 _FLAGS_AT = 1
 _FIELD_FLAGS_AT = 6
-_WARM = 8
-"""How many records of a shard may be unpacked at a time."""
 _STEP = 128
 _SLACK = 1_000
 """How many entries a sweep looks at before it lets go of a lock (rule 16)."""
-
-
-_Stored: TypeAlias = bytes | Record
-"""A session at rest is packed; one in use is kept as it is for a while, so that a page's requests do not unpack it again."""
-
-
-class _Shard:
-    __slots__ = ("before", "lock", "records", "warm")
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.records: dict[int, _Stored] = {}
-        self.warm: deque[int] = deque()
-        """The keys of records that are not packed, the one longest so first; one may be packed or gone by now."""
-        self.before: dict[int, _Stored | None] | None = None
-        """While a cut is taken: what was there at its moment, of the records changed since."""
-
-    def put(self, key: int, stored: _Stored | None) -> None:
-        """Set or remove a record; with the lock held."""
-        records = self.records
-        if self.before is not None and key not in self.before:
-            self.before[key] = records.get(key)
-        if stored is None:
-            records.pop(key, None)
-        else:
-            records[key] = stored
-
-    def warm_up(self, key: int) -> None:
-        """A record was put here unpacked; with the lock held. Packs the one that has been so for longest, if there are many."""
-        warm = self.warm
-        warm.append(key)
-        if len(warm) > _WARM:
-            coldest = warm.popleft()
-            record = self.records.get(coldest)
-            if type(record) is Record and coldest not in warm:
-                # The same record in another form: no change that a cut would have to know of.
-                self.records[coldest] = record.pack()
 
 
 @final
@@ -88,7 +48,7 @@ class MemoryStore:
         self._max_sessions = max_sessions
         self._max_bytes = max_bytes
         self._max_keys = max_keys
-        self._shards = tuple(_Shard() for _ in range(shards))
+        self._shards = tuple(Shard() for _ in range(shards))
         self._shard_count = shards
         self._books = threading.Lock()
         self._wheel = Wheel()
@@ -173,7 +133,7 @@ class MemoryStore:
         with shard.lock:
             unchanged = shard.records.get(key) is stored
             if unchanged:
-                self._keep(shard, key, after, stored)
+                shard.keep(key, after, stored)
         if not unchanged:
             return self.open(locator, use, idle, now)
         self._note_sooner(key, record, after, now)
@@ -184,7 +144,7 @@ class MemoryStore:
         shard = self._shards[key % self._shard_count]
         with shard.lock:
             stored = shard.records.get(key)
-            record = None if stored is None else _record(key, stored)
+            record = None if stored is None else record_of(key, stored)
             if stored is None or record is None or record.ending is not None:
                 return False
             previous = record.previous
@@ -193,7 +153,7 @@ class MemoryStore:
                 return False
             after = apply_touch(record, idle, now)
             if after is not None:
-                self._keep(shard, key, after, stored)
+                shard.keep(key, after, stored)
         if after is not None:
             self._note_sooner(key, record, after, now)
         return True
@@ -205,7 +165,7 @@ class MemoryStore:
             stored = shard.records.get(key)
             if stored is None:
                 return GONE
-            before = stored if type(stored) is Record else _record(key, stored)
+            before = stored if type(stored) is Record else record_of(key, stored)
             outcome = apply(before, changes, idle, now)
             record = outcome.record
             if outcome.status != "committed" or record is None:
@@ -215,7 +175,7 @@ class MemoryStore:
             if type(stored) is Record and shard.before is None and not record.use_written:
                 shard.records[key] = record
             else:
-                self._keep(shard, key, record, stored)
+                shard.keep(key, record, stored)
         if changes.set_timeout or record.used != before.used:
             self._note_sooner(key, before, record, now)
         return outcome
@@ -225,7 +185,7 @@ class MemoryStore:
         shard = self._shards[key % self._shard_count]
         with shard.lock:
             stored = shard.records.get(key)
-            record = None if stored is None else _record(key, stored)
+            record = None if stored is None else record_of(key, stored)
             if record is None or record.ending is not None:
                 return None
             return self._end(shard, key, record, Ending(reason, now, now + lease))
@@ -262,7 +222,7 @@ class MemoryStore:
         shard = self._shards[key % self._shard_count]
         with shard.lock:
             stored = shard.records.get(key)
-            record = None if stored is None else _record(key, stored)
+            record = None if stored is None else record_of(key, stored)
             if record is None or record.ending is None:
                 return
             left = {} if names is None else {name: value for name, value in record.fields.items() if name not in names}
@@ -277,7 +237,7 @@ class MemoryStore:
             shard = self._shards[number]
             with shard.lock:
                 items = list(shard.records.items())
-            found += [record for key, stored in items if (record := _record(key, stored)).ending is None]
+            found += [record for key, stored in items if (record := record_of(key, stored)).ending is None]
             number += 1
         return found, None if number == self._shard_count else number.to_bytes(4, "big")
 
@@ -349,15 +309,6 @@ class MemoryStore:
         if fields is not None and len(fields) > self._max_keys:
             raise TooLarge(f"the session would hold {len(fields)} keys; MemoryStore(max_keys={self._max_keys}) allows no more")
 
-    def _keep(self, shard: _Shard, key: int, record: Record, before: _Stored) -> None:
-        """Put a record in the place of another; with the shard's lock held."""
-        if shard.before is not None:
-            shard.put(key, before)
-        # Whether a use was written is the caller's to know; the next one gets this record too.
-        shard.records[key] = replace(record, use_written=False) if record.use_written else record
-        if type(before) is not Record:
-            shard.warm_up(key)
-
     def _admit(self, key: int, now: float) -> bool:
         """Count one more session, making room if there is none; whether somebody had to go."""
         crowded = False
@@ -405,7 +356,7 @@ class MemoryStore:
                 if stored is None or not self._unused(key):
                     continue
                 # Kept, but as ended and no longer counted, until a sweep has told everybody.
-                record = _record(key, stored).copy()
+                record = record_of(key, stored).copy()
                 record.ending = Ending("evicted", now, 0.0)
                 shard.put(key, record.pack())
             self._leave()
@@ -433,7 +384,7 @@ class MemoryStore:
             stored = shard.records.get(key)
             if stored is None:
                 return False
-            record = _record(key, stored)
+            record = record_of(key, stored)
             expired = record.ending is None and record.due <= now
             if expired:
                 # Kept until a sweep has told everybody, like an evicted one.
@@ -452,7 +403,7 @@ class MemoryStore:
         with self._books:
             self._count -= 1
 
-    def _end(self, shard: _Shard, key: int, record: Record, ending: Ending) -> Record:
+    def _end(self, shard: Shard, key: int, record: Record, ending: Ending) -> Record:
         """Mark a live record as ended (with hooks) or remove it (without); with the shard's lock held."""
         record = record.copy()
         record.ending = ending
@@ -470,7 +421,7 @@ class MemoryStore:
             stored = shard.records.get(key)
             if stored is None:
                 return None
-            record = _record(key, stored)
+            record = record_of(key, stored)
             ending = record.ending
             claimed = False
             due = record.due
@@ -492,10 +443,6 @@ class MemoryStore:
             with self._books:
                 self._wheel.add(key, due, now)
         return record if claimed else None
-
-
-def _record(key: int, stored: _Stored) -> Record:
-    return stored if type(stored) is Record else Record.unpack(key.to_bytes(16, "big"), stored)
 
 
 def _renew_locks(store: MemoryStore | None) -> None:
