@@ -9,6 +9,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -109,24 +110,26 @@ class PostgresServer:
         limit = "unlimited" if size is None else size
         for process in self.processes():
             # As the same user, who may do that; root may not in every container.
-            subprocess.run([prlimit, f"--fsize={limit}:", "--pid", str(process)], check=True, **self.user)
+            failed = subprocess.call([prlimit, f"--fsize={limit}:", "--pid", str(process)], **self.user)
+            assert not failed or process not in self.processes()
 
     def freeze(self) -> None:
-        for process in self.processes():
-            os.kill(process, signal.SIGSTOP)
+        self._tell(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        for process in self.processes():
-            os.kill(process, signal.SIGCONT)
+        self._tell(signal.SIGCONT)
 
     def kill(self) -> None:
         """As the system does that has no memory left: at once, and nobody is told."""
         if self._admin is not None:
             self._admin.close()
-        processes = self.processes()
-        for process in processes:
-            os.kill(process, signal.SIGKILL)
+        self._tell(signal.SIGKILL)
         self._process.wait(PATIENCE)
+
+    def _tell(self, what: signal.Signals) -> None:
+        for process in self.processes():
+            with suppress(ProcessLookupError):  # a worker may have ended since
+                os.kill(process, what)
 
     def shut_down(self, how: signal.Signals) -> None:
         """As an administrator does: SIGINT is fast, SIGQUIT immediate."""

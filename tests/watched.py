@@ -18,8 +18,8 @@ class Watched:
     def __init__(self, store: Any, *, blocking: bool | None = None) -> None:
         self.store = store
         self.calls: Counter[str] = Counter()
-        self.faults: dict[str, Exception] = {}
-        self.lost: dict[str, Exception] = {}
+        self.faults: dict[str, BaseException] = {}
+        self.lost: dict[str, BaseException] = {}
         self._blocking = blocking
 
     @property

@@ -84,7 +84,9 @@ def _parser() -> argparse.ArgumentParser:
         "through or dropped. Nothing is changed. The exit status is 1 if anything would be dropped.",
     )
     check.add_argument("--store", metavar="URL", required=True, help="sqlite:///FILE, redis://HOST, postgresql://HOST/DATABASE, ...")
-    check.add_argument("--keys", metavar="MODULE", nargs="+", required=True, help="the modules that declare the keys, as in an import")
+    check.add_argument(
+        "--keys", metavar="MODULE", nargs="+", action="extend", required=True, help="the modules that declare the keys, as in an import"
+    )
     check.add_argument(
         "--sealing-keys",
         type=Path,

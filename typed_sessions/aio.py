@@ -183,38 +183,42 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
         return self.run(plans.commit(core, exchange, now, strict=False, outcome=outcome))
 
     async def commit_exchange(self, exchange: Exchange, *, strict: bool = False) -> None:
-        """For filters: commit what the request has done so far."""
+        """For filters: commit what the request has done so far. Cancelled, nobody knows whether it was: it is not done again (rule 28)."""
         tracking = exchange.tracking
         if tracking is None or (tracking.untouched and not (strict and tracking.over)):
             return
-        core = self._core
-        now = core.clock()
-        outcome: Outcome | None = None
-        direct = self._direct
-        if core.is_plain(tracking):
-            if tracking.record is None:
-                draft = core.draft(exchange, now)
-                if draft is None:
+        try:
+            core = self._core
+            now = core.clock()
+            outcome: Outcome | None = None
+            direct = self._direct
+            if core.is_plain(tracking):
+                if tracking.record is None:
+                    draft = core.draft(exchange, now)
+                    if draft is None:
+                        return
+                    created: Created = direct.create(draft.record, now) if direct else await self._ask(core.store.create, draft.record, now)
+                    if created == "created" and not draft.residents and not core.listeners(Begin):
+                        core.born(exchange, draft, {}, now)
+                    else:
+                        await self.run(plans.create(core, exchange, now, draft, created))
                     return
-                created: Created = direct.create(draft.record, now) if direct else await self._ask(core.store.create, draft.record, now)
-                if created == "created" and not draft.residents and not core.listeners(Begin):
-                    core.born(exchange, draft, {}, now)
-                else:
-                    await self.run(plans.create(core, exchange, now, draft, created))
-                return
-            changes = tracking.changes()
-            if changes is None:
-                return
-            if core.is_simple(changes):
-                locator = tracking.record.locator
-                if direct is not None:
-                    outcome = direct.commit(locator, changes, core.idle, now)
-                else:
-                    outcome = await self._ask(core.store.commit, locator, changes, core.idle, now)
-                assert outcome is not None
-                if core.settled(exchange, tracking, outcome):
+                changes = tracking.changes()
+                if changes is None:
                     return
-        await self.run(plans.commit(core, exchange, now, strict=strict, outcome=outcome))
+                if core.is_simple(changes):
+                    locator = tracking.record.locator
+                    if direct is not None:
+                        outcome = direct.commit(locator, changes, core.idle, now)
+                    else:
+                        outcome = await self._ask(core.store.commit, locator, changes, core.idle, now)
+                    assert outcome is not None
+                    if core.settled(exchange, tracking, outcome):
+                        return
+            await self.run(plans.commit(core, exchange, now, strict=strict, outcome=outcome))
+        except asyncio.CancelledError:
+            tracking.forget_changes()
+            raise
 
     async def abandon_exchange(self, exchange: Exchange) -> None:
         """For filters: the handler has failed; as in `SessionManager`."""

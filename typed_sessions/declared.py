@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 
-def caller() -> str:
-    """`file:line` of whoever called the function that asks: the line of a declaration."""
+def caller() -> tuple[str, str]:
+    """Of whoever called the function that asks, which is a declaration: `file:line`, and the module's name."""
     # Key[int]("n", ...) comes through typing's alias, which is not where the key was declared.
     frame = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]  # the documented way to a caller's line without its source
     while frame.f_back is not None and frame.f_globals.get("__name__") in ("typing", "typing_extensions"):
         frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}", str(frame.f_globals.get("__name__", ""))
+
+
+def in_module(part: object, module: str) -> object:
+    """A part of a declaration without its module's name. A file that is run and imported too has two names, and is one declaration."""
+    return re.sub(rf"(?<![\w.]){re.escape(module)}\.", "", part) if isinstance(part, str) and module else part
 
 
 def hook_name(hook: object) -> str | None:

@@ -191,9 +191,16 @@ class Exchange(msgspec.Struct, eq=False, weakref=True):
     address: str | None = None
     cookies: SessionCookies | None = None
     verdict: Verdict = "absent"
+    refused: BaseException | None = None
+    """What opening the session has raised, until the request is over."""
 
     def __repr__(self) -> str:
         return f"<Exchange {self.verdict}>"  # the cookies' values must not reach a log or a traceback (I4)
+
+    @property
+    def refusal(self) -> BaseException | None:
+        """What was raised here, and may have been answered by the application's framework with an error of its own."""
+        return self.tracking.rejected if self.refused is None and self.tracking is not None else self.refused
 
     @property
     def quiet(self) -> bool:

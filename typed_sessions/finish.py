@@ -37,7 +37,8 @@ def close_exchange(exchange: Exchange) -> None:
     tracking = exchange.tracking
     if tracking is not None:
         tracking.closed = True
-        tracking.owner = None  # no reference cycle: a request's memory is free when the request is over
+        tracking.owner = tracking.rejected = None  # no reference cycle: a request's memory is free when the request is over
+    exchange.refused = None
 
 
 def discard_exchange(exchange: Exchange) -> None:

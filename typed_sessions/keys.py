@@ -6,6 +6,7 @@ It knows how one value is declared, encoded and brought forward; not sessions, s
 from __future__ import annotations
 
 import inspect
+import os
 import threading
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from typing import Any, Final, Generic, Literal, NoReturn, TypeAlias, TypeVar, c
 from typing_extensions import TypeForm, override
 
 from .codecs import DecodeRefused, HookedCodec, TypedCodec
-from .declared import caller, hook_name
+from .declared import caller, hook_name, in_module
 from .errors import DuplicateKeyError, KeyTypeError
 from .upgrades import Downgrade, Upgrades
 
@@ -161,7 +162,7 @@ class Key(KeyView[T]):
         cleanup_delete: Delete[T] | None = None,
         cleanup_no_client: NoClient[T] | None = None,
     ) -> None:
-        where = caller()
+        where, module = caller()
         codec: Codec[T] | None
         kind: Literal["typed", "hooked", "resident"]
         if save is not None or load is not None:
@@ -237,7 +238,8 @@ class Key(KeyView[T]):
         set_(self, "where", where)
         hooks = (*map(hook_name, (save, load, merge, cleanup_delete, cleanup_no_client)), _upgrade_name(upgrade))
         back = None if downgrade is None else downgrade.signature
-        set_(self, "signature", (kind, "" if type is _missing else _type_name(type), version, was, back, *hooks, _file(where)))
+        parts = (kind, "" if type is _missing else _type_name(type), version, was, back, *hooks)
+        set_(self, "signature", (*(in_module(part, module) for part in parts), _file(where)))
         _register(self)
 
     @override
@@ -284,7 +286,7 @@ class ListKey(Generic[T]):
         version: int = 1,
         upgrade: Callable[[Any, int], T] | Upgrades[T] | None = None,  # Any: as above
     ) -> None:
-        where = caller()
+        where, module = caller()
         try:
             codec = TypedCodec(type)
         except KeyTypeError as problem:
@@ -297,7 +299,8 @@ class ListKey(Generic[T]):
         set_(self, "version", version)
         set_(self, "upgrade", upgrade)
         set_(self, "where", where)
-        set_(self, "signature", ("list", _type_name(type), version, _upgrade_name(upgrade), _file(where)))
+        parts = ("list", _type_name(type), version, _upgrade_name(upgrade))
+        set_(self, "signature", (*(in_module(part, module) for part in parts), _file(where)))
         _register(self)
 
     @override
@@ -434,7 +437,7 @@ def _refuse(name: object, where: str, why: str) -> NoReturn:
 
 
 def _file(where: str) -> str:
-    return where.rpartition(":")[0]
+    return os.path.abspath(where.rpartition(":")[0])
 
 
 def _type_name(type_: object) -> str:

@@ -266,7 +266,7 @@ class Session(SessionView, eq=False):
     def require(self, check: Callable[[Session], bool], /, *, error: Error = _FORBIDDEN) -> None:
         """Refuse the request, raising `Rejected` with `error`, unless `check(session)`. The session stays."""
         if not answered(check(self), "session.require", check):
-            raise Rejected("require", error[0], error[1])
+            raise refused(self, error)
 
     def end(self) -> None:
         """End the session at the commit: its clean-up hooks run, its cookies are expired, and nothing brings it back."""
@@ -292,6 +292,12 @@ class Session(SessionView, eq=False):
     @persistent.setter
     def persistent(self, persistent: bool) -> None:
         self._tracking.set_persistent(persistent)
+
+
+def refused(session: Session, error: Error) -> Rejected:
+    """What to raise for a session without what a handler requires. It is kept for filters, whose application may answer it itself."""
+    problem = tracking_of(session).rejected = Rejected("require", error[0], error[1])
+    return problem
 
 
 def _explain(key: object) -> None:

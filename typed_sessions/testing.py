@@ -1,19 +1,21 @@
 """For tests of programs that use sessions, and of stores. No pytest in here.
 
-`FakeClock` is a clock that is set by hand, `login` gives signed-in cookies, `isolated_keys` forgets the keys that a test has declared.
-`check_store` and `check_async_store` run the conformance kit: every promise of `stores/base.py` as a named check (`CHECK_NAMES`).
+`FakeClock` is a clock that is set by hand, `login` and `alogin` give signed-in cookies, `isolated_keys` forgets the keys that a test has
+declared. `check_store` and `check_async_store` run the conformance kit: every promise of `stores/base.py` as a named check (`CHECK_NAMES`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, final
+from typing import Any, cast, final
 
+from .aio import AsyncSessionManager
 from .conformance.report import ConformanceFailed, Failure, Report
 from .conformance.run import CHECK_NAMES, check_async_store, check_store
 from .errors import SessionError
 from .exchange import Request
+from .finish import Finishing
 from .keys import Key, isolated_keys
 from .manager import SessionManager
 
@@ -23,6 +25,7 @@ __all__ = [
     "Failure",
     "FakeClock",
     "Report",
+    "alogin",
     "check_async_store",
     "check_store",
     "isolated_keys",
@@ -52,12 +55,31 @@ def login(manager: SessionManager, values: Mapping[Key[Any], object], *, address
 
     Any: keys of every type in one mapping; each value is checked against its key.
     """
-    request = Request(headers=(), peer=address, https=https)
-    session, finish = manager.start_check(request, create=True)
+    if isinstance(cast("object", manager), AsyncSessionManager):
+        raise TypeError("login(AsyncSessionManager): use alogin, and await it")
+    session, finish = manager.start_check(Request(headers=(), peer=address, https=https), create=True, nosession=_disabled())
     for key, value in values.items():
         session[key] = value
     finish()
-    cookies = {cookie.name: cookie.value for cookie in finish.cookies}
-    if not cookies:
-        raise SessionError("the session was not created: is this manager enabled?")
-    return cookies
+    return _cookies(finish)
+
+
+async def alogin(
+    manager: AsyncSessionManager, values: Mapping[Key[Any], object], *, address: str = "127.0.0.1", https: bool = False
+) -> dict[str, str]:
+    """`login` for an `AsyncSessionManager`."""
+    if isinstance(cast("object", manager), SessionManager):
+        raise TypeError("alogin(SessionManager): use login, without await")
+    session, finish = await manager.start_check(Request(headers=(), peer=address, https=https), create=True, nosession=_disabled())
+    for key, value in values.items():
+        session[key] = value
+    await finish()
+    return _cookies(finish)
+
+
+def _disabled() -> SessionError:
+    return SessionError("no session was created: this manager has enabled=False")
+
+
+def _cookies(finish: Finishing) -> dict[str, str]:
+    return {cookie.name: cookie.value for cookie in finish.cookies}

@@ -53,7 +53,7 @@ class Upgrades(Generic[T]):
     @overload
     def __init__(self, step: Callable[[S], T], /, *, load: Callable[[bytes], S], version: int = 1) -> None: ...
     def __init__(self, first: object, second: object = None, /, *, load: Callable[[bytes], object] | None = None, version: int = 1) -> None:
-        self.where = caller()
+        self.where = caller()[0]
         if type(version) is not int or version < 1:
             raise KeyTypeError(f"Upgrades declared at {self.where}: version={version!r}, expected the number of the oldest version")
         self.first = version
@@ -128,7 +128,7 @@ class Downgrade(Generic[T]):
         save: Callable[[Any], bytes] | None = None,  # Any: see the overloads
         version: int = 1,
     ) -> None:
-        self.where = caller()
+        self.where = caller()[0]
         if type(version) is not int or version < 1:
             raise KeyTypeError(f"Downgrade declared at {self.where}: version={version!r}, expected the number of the older version")
         self.version = version

@@ -126,6 +126,8 @@ class View(msgspec.Struct, eq=False):
     lasting: bool = False
     """Whether the policy has a Max-Age, so that `persistent` can be True."""
     refusals: list[tuple[str, str]] | None = None
+    rejected: BaseException | None = None
+    """What `require` has raised, until the request is over."""
 
     # -------------------------------------------------------------- reading
 

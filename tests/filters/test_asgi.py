@@ -280,6 +280,32 @@ async def test_rejected_is_answered_wherever_it_is_raised(site: Site) -> None:
     assert await site.stored(jar) == 1
 
 
+@in_loop
+async def test_rejected_is_answered_where_a_framework_makes_500_of_it(site: Site) -> None:
+    """It answers after the exception, and nothing is left of that: the refusal's own answer leaves, from `require` and from the opening."""
+
+    async def answering(scope: Scope, receive: Receive, send: Send) -> None:
+        failed = False
+        try:
+            await says(requires)(scope, receive, send)
+        except Exception:
+            failed = True
+        if failed:
+            await send({"type": "http.response.start", "status": 500, "headers": []})
+            await send({"type": "http.response.body", "body": b"Internal Server Error"})
+
+    async def requires(scope: Scope) -> str:
+        (await open_session(scope)).require(lambda s: site.name in s, error=(403, [("X-Why", "no name")]))
+        return "never"
+
+    jar = await site.jar()
+    answer = await asgi(site.app(answering), jar)
+    assert (answer.status, answer.text, answer.all("x-why")) == (403, "403 Forbidden\n", ["no name"])
+    site.store.faults["open"] = StoreUnavailable("it is down")
+    answer = await asgi(site.app(answering), jar)
+    assert (answer.status, answer.all("retry-after"), answer.all("set-cookie")) == (503, ["1"], [])
+
+
 @pytest.mark.parametrize(("failure", "status"), FAILURES, ids=lambda value: type(value).__name__)
 @in_loop
 async def test_a_commit_that_fails_is_answered_in_the_applications_place(site: Site, failure: Exception, status: int) -> None:

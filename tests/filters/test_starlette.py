@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any
 
 import pytest
@@ -13,10 +14,11 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
+from typing_extensions import TypeAliasType
 
 from tests.filters.asgi_site import Site
 from tests.filters.servers import Answer, Jar, Socket, asgi, in_loop
-from typed_sessions import Key, ListKey, Session, SessionList, current_session, redirect
+from typed_sessions import Key, ListKey, PolicyError, Session, SessionList, current_session, redirect
 from typed_sessions.filters.asgi import SessionMiddleware
 from typed_sessions.filters.decorators import from_session, with_session
 from typed_sessions.filters.starlette import CurrentSession, FromSession, inject
@@ -125,6 +127,58 @@ async def test_methods_and_websockets_take_them(shop: Shop) -> None:
     async with Socket(app, jar) as socket:
         await socket.accepted()
     assert await shop.site.stored(jar) == 2
+
+
+@in_loop
+async def test_whatever_can_be_called_takes_them(shop: Shop) -> None:
+    """Methods of an object, objects, and functions with some arguments given; the annotation may have a name of its own."""
+
+    class Named:
+        Visits = TypeAliasType("Visits", Annotated[int, FromSession(shop.site.visits, default=7)])
+
+    class Shelf:
+        @inject
+        async def show(self, request: Request, visits: Named.Visits) -> PlainTextResponse:
+            return PlainTextResponse(f"shown {visits}")
+
+        @inject
+        def count(self, request: Request, visits: Named.Visits) -> PlainTextResponse:
+            return PlainTextResponse(f"counted {visits}")
+
+        async def __call__(self, request: Request, visits: Named.Visits) -> PlainTextResponse:
+            return PlainTextResponse(f"called {visits}")
+
+    async def say(request: Request, visits: Named.Visits, *, text: str) -> PlainTextResponse:
+        return PlainTextResponse(f"{text} {visits}")
+
+    partly = partial(partial(say), text="said")
+    endpoints = [Shelf().show, Shelf().count, inject(Shelf()), inject(partly)]
+    assert [(await shop.ask(endpoint)).text for endpoint in endpoints] == ["shown 7", "counted 7", "called 7", "said 7"]
+
+
+@in_loop
+async def test_a_default_is_nobody_elses(shop: Shop) -> None:
+    """What one visitor's handler does to it, the next visitor's does not see; a sentinel stays the object that it is."""
+    nobody = object()
+
+    @inject
+    async def show(
+        request: Request,
+        mine: Annotated[Cart, FromSession(shop.cart, default=Cart(["pen"]))],
+        name: Annotated[object, FromSession(shop.site.name, default=nobody)],
+    ) -> PlainTextResponse:
+        assert name is nobody
+        mine.items.append("ink")
+        return PlainTextResponse(" ".join(mine.items))
+
+    assert [(await shop.ask(show)).text for _ in range(2)] == ["pen ink", "pen ink"]
+
+
+@pytest.mark.parametrize("settings", [{"make": Cart()}, {"error": 403}, {"error": "/login"}, {"error": (404, "text")}], ids=repr)
+def test_what_cannot_be_taken_is_told_where_it_is_declared(shop: Shop, settings: dict[str, Any]) -> None:
+    """Not at the first visitor who has no value."""
+    with pytest.raises((TypeError, PolicyError), match="expected a"):
+        from_session(shop.cart, **settings)
 
 
 def test_an_endpoint_that_asks_for_nothing_is_told_at_once(shop: Shop) -> None:

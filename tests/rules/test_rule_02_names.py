@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import runpy
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -181,6 +182,33 @@ def test_rule_02_a_reload_keeps_the_data_and_takes_the_new_code(face: Face, modu
     with browser.visit() as session:
         session.end()
     assert shop.ended == [["pen"]]
+
+
+RUN = """
+from typed_sessions import ListKey, Upgrades
+def newer(old: list[str]) -> Cart:
+    return Cart(old)
+carts = Key("carts", dict[str, Cart | None], version=2, upgrade=lambda old, version: {}, merge=lambda base, mine, theirs: theirs)
+basket = Key("basket", Cart, version=2, upgrade=Upgrades(list[str], newer))
+wishes = ListKey("wishes", Cart)
+"""
+
+
+def test_rule_02_a_file_that_is_run_and_imported_declares_its_keys_once(
+    face: Face, module: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    """`uvicorn.run("shop:app")` in shop.py: the file is `__main__`, in a spawned worker `__mp_main__`, and the module `shop` too."""
+    path = tmp_path / "reloaded_shop.py"
+    path.write_text(SHOP + RUN, encoding="utf-8")
+    for name in ("__main__", "__mp_main__"):
+        runpy.run_path(str(path), run_name=name)
+    shop = module(SHOP + RUN)
+    assert known_key("basket") is shop.basket
+    browser = face.browser()
+    with browser.visit() as session:
+        session[shop.carts] = {"mine": shop.Cart(["pen"])}
+    with browser.visit() as session:
+        assert session[shop.carts] == {"mine": shop.Cart(["pen"])}
 
 
 def test_rule_02_a_reload_with_another_type_is_refused(module: Callable[[str], ModuleType]) -> None:

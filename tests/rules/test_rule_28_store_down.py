@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -152,6 +153,30 @@ def test_rule_28_what_may_have_been_applied_is_not_committed_again_by_finish(
     turn.finish()
     with browser.visit() as session:
         assert (session[name], list(session[words]), session[visits]) == ("ann!", ["one"], 1)
+
+
+def test_rule_28_a_commit_that_was_cancelled_is_not_repeated_by_finish(
+    face: Face, watched: Watched, browser: Browser, name: Key[str]
+) -> None:
+    """`asyncio.timeout` around the manager's `commit`, and the handler goes on: the store may have applied it, so nobody says it again."""
+    if face.kind == "sync":
+        return  # nothing cancels a thread
+    words, visits = ListKey("words", str), Key("visits", int)
+    for verb in ("commit", "create"):
+        watched.lost[verb] = asyncio.CancelledError()
+        visitor = browser if verb == "commit" else face.browser()
+        turn = visitor.open()
+        turn.session.update(name, lambda text: text + "!", default="new")
+        turn.session[words].append("one")
+        with pytest.raises(asyncio.CancelledError):
+            face.call(face.manager.commit(turn.session))
+        watched.lost.clear()
+        turn.session[visits] = 1
+        turn.finish()
+        with visitor.visit() as session:
+            applied = verb == "commit"  # of the session that was made, nobody has the cookies
+            assert session.get(name) == ("ann!" if applied else None)
+            assert (len(session[words]), session[visits]) == (int(applied), 1)
 
 
 def test_rule_28_a_commit_that_failed_sets_no_cookie(face: Face, watched: Watched, browser: Browser, name: Key[str]) -> None:

@@ -160,6 +160,15 @@ def test_a_renamed_key_is_told_by_both_names(store: Store, store_url: str, folde
     assert run.table == {("hits", 1): {"as it is": 2, "removed": 1}, ("visits (now hits)", 1): {"as it is": 1, "copy": 1}}
 
 
+def test_modules_can_be_named_together_or_one_by_one(store: Store, store_url: str, folder: Path) -> None:
+    """`--keys a b` and `--keys a --keys b` are the same."""
+    (folder / "more_keys.py").write_text("from typed_sessions import Key\nKey('campaign', str)")
+    session(store, {"user": Write(pack("ann")), "campaign": Write(pack(5))})
+    for modules in (["shop_keys", "--keys", "more_keys"], ["more_keys", "--keys", "shop_keys"], ["shop_keys", "more_keys"]):
+        run = check(folder, "--store", store_url, "--keys", *modules)
+        assert (run.status, run.table) == (1, {("campaign", 1): {"dropped": 1}, ("user", 1): {"as it is": 1}})
+
+
 def test_nothing_is_changed(store: Store, store_url: str, folder: Path) -> None:
     """Neither a value nor a time of last use, whatever was found."""
     for version, payload in CARTS.items():

@@ -39,7 +39,7 @@ from typed_sessions.filters.decorators import from_session, with_session
 from typed_sessions.filters.fastapi import CurrentSession, FromSession, request_session
 from typed_sessions.stores.postgres import AsyncPostgresStore, PostgresStore
 from typed_sessions.stores.redis import AsyncRedisStore, RedisStore
-from typed_sessions.testing import FakeClock, check_async_store, check_store, login
+from typed_sessions.testing import FakeClock, alogin, check_async_store, check_store, login
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -167,6 +167,7 @@ async def async_manager(request: Request) -> None:
     async for view in sessions.all():
         assert_type(view, SessionView)
     assert_type(await sessions.end_all(), int)
+    assert_type(await alogin(sessions, {visits: 1}), dict[str, str])
     await sessions.aclose()
 
 

@@ -215,8 +215,14 @@ async def open_session(scope: Scope, /) -> Session:
     response = scope.get(_KEY)
     if type(response) is _Response:
         exchange = response.exchange
-        opened = response.sessions.open_soon(exchange) if exchange.session is None else exchange.session
-        return opened if isinstance(opened, Session) else await opened
+        if exchange.session is not None:
+            return exchange.session
+        try:
+            opened = response.sessions.open_soon(exchange)
+            return opened if isinstance(opened, Session) else await opened
+        except (Rejected, *COMMIT_FAILURES) as refused:
+            exchange.refused = refused
+            raise
     if isinstance(response, _WebSocket):
         session = response.exchange.session
         return await response.open() if session is None else session
@@ -255,9 +261,10 @@ class _Response(msgspec.Struct, eq=False):
         # Not a coroutine: a request that never looks at its session should not pay for one.
         exchange = self.exchange
         if not exchange.headers_sent and message["type"] == "http.response.start":
-            refused = sys.exc_info()[1] if message["status"] == 500 else None
-            if isinstance(refused, (Rejected, *COMMIT_FAILURES)):
-                raise refused  # a mounted application would answer it as an error of its own
+            if message["status"] == 500:
+                refused = sys.exc_info()[1] if exchange.refusal is None else exchange.refusal
+                if isinstance(refused, (Rejected, *COMMIT_FAILURES)):
+                    raise refused  # a mounted application, or its framework, would answer it as an error of its own
             if exchange.looked:
                 tracking = exchange.tracking
                 if tracking is None or message["status"] >= 500:

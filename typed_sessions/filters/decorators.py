@@ -17,16 +17,17 @@ An `async def` handler is one of ASGI, with a request or a scope first: its sess
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from copy import deepcopy
 from functools import wraps
 from typing import Any, Concatenate, Generic, TypeVar, cast, final, overload
 
 from typing_extensions import ParamSpec
 
-from ..errors import Rejected
+from ..exchange import check_error
 from ..keys import Key, ListKey
 from ..residents import ABSENT
-from ..session import Error, Session, SessionList, current_session
+from ..session import Error, Session, SessionList, current_session, refused
 from .asgi import open_session
 
 T = TypeVar("T")
@@ -89,7 +90,10 @@ def wanted(
     make: Callable[[], Any] | None,  # Any: see the overloads of `from_session`
     default: object,
 ) -> Callable[[Session], Any]:
-    """How a handler's value is taken out of a session, as `from_session` says. Raises `TypeError` for what does not go together."""
+    """How a handler's value is taken out of a session, as `from_session` says.
+
+    Raises `TypeError` for what does not go together, and `PolicyError` for an `error` that is none.
+    """
     if not isinstance(cast("object", key), (Key, ListKey)):
         raise TypeError(f"from_session({key!r}): expected a Key or a ListKey")
     if isinstance(key, ListKey):
@@ -99,14 +103,23 @@ def wanted(
     if make is not None and default is not ABSENT:
         raise TypeError(f"from_session({key!r}): give either make=, whose result is set, or default=, which is not stored")
     if make is not None:
+        if not callable(make):
+            raise TypeError(f"from_session({key!r}, make={make!r}): expected a function that makes a value, such as make=list")
         return lambda session: session.setdefault(key, make)
     if default is not ABSENT:
-        return lambda session: session.get(key, default)
+
+        def given(session: Session) -> Any:
+            value = session.get(key, ABSENT)
+            return value if value is not ABSENT else default if isinstance(default, Hashable) else deepcopy(default)
+
+        # One visitor must not see what another's handler did to the default; what has a hash is not changed, and may be a sentinel.
+        return given
+    check_error(error)
 
     def required(session: Session) -> Any:
         value = session.get(key, ABSENT)
         if value is ABSENT:
-            raise Rejected("require", error[0], error[1])
+            raise refused(session, error)
         return value
 
     return required

@@ -12,9 +12,9 @@ of WebSockets and methods of an `HTTPEndpoint` take them in the same way.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial, wraps
-from typing import Annotated, Any, Concatenate, TypeAlias, TypeVar, final, get_args, get_origin, get_type_hints, overload
+from typing import Annotated, Any, Concatenate, TypeAlias, TypeVar, cast, final, get_args, get_origin, get_type_hints, overload
 
 from starlette.concurrency import run_in_threadpool
 
@@ -68,29 +68,39 @@ def FromSession(
 
 
 @overload
-def inject(endpoint: Callable[Concatenate[A, ...], Awaitable[R]], /) -> Callable[[A], Awaitable[R]]: ...
+def inject(endpoint: Callable[Concatenate[A, ...], Awaitable[R]], /) -> Callable[Concatenate[A, ...], Coroutine[Any, Any, R]]: ...
 @overload
-def inject(endpoint: Callable[Concatenate[A, ...], R], /) -> Callable[[A], Awaitable[R]]: ...
-def inject(endpoint: Callable[..., Any], /) -> Callable[..., Awaitable[Any]]:  # Any: see the overloads
+def inject(endpoint: Callable[Concatenate[A, ...], R], /) -> Callable[Concatenate[A, ...], Coroutine[Any, Any, R]]: ...
+def inject(endpoint: Callable[..., Any], /) -> Callable[..., Coroutine[Any, Any, Any]]:  # Any: see the overloads
     """An endpoint that is called with what its annotations ask of the session, by keyword, beside the request.
 
-    Raises `TypeError` for one that asks for nothing.
+    It is a function, a method, an object that can be called, or a `functools.partial` of one. Raises `TypeError` for one that asks for
+    nothing.
     """
+    plain: Any = endpoint  # Any: whatever can be called
+    while isinstance(plain, partial):
+        plain = cast("partial[object]", plain).func
+    if not inspect.isroutine(plain):
+        plain = type(plain).__call__
     takes: dict[str, Callable[[Session], Any]] = {}
-    for name, hint in get_type_hints(endpoint, include_extras=True).items():
+    for name, hint in get_type_hints(plain, include_extras=True).items():
+        while (alias := getattr(hint, "__value__", None)) is not None:  # of a `type` statement
+            hint = alias
         for part in get_args(hint)[1:] if get_origin(hint) is Annotated else ():
             if isinstance(part, _Taken):
                 takes[name] = part.value
     if not takes:
         raise TypeError(f"inject({endpoint!r}): no parameter is a CurrentSession or Annotated[..., FromSession(key)] of filters.starlette")
-    waits = inspect.iscoroutinefunction(endpoint)
+    waits = inspect.iscoroutinefunction(plain)
 
-    @wraps(endpoint)
-    async def called(first: Any, *others: Any) -> Any:
-        session = await open_session(first.scope)
+    @wraps(plain)
+    async def called(*given: Any) -> Any:
+        # A method's object comes before the request; an `HTTPEndpoint` has the scope too.
+        connection = next(argument for argument in given if hasattr(argument, "scope"))
+        session = await open_session(connection.scope)
         values = {name: value(session) for name, value in takes.items()}
         if waits:
-            return await endpoint(first, *others, **values)
-        return await run_in_threadpool(partial(endpoint, first, *others, **values))
+            return await endpoint(*given, **values)
+        return await run_in_threadpool(partial(endpoint, *given, **values))
 
     return called

@@ -120,10 +120,20 @@ class _Response(msgspec.Struct, eq=False):
     write: _Write | None = None
 
     def current(self) -> Session:
-        session = self.exchange.session
-        return self.sessions.open_exchange(self.exchange) if session is None else session
+        exchange = self.exchange
+        if exchange.session is not None:
+            return exchange.session
+        try:
+            return self.sessions.open_exchange(exchange)
+        except (Rejected, *COMMIT_FAILURES) as refused:
+            exchange.refused = refused
+            raise
 
     def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None, /) -> _Write:
+        if status[:3] == "500" and self.write is None:
+            refused = self.exchange.refusal
+            if refused is not None:
+                raise refused  # the application's framework would answer it as an error of its own
         if exc_info is not None and self.write is not None:
             try:
                 # Which raises if the headers have left; after empty chunks alone they have not.
