@@ -21,6 +21,7 @@ from typed_sessions.tools import sealing_keys
 
 ROOT = Path(__file__).resolve().parent.parent
 OLD, NEW = os.urandom(32), os.urandom(32)
+KEYS = f"{NEW.hex()} {OLD.hex()}"
 BOTH = SealingKeys([NEW, OLD])
 
 
@@ -257,38 +258,65 @@ def test_a_wrong_command(file: Path, arguments: tuple[str, ...], environment: di
     assert "Traceback" not in errors
 
 
-def test_the_command_can_be_stopped(file: Path) -> None:
-    """Ctrl-C between two pages: it says where to go on, and what it had rewritten stays so."""
+def stopped(file: Path, wrapped: str) -> str:
+    """What the command says that is stopped by Ctrl-C where this program's wrapper of the module's functions sends it; pages are of 30."""
     program = (
         "import os, signal, sys\n"
+        "from functools import partial\n"
         "from typed_sessions import reseal, tools\n"
-        "pages = reseal.reseal\n"
-        "def stopped(*args, **options):\n"
-        "    for number, done in enumerate(pages(*args, page=30, **options)):\n"
-        "        yield done\n"
-        "        if number == 1: os.kill(os.getpid(), signal.SIGINT)\n"
-        "tools.reseal = stopped\n"
+        "pages, session = partial(reseal.reseal, page=30), reseal._session\n"
+        "def stop(number, where):\n"
+        "    if number == where: os.kill(os.getpid(), signal.SIGINT)\n"
+        f"{wrapped}"
         "from typed_sessions.__main__ import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
-    url = f"sqlite:///{file}"
-    environment = {**os.environ, "TYPED_SESSIONS_SEALING_KEYS": f"{NEW.hex()} {OLD.hex()}"}
     done = subprocess.run(
-        [sys.executable, "-c", program, "reseal", "--store", url],
+        [sys.executable, "-c", program, "reseal", "--store", f"sqlite:///{file}"],
         cwd=ROOT,
-        env=environment,
+        env={**os.environ, "TYPED_SESSIONS_SEALING_KEYS": KEYS},
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
     assert done.returncode == 130
-    assert "60  values rewritten" in done.stdout
-    place = done.stdout.partition("--after ")[2].strip()
-    with command("--store", url, "--after", place, TYPED_SESSIONS_SEALING_KEYS=environment["TYPED_SESSIONS_SEALING_KEYS"]) as run:
+    return done.stdout
+
+
+def resumed(file: Path, said: str) -> str:
+    """What it says when it goes on where it said."""
+    place = said.partition("--after ")[2].strip()
+    with command("--store", f"sqlite:///{file}", "--after", place, TYPED_SESSIONS_SEALING_KEYS=KEYS) as run:
         said, _ = run.communicate(timeout=60)
     assert run.returncode == 0
+    return said
+
+
+def test_the_command_can_be_stopped(file: Path) -> None:
+    """Ctrl-C between two pages: it says where to go on, and what it had rewritten stays so."""
+    said = stopped(
+        file,
+        "def stopping(*args, **options):\n"
+        "    for number, done in enumerate(pages(*args, **options)):\n"
+        "        yield done\n"
+        "        stop(number, 1)\n"
+        "tools.reseal = stopping\n",
+    )
+    assert "60  values rewritten" in said
+    assert "40  values rewritten" in resumed(file, said)
+
+
+def test_the_command_can_be_stopped_within_a_page(file: Path) -> None:
+    """It goes on at the page's beginning: nothing is left under the old key when it says that the old key is no longer needed."""
+    said = stopped(
+        file,
+        "def stopping(*args):\n    session(*args)\n    stop(args[-1].sessions, 40)\nreseal._session = stopping\ntools.reseal = pages\n",
+    )
     assert "40  values rewritten" in said
+    said = resumed(file, said)
+    assert "60  values rewritten" in said
+    assert "10  were under it already" in said  # of the page that it had begun
 
 
 @pytest.mark.parametrize("write", [bytes.hex, base64.urlsafe_b64encode, base64.standard_b64encode])

@@ -18,13 +18,12 @@ from typing_extensions import Self, override
 from . import endings, plans, steps
 from .changes import Outcome, Use
 from .clients import Client, Close
-from .errors import StoreUnavailable
 from .events import Begin, Event
 from .exchange import BAD_REQUEST, Exchange, Guard, Request, RequestReader
 from .finish import Finishing, close_exchange
 from .keeper import keeper_of
 from .lifecycle import judge
-from .manager import SCAN_PAGE, check_every, exchange_of, forget_unknown, hold_for_edit, still_open
+from .manager import SCAN_PAGE, check_every, exchange_of, hold_for_edit, still_open
 from .policy import CookiePolicy
 from .record import Record
 from .session import Create, Error, Session, SessionView, answered, tracking_of
@@ -183,42 +182,38 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
         return self.run(plans.commit(core, exchange, now, strict=False, outcome=outcome))
 
     async def commit_exchange(self, exchange: Exchange, *, strict: bool = False) -> None:
-        """For filters: commit what the request has done so far. Cancelled, nobody knows whether it was: it is not done again (rule 28)."""
+        """For filters: commit what the request has done so far."""
         tracking = exchange.tracking
         if tracking is None or (tracking.untouched and not (strict and tracking.over)):
             return
-        try:
-            core = self._core
-            now = core.clock()
-            outcome: Outcome | None = None
-            direct = self._direct
-            if core.is_plain(tracking):
-                if tracking.record is None:
-                    draft = core.draft(exchange, now)
-                    if draft is None:
-                        return
-                    created: Created = direct.create(draft.record, now) if direct else await self._ask(core.store.create, draft.record, now)
-                    if created == "created" and not draft.residents and not core.listeners(Begin):
-                        core.born(exchange, draft, {}, now)
-                    else:
-                        await self.run(plans.create(core, exchange, now, draft, created))
+        core = self._core
+        now = core.clock()
+        outcome: Outcome | None = None
+        direct = self._direct
+        if core.is_plain(tracking) and not strict:
+            if tracking.record is None:
+                draft = core.draft(exchange, now)
+                if draft is None:
                     return
-                changes = tracking.changes()
-                if changes is None:
+                created: Created = direct.create(draft.record, now) if direct else await self._ask(core.store.create, draft.record, now)
+                if created == "created" and not draft.residents and not core.listeners(Begin):
+                    core.born(exchange, draft, {}, now)
+                else:
+                    await self.run(plans.create(core, exchange, now, draft, created))
+                return
+            changes = tracking.changes()
+            if changes is None:
+                return
+            if core.is_simple(changes):
+                locator = tracking.record.locator
+                if direct is not None:
+                    outcome = direct.commit(locator, changes, core.idle, now)
+                else:
+                    outcome = await self._ask(core.store.commit, locator, changes, core.idle, now)
+                assert outcome is not None
+                if core.settled(exchange, tracking, outcome):
                     return
-                if core.is_simple(changes):
-                    locator = tracking.record.locator
-                    if direct is not None:
-                        outcome = direct.commit(locator, changes, core.idle, now)
-                    else:
-                        outcome = await self._ask(core.store.commit, locator, changes, core.idle, now)
-                    assert outcome is not None
-                    if core.settled(exchange, tracking, outcome):
-                        return
-            await self.run(plans.commit(core, exchange, now, strict=strict, outcome=outcome))
-        except asyncio.CancelledError:
-            tracking.forget_changes()
-            raise
+        await self.run(plans.commit(core, exchange, now, strict=strict, outcome=outcome))
 
     async def abandon_exchange(self, exchange: Exchange) -> None:
         """For filters: the handler has failed; as in `SessionManager`."""
@@ -278,11 +273,7 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
 
     async def commit(self, session: Session, /) -> None:
         """As `SessionManager.commit`."""
-        try:
-            await self.commit_exchange(exchange_of(session), strict=True)
-        except StoreUnavailable as problem:
-            forget_unknown(session, problem)
-            raise
+        await self.commit_exchange(exchange_of(session), strict=True)
 
     async def refresh(self, session: Session, /) -> None:
         """As `SessionManager.refresh`."""

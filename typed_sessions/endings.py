@@ -72,8 +72,11 @@ def _is_first(record: Record) -> bool:
     return ending is not None and ending.claimed_until <= ending.at + LEASE
 
 
-def bury(core: Core, record: Record, by: Exchange | None = None, carrier: Client | None = None) -> Plan[bool]:
-    """Everything that follows when a session has been marked as ended, in the order of rule 13; whether all hooks that it has have run."""
+def bury(core: Core, record: Record, by: Exchange | None = None, carrier: Client | None = None, *, reached: bool = True) -> Plan[bool]:
+    """Everything that follows when a session has been marked as ended, in the order of rule 13; whether all hooks that it has have run.
+
+    Where the store cannot be `reached`, the hooks of what it holds are left to whoever claims the session next.
+    """
     now = core.clock()
     ending = record.ending
     assert ending is not None
@@ -87,20 +90,26 @@ def bury(core: Core, record: Record, by: Exchange | None = None, carrier: Client
     stored = core.tracking_of(record, record.address, now)  # what is in `session`, listeners and hooks may have changed
     for view in (tracking, stored):
         view.hold_residents(residents)
-    for key in _keys_of([*record.fields, *residents]):
+    for key in _keys_of([*record.fields, *residents] if reached else residents):
         if isinstance(key, Key) and key.has_hooks:
             yield from _clean(core, session, key, stored)
-    if record.hooked:
+    failure: StoreUnavailable | None = None
+    if record.hooked and reached:
         hooked = [name for name, packed in record.fields.items() if packed[_FLAGS_AT] & FIELD_HOOKED]
         left = [name for name in hooked if key_of(name) is None and now < ending.at + core.options.reap_grace]
-        yield Ask(core.store.clear, (record.locator, [name for name in record.fields if name not in left] if left else None))
+        try:
+            yield Ask(core.store.clear, (record.locator, [name for name in record.fields if name not in left] if left else None))
+        except StoreUnavailable as problem:
+            failure = problem  # the hooks will run once more; but the clients are closed now
     tracking.closed = True
     for client in core.clients.ended(record.locator):
         if client is carrier or (by is not None and client is by.client):
             client.closing = True  # after the response that is on its way on it
         else:
             yield from close_client(client.take_close())
-    return record.hooked and not left
+    if failure is not None:
+        raise failure
+    return record.hooked and reached and not left
 
 
 def clean_late(core: Core, record: Record, residents: Mapping[str, object]) -> Plan[None]:
@@ -197,10 +206,16 @@ def _sweep_step(core: Core, now: float, limit: int, carrier: Client | None) -> P
     records, more = yield Ask(core.store.sweep, (now, limit, LEASE, core.options.reap_grace))
     yield from _note(core, [record for record in records if _is_first(record)])
     cleaned: list[Record] = []
+    failure: StoreUnavailable | None = None
     for record in records:
-        if (yield from bury(core, record, carrier=carrier)):
-            cleaned.append(record)
+        try:
+            if (yield from bury(core, record, carrier=carrier, reached=failure is None)):
+                cleaned.append(record)
+        except StoreUnavailable as problem:
+            failure = problem  # the others are told all the same: the store gives them to nobody again
     yield from _note(core, cleaned, cleaned=True)
+    if failure is not None:
+        raise failure
     left = core.clients.lapse(now, limit)
     yield from clients_left(core, left)
     return len(records), more or len(left) == limit

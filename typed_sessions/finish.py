@@ -41,11 +41,16 @@ def close_exchange(exchange: Exchange) -> None:
     exchange.refused = None
 
 
+def forget_changes(exchange: Exchange) -> None:
+    """Drop what the request has changed and not committed; it goes on."""
+    if exchange.tracking is not None:
+        exchange.tracking.forget_changes()
+
+
 def discard_exchange(exchange: Exchange) -> None:
     """The request is over, and what it changed is dropped; its headers still go out."""
     if not exchange.done:
-        if exchange.tracking is not None:
-            exchange.tracking.forget_changes()
+        forget_changes(exchange)
         close_exchange(exchange)
 
 

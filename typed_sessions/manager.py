@@ -20,7 +20,7 @@ from .background import Background
 from .changes import Use
 from .clients import Client
 from .core import Core
-from .errors import KeyTypeError, NoSession, SessionEnded, SessionError, StoreUnavailable
+from .errors import KeyTypeError, NoSession, SessionEnded, SessionError
 from .events import Begin, Event
 from .exchange import BAD_REQUEST, Exchange, Guard, Request, RequestReader
 from .finish import Finishing, close_exchange
@@ -195,7 +195,7 @@ class SessionManager(Configured[Store]):
             _refuse_running_loop()
         now = core.clock()
         outcome = None
-        if core.is_plain(tracking):
+        if core.is_plain(tracking) and not strict:
             if tracking.record is None:
                 draft = core.draft(exchange, now)
                 if draft is None:
@@ -263,11 +263,7 @@ class SessionManager(Configured[Store]):
     def commit(self, session: Session, /) -> None:
         """Commit in the middle of a request; afterwards the values that `update` returned are settled. Raises `SessionEnded`, and
         whatever `finish()` raises. In a new session this creates it. What may have been applied is not committed again (rule 28)."""
-        try:
-            self.commit_exchange(exchange_of(session), strict=True)
-        except StoreUnavailable as problem:
-            forget_unknown(session, problem)
-            raise
+        self.commit_exchange(exchange_of(session), strict=True)
 
     def refresh(self, session: Session, /) -> None:
         """Read what others have committed since; own uncommitted changes stay. Raises `SessionEnded`, also after a renew elsewhere."""
@@ -427,12 +423,6 @@ def exchange_of(session: Session) -> Exchange:
             "this session belongs to no request: a listener's changes need no commit, and those of an ended session go nowhere"
         )
     return tracking.owner
-
-
-def forget_unknown(session: Session, problem: StoreUnavailable) -> None:
-    """After a commit of which nobody knows whether it was applied: what it brought is not committed again (rule 28)."""
-    if problem.unknown:
-        tracking_of(session).forget_changes()
 
 
 def still_open(seen: Record, current: Record | None, now: float) -> Record:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from .changes import Outcome
 from .core import Core, Draft
 from .endings import clean_late, close_client, end, sweep_step
-from .errors import Conflict, HeadersSent, Rejected, RejectedReason, SessionEnded, StoreUnavailable
+from .errors import Conflict, HeadersSent, Rejected, RejectedReason, SessionEnded, SessionError, StoreUnavailable
 from .events import AddressMismatch, Begin, CommitRefused, LostUpdate, ReusedOldId, ValueRefused
 from .exchange import Exchange
+from .finish import forget_changes
 from .lifecycle import ANSWERS, Presented, ended_by, idle_of, issue, opens, renewal
 from .record import Record, SessionId
 from .session import Opened, Session, SessionView, enter, leave
@@ -115,7 +116,7 @@ def create(core: Core, exchange: Exchange, now: float, draft: Draft | None = Non
             break
         draft = core.draft(exchange, now, forced=True)
         assert draft is not None
-        created = yield Ask(core.store.create, (draft.record, now))
+        created = yield from _told(exchange, Ask(core.store.create, (draft.record, now)))
     tracking, session = exchange.tracking, exchange.session
     if created == "taken" or draft is None or tracking is None or session is None:
         raise _repeated()
@@ -126,6 +127,19 @@ def create(core: Core, exchange: Exchange, now: float, draft: Draft | None = Non
         yield from emit(core, Begin(SessionView(tracking)), session)
         if tracking.end_asked or tracking.changes() is not None:
             yield from commit(core, exchange, now, strict=False)
+
+
+def _told(exchange: Exchange, step: Ask) -> Plan[Any]:
+    """Tell the store. If nobody knows whether it has done it, what was to be committed is not committed again (rule 28)."""
+    try:
+        return (yield step)
+    except SessionError as problem:
+        if isinstance(problem, StoreUnavailable) and problem.unknown:
+            forget_changes(exchange)
+        raise
+    except BaseException:  # cancelled, interrupted, or out of time by a signal: in the middle of the call
+        forget_changes(exchange)
+        raise
 
 
 def _new_secret(core: Core, record: Record, address: str | None) -> SessionId:
@@ -190,7 +204,7 @@ def _commit_changes(
                 address = exchange.address if exchange.address is not None else record.address
                 session_id = _new_secret(core, record, address)
                 changes.renewal = renewal(record, session_id, address, tracking.renew_overlap)
-            outcome = yield Ask(core.store.commit, (record.locator, changes, core.idle, now))
+            outcome = yield from _told(exchange, Ask(core.store.commit, (record.locator, changes, core.idle, now)))
             assert outcome is not None
         if outcome.status != "conflict" or outcome.record is None:
             break

@@ -50,14 +50,16 @@ def reseal(
 ) -> Iterator[Resealed]:
     """Seal every value of a store with the first of `keys`; those that are not sealed too if `keys.read_plain`.
 
-    Gives the counts after every page: stop iterating to stop, and give `place` as `after` to go on. Raises what the store raises.
+    Gives the counts after every page, always in the same object: stop iterating to stop, and give its `place` as `after` to go on. Raises
+    what the store raises.
     """
     done = Resealed(place=after)
     while True:
-        records, done.place = store.scan(done.place, page)
+        records, place = store.scan(done.place, page)
         for record in records:
             done.sessions += 1
             _session(store, keys, record, clock, done)
+        done.place = place  # only now: whoever is stopped within a page goes on at its beginning
         yield done
         if done.place is None:
             return

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from contextlib import suppress
+from typing import Any, cast
 
 import pytest
 
 from tests.filters.asgi_site import App, Site, says, streams
 from tests.filters.servers import ASGIRequest, Jar, asgi, in_loop, scope
+from tests.watched import Watched
 from typed_sessions import (
+    AsyncSessionManager,
     Conflict,
     HeadersSent,
     NoSession,
@@ -320,6 +323,31 @@ async def test_a_commit_that_fails_is_answered_in_the_applications_place(site: S
         await asgi(site.app(streams(hello, lambda scope: site.set(scope, 9))), jar)
     del site.store.faults["commit"]
     assert await site.stored(jar) == 1
+
+
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize(
+    "lost", [StoreUnavailable("the answer was lost", unknown=True), asyncio.CancelledError()], ids=["lost", "cancelled"]
+)
+@in_loop
+async def test_a_commit_that_failed_is_not_repeated_by_another_answer(site: Site, lost: BaseException, waits: bool) -> None:
+    """The application has caught the error, or the cancellation, and answers in its own way: what may have been applied is not again."""
+    jar = await site.jar()
+    site.store = Watched(site.store.store, blocking=waits)
+    site.sessions = AsyncSessionManager(cast("Any", site.store), clock=site.clock)
+
+    async def answering(scope: Scope, _: Receive, send: Send) -> None:
+        (await open_session(scope)).update(site.visits, lambda n: n + 1)
+        with suppress(StoreUnavailable, asyncio.CancelledError):
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.start", "status": 409, "headers": []})
+        await send({"type": "http.response.body", "body": b"sorry"})
+
+    site.store.lost["commit"] = lost
+    answer = await asgi(site.app(answering), jar)
+    site.store.lost.clear()
+    assert (answer.status, answer.text, site.store.calls["commit"]) == (409, "sorry", 1)
+    assert await site.stored(jar) == 2
 
 
 @in_loop

@@ -182,6 +182,25 @@ def test_a_commit_that_fails_is_answered_in_the_applications_place(site: Site, f
     assert site.stored(jar) == 1
 
 
+def test_a_commit_that_failed_is_not_repeated_by_another_answer(site: Site) -> None:
+    """The application has caught the error and answers in its own way: what may have been applied is not committed again."""
+    jar = site.jar()
+    site.store.lost["commit"] = StoreUnavailable("the answer was lost", unknown=True)
+
+    def app(_: dict[str, Any], start_response: Start) -> Iterable[bytes]:
+        current_session().update(site.visits, lambda n: n + 1)
+        try:
+            start_response("200 OK", [("Content-Type", "text/plain")])(b"saved")
+        except StoreUnavailable:
+            start_response("409 Conflict", [("Content-Type", "text/plain")], sys.exc_info())
+        return [b"sorry"]
+
+    answer = wsgi(site.app(app), jar)
+    site.store.lost.clear()
+    assert (answer.status, answer.text, site.store.calls["commit"]) == (409, "sorry", 1)
+    assert site.stored(jar) == 2
+
+
 def test_a_commit_that_fails_at_the_end_of_a_stream_goes_to_the_server(site: Site) -> None:
     """The response has begun: only cutting it off says that something went wrong."""
     jar = site.jar()

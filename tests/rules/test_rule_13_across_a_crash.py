@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.faces import FACES, Browser, Face
+from tests.faces import FACES, PEER, Browser, Face
 from tests.rules.scene import handle_of, is_open, listen, live
-from typed_sessions import End, Key, MemoryStore
+from tests.watched import Watched
+from typed_sessions import Client, End, Key, MemoryStore, StoreUnavailable
 from typed_sessions.testing import isolated_keys
 
 Make = Callable[..., Face]
@@ -127,6 +129,36 @@ def test_rule_13_one_process_at_a_time_runs_the_hooks(face: Face) -> None:
     sweep(face)
     face.call(other.sweep())
     assert cleaned == ["value of key"]
+
+
+def test_rule_13_a_store_that_fails_in_the_middle_of_a_sweep(face: Face) -> None:
+    """Everybody is told of every end, once, and each client is closed; the hooks of what the store still holds run at the next claim."""
+    store = Watched(face.store)
+    face.manager = face.another(store=store)
+    cleaned, closed = list[str](), list[str]()
+    stored = Key("stored", str, cleanup_delete=cleaned.append)
+    kept = Key("kept", str, resident=True, cleanup_delete=cleaned.append)
+    ends = list[End]()
+    listen(face, End, ends.append)
+    for n in range(4):
+        client = Client(PEER, partial(closed.append, f"client {n}"))
+        turn = face.browser().open(client=client)
+        turn.session[stored], turn.session[kept] = f"stored {n}", f"kept {n}"
+        turn.finish()
+    face.clock.advance(700)
+    store.faults["clear"] = StoreUnavailable("it is down")
+    with pytest.raises(StoreUnavailable):
+        sweep(face)
+    assert store.calls["clear"] == 1  # the others do not wait for a store that is down
+    store.faults.clear()
+    assert len(ends) == 4
+    assert sorted(closed) == [f"client {n}" for n in range(4)]
+    assert sorted(name for name in cleaned if name.startswith("kept")) == [f"kept {n}" for n in range(4)]
+    assert len(cleaned) == 5
+    face.clock.advance(LEASE)
+    sweep(face)
+    assert sorted(set(cleaned)) == sorted([f"kept {n}" for n in range(4)] + [f"stored {n}" for n in range(4)])
+    assert (len(cleaned), len(ends)) == (9, 4)
 
 
 def test_rule_13_an_ended_session_in_a_snapshot_is_cleaned_up_after_a_restart(memory_face: Face, tmp_path: Path) -> None:

@@ -155,20 +155,19 @@ def test_rule_28_what_may_have_been_applied_is_not_committed_again_by_finish(
         assert (session[name], list(session[words]), session[visits]) == ("ann!", ["one"], 1)
 
 
-def test_rule_28_a_commit_that_was_cancelled_is_not_repeated_by_finish(
-    face: Face, watched: Watched, browser: Browser, name: Key[str]
+@pytest.mark.parametrize("stopped", [asyncio.CancelledError(), TimeoutError("the job's time is over")], ids=["cancelled", "by a signal"])
+def test_rule_28_a_commit_that_was_given_up_is_not_repeated_by_finish(
+    face: Face, watched: Watched, browser: Browser, name: Key[str], stopped: BaseException
 ) -> None:
-    """`asyncio.timeout` around the manager's `commit`, and the handler goes on: the store may have applied it, so nobody says it again."""
-    if face.kind == "sync":
-        return  # nothing cancels a thread
+    """`asyncio.timeout` around the manager's `commit`, or a time limit by signal, and the handler goes on: it may be stored."""
     words, visits = ListKey("words", str), Key("visits", int)
     for verb in ("commit", "create"):
-        watched.lost[verb] = asyncio.CancelledError()
+        watched.lost[verb] = stopped
         visitor = browser if verb == "commit" else face.browser()
         turn = visitor.open()
         turn.session.update(name, lambda text: text + "!", default="new")
         turn.session[words].append("one")
-        with pytest.raises(asyncio.CancelledError):
+        with pytest.raises(type(stopped)):
             face.call(face.manager.commit(turn.session))
         watched.lost.clear()
         turn.session[visits] = 1

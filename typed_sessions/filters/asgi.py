@@ -19,7 +19,7 @@ from ..aio import AsyncSessionManager
 from ..clients import Client
 from ..errors import COMMIT_FAILURES, CommitFailure, Headers, NoSession, NotOpened, Rejected
 from ..exchange import BAD_REQUEST, Exchange, Guard, plain_answer
-from ..finish import close_exchange, discard_exchange
+from ..finish import close_exchange, discard_exchange, forget_changes
 from ..policy import CookiePolicy
 from ..session import Create, Error, Session, enter, leave
 
@@ -270,7 +270,11 @@ class _Response(msgspec.Struct, eq=False):
                 if tracking is None or message["status"] >= 500:
                     return self._start(message, None)
                 if tracking.slots or not tracking.untouched:
-                    committing = self.sessions.commit_soon(exchange)
+                    try:
+                        committing = self.sessions.commit_soon(exchange)
+                    except BaseException:
+                        forget_changes(exchange)  # as in `_start`
+                        raise
                     if committing is not None:
                         return self._start(message, committing)
                 tracking.headers_sent = True
@@ -280,10 +284,14 @@ class _Response(msgspec.Struct, eq=False):
 
     async def _start(self, message: Message, committing: Awaitable[None] | None) -> None:
         exchange = self.exchange
-        if committing is not None:
-            await committing
-        else:
+        if committing is None:
             discard_exchange(exchange)
+        else:
+            try:
+                await committing
+            except BaseException:
+                forget_changes(exchange)  # an application that answers in another way now has not done this
+                raise
         if exchange.tracking is not None:
             exchange.tracking.headers_sent = True
         exchange.headers_sent = True

@@ -14,7 +14,7 @@ import msgspec
 from ..clients import Client
 from ..errors import COMMIT_FAILURES, CommitFailure, Headers, NoSession, Rejected
 from ..exchange import BAD_REQUEST, Exchange, Guard, plain_answer
-from ..finish import close_exchange, discard_exchange
+from ..finish import close_exchange, discard_exchange, forget_changes
 from ..manager import SessionManager
 from ..policy import CookiePolicy
 from ..session import Create, Error, Session, enter, leave
@@ -159,7 +159,11 @@ class _Response(msgspec.Struct, eq=False):
                 if self.status >= "500":
                     discard_exchange(exchange)
                 else:
-                    self.sessions.commit_exchange(exchange)
+                    try:
+                        self.sessions.commit_exchange(exchange)
+                    except BaseException:
+                        forget_changes(exchange)  # an application that answers in another way now has not done this
+                        raise
             self.headers.extend(exchange.headers())
         self._let_go(self.status, self.headers)
 
