@@ -46,6 +46,14 @@ class Plain:
     """A class that nothing is known of."""
 
 
+def takes_one(value: object) -> int:
+    return 1
+
+
+def takes_two(one: object, other: object) -> int:
+    return 2
+
+
 # ------------------------------------------------------------------ declaring keys
 
 key: Any = Key
@@ -72,6 +80,21 @@ DECLARATIONS: dict[str, Case] = {
     ),
     "a merge that is async": (lambda: key("n", int, merge=coroutine_function), KeyTypeError, ["merge= must be a plain function"]),
     "an upgrade without a version": (lambda: key("n", int, upgrade=max), KeyTypeError, ["give version=2 or more with it"]),
+    "an upgrade of the value alone": (
+        lambda: key("n", int, version=2, upgrade=takes_one),
+        KeyTypeError,
+        ["upgrade(old, version)", "upgrade=Upgrades(OldType, step)"],
+    ),
+    "an upgrade of a list's": (
+        lambda: ListKey("n", int, version=2, upgrade=cast("Any", takes_one)),
+        KeyTypeError,
+        ["upgrade(old, version)"],
+    ),
+    "a merge of two": (lambda: key("n", int, merge=takes_two), KeyTypeError, ["merge(base, mine, theirs)"]),
+    "a clean-up of nothing": (lambda: key("n", int, cleanup_delete=lambda: None), KeyTypeError, ["cleanup_delete(value)"]),
+    "a clean-up of too much": (lambda: key("n", int, cleanup_no_client=takes_two), KeyTypeError, ["cleanup_no_client(value)"]),
+    "the type first": (lambda: key(int, "n"), KeyTypeError, ["the name comes first", 'Key("visits", int)']),
+    "the type alone": (lambda: key(int), KeyTypeError, ["the name comes first"]),
     "a resident value with a version": (lambda: key("n", int, resident=True, version=2), KeyTypeError, ["is never stored"]),
     "a type as text": (lambda: key("n", "int"), KeyTypeError, ["'int'", "give the type itself"]),
     "an empty name": (lambda: key("", int), KeyTypeError, ["a name is 1 to 64 printable characters"]),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
+from collections.abc import Callable
 
 
 def caller() -> tuple[str, str]:
@@ -25,3 +27,16 @@ def hook_name(hook: object) -> str | None:
     if hook is None:
         return None
     return f"{getattr(hook, '__module__', '')}.{getattr(hook, '__qualname__', type(hook).__qualname__)}"
+
+
+def misfit(function: Callable[..., object], arguments: int) -> str | None:
+    """Why a function cannot be called with so many arguments; None if it can, or if nobody can tell."""
+    try:
+        signature = inspect.signature(function)
+    except (ValueError, TypeError):  # many functions written in C have none
+        return None
+    try:
+        signature.bind(*range(arguments))
+    except TypeError as problem:
+        return str(problem)
+    return None

@@ -15,7 +15,7 @@ from typing import Any, Final, Generic, Literal, NoReturn, TypeAlias, TypeVar, c
 from typing_extensions import TypeForm, override
 
 from .codecs import DecodeRefused, HookedCodec, TypedCodec
-from .declared import caller, hook_name, in_module
+from .declared import caller, hook_name, in_module, misfit
 from .errors import DuplicateKeyError, KeyTypeError
 from .upgrades import Downgrade, Upgrades
 
@@ -163,6 +163,7 @@ class Key(KeyView[T]):
         cleanup_no_client: NoClient[T] | None = None,
     ) -> None:
         where, module = caller()
+        _check_first(name, where)
         codec: Codec[T] | None
         kind: Literal["typed", "hooked", "resident"]
         if save is not None or load is not None:
@@ -194,15 +195,18 @@ class Key(KeyView[T]):
             _refuse(name, where, "deterministic= goes with save= and load=")
         if kind == "resident" and (upgrade is not None or merge is not None or was is not None or version != 1):
             _refuse(name, where, "a resident value is never stored: version=, upgrade=, was= and merge= do not apply to it")
-        for option, other in (
-            ("merge", merge),
-            ("cleanup_delete", cleanup_delete),
-            ("cleanup_no_client", cleanup_no_client),
+        if inspect.iscoroutinefunction(merge):
+            _refuse(name, where, f"merge= {_PLAIN}")
+        for option, other, given in (
+            ("merge", merge, ("base", "mine", "theirs")),
+            ("cleanup_delete", cleanup_delete, ("value",)),
+            ("cleanup_no_client", cleanup_no_client, ("value",)),
         ):
             if other is not None and not callable(other):
                 _refuse(name, where, f"{option}= must be a function, not {other!r}")
-        if inspect.iscoroutinefunction(merge):
-            _refuse(name, where, f"merge= {_PLAIN}")
+            why = None if other is None else misfit(other, len(given))
+            if why is not None:
+                _refuse(name, where, f"{option}= is called as {option}({', '.join(given)}): {why}")
         _check_name_and_version(name, version, where)
         _check_upgrade(name, where, upgrade, version)
         if was is not None:
@@ -287,6 +291,7 @@ class ListKey(Generic[T]):
         upgrade: Callable[[Any, int], T] | Upgrades[T] | None = None,  # Any: as above
     ) -> None:
         where, module = caller()
+        _check_first(name, where)
         try:
             codec = TypedCodec(type)
         except KeyTypeError as problem:
@@ -406,6 +411,11 @@ def _describe(key: AnyKey) -> str:
     return f"{kind}{of}, version {key.version}{was}"
 
 
+def _check_first(name: object, where: str) -> None:
+    if not isinstance(name, str):
+        raise KeyTypeError(f'Key({name!r}, ...) declared at {where}: the name comes first, as in Key("visits", int)')
+
+
 def _check_name_and_version(name: str, version: int, where: str, option: str = "") -> None:
     if type(name) is not str or not name or len(name) > MAX_NAME or not name.isprintable():
         raise KeyTypeError(f"Key({option}{name!r}) declared at {where}: a name is 1 to {MAX_NAME} printable characters")
@@ -424,6 +434,10 @@ def _check_upgrade(name: str, where: str, upgrade: object, version: int) -> None
         _refuse(name, where, f"upgrade= must be a function or Upgrades, not {upgrade!r}")
     if inspect.iscoroutinefunction(upgrade):
         _refuse(name, where, f"upgrade= {_PLAIN}")
+    why = misfit(upgrade, 2)
+    if why is not None:
+        step = "; a step that takes the old value alone goes into a chain, upgrade=Upgrades(OldType, step)"
+        _refuse(name, where, f"upgrade= is called as upgrade(old, version), with what was stored: {why}{step}")
     if version == 1:
         _refuse(name, where, "upgrade= brings older versions forward: give version=2 or more with it")
 

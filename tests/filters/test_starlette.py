@@ -7,6 +7,7 @@ from functools import partial
 from typing import Annotated, Any
 
 import pytest
+from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.endpoints import HTTPEndpoint
 from starlette.middleware import Middleware
@@ -189,6 +190,22 @@ def test_an_endpoint_that_asks_for_nothing_is_told_at_once(shop: Shop) -> None:
 
     with pytest.raises(TypeError, match="no parameter is a CurrentSession"):
         inject(plain)
+
+    async def perhaps(request: Request, session: CurrentSession | None) -> PlainTextResponse:
+        raise AssertionError
+
+    with pytest.raises(TypeError, match="session is a union"):
+        inject(perhaps)
+
+
+def test_the_annotations_are_not_those_of_fastapi(shop: Shop) -> None:
+    """FastAPI takes them for the request's body, and would say so."""
+
+    async def show(session: CurrentSession) -> None:
+        raise AssertionError
+
+    with pytest.raises(TypeError, match=r"FastAPI's are in filters\.fastapi"):
+        FastAPI().get("/")(show)
 
 
 @in_loop

@@ -325,7 +325,7 @@ def test_rule_03_a_name_that_a_key_had_is_no_other_keys(face: Face) -> None:
         ({"downgrade": Downgrade(int, int)}, "give was= with it"),
         ({"was": "a", "downgrade": Downgrade(int, int)}, "give a newer version=, and upgrade="),
         ({"was": "a", "version": 2, "downgrade": Downgrade(int, int)}, "and upgrade="),
-        ({"was": "a", "version": 2, "upgrade": abs, "downgrade": Downgrade(int, int, version=2)}, "values are of version 2: give a newer"),
+        ({"was": "a", "version": 2, "upgrade": max, "downgrade": Downgrade(int, int, version=2)}, "values are of version 2: give a newer"),
         ({"was": "a", "version": 3, "upgrade": Upgrades(int, int, version=2), "downgrade": Downgrade(int, int)}, "are of version 1"),
     ],
 )

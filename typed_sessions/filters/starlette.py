@@ -12,9 +12,10 @@ of WebSockets and methods of an `HTTPEndpoint` take them in the same way.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from functools import partial, wraps
-from typing import Annotated, Any, Concatenate, TypeAlias, TypeVar, cast, final, get_args, get_origin, get_type_hints, overload
+from types import CoroutineType
+from typing import Annotated, Any, Concatenate, NoReturn, TypeAlias, TypeVar, cast, final, get_args, get_origin, get_type_hints, overload
 
 from starlette.concurrency import run_in_threadpool
 
@@ -37,6 +38,9 @@ class _Taken:
 
     def __init__(self, value: Callable[[Session], Any]) -> None:
         self.value = value
+
+    def __get_pydantic_core_schema__(self, *_: object) -> NoReturn:
+        raise TypeError("this annotation is one of typed_sessions.filters.starlette, for @inject; FastAPI's are in filters.fastapi")
 
 
 def _itself(session: Session) -> Session:
@@ -68,10 +72,10 @@ def FromSession(
 
 
 @overload
-def inject(endpoint: Callable[Concatenate[A, ...], Awaitable[R]], /) -> Callable[Concatenate[A, ...], Coroutine[Any, Any, R]]: ...
+def inject(endpoint: Callable[Concatenate[A, ...], Awaitable[R]], /) -> Callable[Concatenate[A, ...], CoroutineType[Any, Any, R]]: ...
 @overload
-def inject(endpoint: Callable[Concatenate[A, ...], R], /) -> Callable[Concatenate[A, ...], Coroutine[Any, Any, R]]: ...
-def inject(endpoint: Callable[..., Any], /) -> Callable[..., Coroutine[Any, Any, Any]]:  # Any: see the overloads
+def inject(endpoint: Callable[Concatenate[A, ...], R], /) -> Callable[Concatenate[A, ...], CoroutineType[Any, Any, R]]: ...
+def inject(endpoint: Callable[..., Any], /) -> Callable[..., Any]:  # Any: see the overloads
     """An endpoint that is called with what its annotations ask of the session, by keyword, beside the request.
 
     It is a function, a method, an object that can be called, or a `functools.partial` of one. Raises `TypeError` for one that asks for
@@ -84,11 +88,13 @@ def inject(endpoint: Callable[..., Any], /) -> Callable[..., Coroutine[Any, Any,
         plain = type(plain).__call__
     takes: dict[str, Callable[[Session], Any]] = {}
     for name, hint in get_type_hints(plain, include_extras=True).items():
-        while (alias := getattr(hint, "__value__", None)) is not None:  # of a `type` statement
-            hint = alias
-        for part in get_args(hint)[1:] if get_origin(hint) is Annotated else ():
-            if isinstance(part, _Taken):
-                takes[name] = part.value
+        found = _annotated(hint)
+        if found is None and any(_annotated(part) is not None for part in get_args(hint)):
+            raise TypeError(
+                f"inject({endpoint!r}): {name} is a union; for no value, give Annotated[T | None, FromSession(key, default=None)]"
+            )
+        if found is not None:
+            takes[name] = found.value
     if not takes:
         raise TypeError(f"inject({endpoint!r}): no parameter is a CurrentSession or Annotated[..., FromSession(key)] of filters.starlette")
     waits = inspect.iscoroutinefunction(plain)
@@ -104,3 +110,11 @@ def inject(endpoint: Callable[..., Any], /) -> Callable[..., Coroutine[Any, Any,
         return await run_in_threadpool(partial(endpoint, *given, **values))
 
     return called
+
+
+def _annotated(hint: Any) -> _Taken | None:
+    while (alias := getattr(hint, "__value__", None)) is not None:  # of a `type` statement
+        hint = alias
+    if get_origin(hint) is not Annotated:
+        return None
+    return next((part for part in get_args(hint)[1:] if isinstance(part, _Taken)), None)

@@ -24,7 +24,7 @@ class Shard:
     __slots__ = ("before", "lock", "records", "warm")
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock: threading.Lock = threading.Lock()
         self.records: dict[int, Stored] = {}
         self.warm: deque[int] = deque()
         """The keys of records that are not packed, the one longest so first; one may be packed or gone by now."""
