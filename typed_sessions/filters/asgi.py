@@ -71,7 +71,7 @@ class SessionMiddleware:
 
     `create`, `check`, `error` and `cookie_policy` are those of `AsyncSessionManager.filter`; with `check`, or with `eager`, the session is
     opened before the application is called, so that `current_session()` works without `open_session`. `Rejected`, raised anywhere inside,
-    is answered with its status and headers (a WebSocket that is not accepted yet: refused, 403). A response of 500 and above is not
+    is answered with its status and headers (of a WebSocket handshake where the server can, else 403). A response of 500 and above is not
     committed; a commit that fails is answered in the response's place.
 
     A WebSocket handshake whose `Origin` is neither the request's host nor in `allowed_origins` (such as "https://example.org") never opens
