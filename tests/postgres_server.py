@@ -89,6 +89,12 @@ class PostgresServer:
         """Delete every session."""
         self.execute(f"DELETE FROM {self.schema}.session")
 
+    def until_waiting(self, how_many: int) -> None:
+        """Wait until so many connections wait for what another has locked."""
+        give_up = time.monotonic() + PATIENCE
+        while len(self.execute("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'")) < how_many:
+            assert time.monotonic() < give_up, "nobody waits for a lock"
+
     def processes(self) -> list[int]:
         """The server, and every process that it has started."""
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()

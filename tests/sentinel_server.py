@@ -34,7 +34,8 @@ class SentinelServer:
             out.write(
                 f"port {self.port}\nbind 127.0.0.1\ndir {self._folder}\n"
                 f"sentinel monitor {SERVICE} 127.0.0.1 {first.port} 1\n"
-                f"sentinel down-after-milliseconds {SERVICE} 700\n"
+                # Not much less: a busy machine would do, and the failover would be to a server that has just come back, empty.
+                f"sentinel down-after-milliseconds {SERVICE} 2500\n"
                 f"sentinel failover-timeout {SERVICE} 1000\n"
             )
         self._process = subprocess.Popen([program, file, "--sentinel"], stdout=subprocess.DEVNULL)

@@ -47,9 +47,11 @@ LAYERS = (
     "stores.turns",
     "stores.postgres_schema",
     "stores.postgres_verbs",
+    "stores.postgres_wire",
     "stores.redis_scripts",
     "stores.redis_verbs",
     "stores.redis_wire",
+    "stores.redis_connect",
     "stores.*",
     "urls",
     "reseal survey progress",
@@ -73,6 +75,7 @@ LAYERS = (
     "plans",
     "settings",
     "manager",
+    "offloop",
     "aio",
     "filters",
     "filters.asgi filters.http_server filters.wsgi",
@@ -93,13 +96,13 @@ REQUIRED = {"cryptography", "msgspec", "typing_extensions"}
 # Everything else that is not in the standard library is optional, and imported in these modules only.
 LEAVES = {
     "_typeshed": {"filters.bottle", "filters.wsgi"},  # of the type checkers: there is nothing to install
-    "redis": {"stores.redis"},
-    "hiredis": {"stores.redis", "stores.redis_wire"},  # which redis[hiredis] brings
+    "redis": {"stores.redis", "stores.redis_connect"},
+    "hiredis": {"stores.redis", "stores.redis_connect", "stores.redis_wire"},  # which redis[hiredis] brings
     "bottle": {"filters.bottle"},
     "fastapi": {"filters.fastapi"},
     "starlette": {"filters.fastapi", "filters.starlette"},
     "hypothesis": {"conformance.machine"},
-    "psycopg": {"stores.postgres"},
+    "psycopg": {"stores.postgres", "stores.postgres_wire"},
 }
 
 
@@ -183,7 +186,7 @@ def test_the_package_imports_without_any_optional_library() -> None:
         ("keys.py", "def late() -> None:\n    from .manager import SessionManager", "keys.py:2: "),
         ("stores/base.py", "from ..manager import SessionManager", "'stores.base' imports 'manager', which is above"),
         ("stores/sqlite.py", "from .redis import RedisStore", "'stores.sqlite' imports 'stores.redis', which is beside"),
-        ("stores/sqlite.py", "import redis", "imports 'redis', which is optional and belongs in ['stores.redis']"),
+        ("stores/sqlite.py", "import redis", "imports 'redis', which is optional and belongs in ['stores.redis', 'stores.redis_connect']"),
         ("testing.py", "import pytest", "imports 'pytest', which is optional and belongs in []"),
         ("novelty.py", "", "the module 'novelty' is not in LAYERS"),
         ("keys.py", "from .novelty import Thing", "imports 'novelty', which is not in LAYERS"),

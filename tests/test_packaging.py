@@ -58,6 +58,14 @@ def test_the_wheel_needs_three_libraries(wheel: zipfile.ZipFile) -> None:
     assert names == {"cryptography", "msgspec", "typing-extensions"}
 
 
+def test_the_extra_of_redis_needs_a_parser_that_is_new_enough(wheel: zipfile.ZipFile) -> None:
+    """redis-py is content with an hiredis that the store is not: the extra names its own."""
+    (metadata,) = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
+    needs = Parser().parsestr(wheel.read(metadata).decode()).get_all("Requires-Dist", [])
+    for extra in ("redis", "test"):
+        assert [need for need in needs if re.fullmatch(rf"hiredis>=3\.2; extra == ['\"]{extra}['\"]", need)]
+
+
 def test_no_file_names_a_private_path() -> None:
     """No tracked file names a folder that a reader does not have."""
     listing = [require("git"), "-c", f"safe.directory={ROOT}", "-C", str(ROOT), "ls-files", "-z"]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.postgres_server import PostgresServer
 from tests.stores.records import found, started, value_of
 from typed_sessions import AsyncSessionManager, MemoryStore, PolicyError, SessionManager, SQLiteStore, open_async_store, open_store
 from typed_sessions.stores.postgres import AsyncPostgresStore, PostgresStore
@@ -24,9 +25,11 @@ from typed_sessions.urls import shown_url
         ("sqlite:///{folder}/a%20b.db?deadline=0.5", SQLiteStore, SQLiteStore),
         ("redis://localhost:6379/2?prefix=shop&max_keys=9", RedisStore, AsyncRedisStore),
         ("rediss://ann:sesame@localhost", RedisStore, AsyncRedisStore),
-        ("unix:///run/redis.sock?db=3", RedisStore, AsyncRedisStore),
+        ("REDIS://localhost:6379", RedisStore, AsyncRedisStore),
+        ("unix:///run/redis@one.sock?db=3", RedisStore, AsyncRedisStore),
         ("postgresql://ann:sesame@localhost/app?schema=shop&sslmode=prefer", PostgresStore, AsyncPostgresStore),
         ("postgres://localhost/app?max_connections=3", PostgresStore, AsyncPostgresStore),
+        ("PostgreSQL:///app?host=/run/postgresql", PostgresStore, AsyncPostgresStore),
     ],
 )
 def test_what_opens(url: str, sync: type, asynchronous: type, tmp_path: Path) -> None:
@@ -64,6 +67,8 @@ def test_a_path_may_be_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ("sqlite:a.db", "has no path; three slashes"),
         ("sqlite:///", "names no file"),
         ("sqlite:///folder/", "names no file"),
+        ("sqlite:///a%00b.db", "no file's name has a NUL"),
+        ("sqlite:///a#b.db", "'#' has to be percent-encoded, as %23"),
         ("sqlite:///a.db?deadline=soon", "deadline='soon': expected a number"),
         ("sqlite:///a.db?deadlin=1", "no option 'deadlin' here .did you mean 'deadline'"),
         ("sqlite:///a.db?mode=ro", "no option 'mode' here; expected deadline, max_bytes"),
@@ -74,6 +79,11 @@ def test_a_path_may_be_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ("postgresql://ann:sesame@[localhost/app", "cannot be read"),
         ("postgresql://ann:sesame@local host:port:/app", "no PostgreSQL URL"),
         ("redis://ann:sesame@localhost:port", "no Redis URL"),
+        ("redis://localhost:65536/0", "its port is no number from 1 to 65535"),
+        ("redis://[::1]:0/0", "its port is no number from 1 to 65535"),
+        ("postgresql://localhost:65536/app", "its port is no number from 1 to 65535"),
+        ("redis://localhost/shop", "a database of Redis is a number, .*prefix=shop"),
+        ("redis://localhost/0/1", "a database of Redis is a number"),
     ],
 )
 def test_what_a_wrong_url_is_told(url: str, words: str) -> None:
@@ -82,6 +92,14 @@ def test_what_a_wrong_url_is_told(url: str, words: str) -> None:
         with pytest.raises(PolicyError, match=words) as caught:
             opening(url)
         assert "sesame" not in str(caught.value)
+
+
+def test_how_many_connections_to_redis() -> None:
+    """An `AsyncRedisStore` has as many as it is told; a `RedisStore` has one for each thread that needs it, and says so."""
+    url = "redis://localhost/0?max_connections=5"
+    assert isinstance(open_async_store(url), AsyncRedisStore)
+    with pytest.raises(PolicyError, match="max_connections has no effect on a RedisStore"):
+        open_store(url)
 
 
 def test_no_text() -> None:
@@ -127,9 +145,24 @@ def test_what_is_shown_of_a_url(url: str, shown: str) -> None:
     assert shown_url(url) == shown
 
 
-@pytest.mark.parametrize("url", ["redis://:ses/ame@localhost/0", "redis://:ses#ame@localhost/0", "postgresql://ann:ses/ame@localhost/app"])
-def test_a_password_that_is_not_percent_encoded_is_not_quoted(url: str) -> None:
-    """It would be taken for a port: the message says what to do, and shows nothing of it."""
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "postgresql", "postgres"])
+@pytest.mark.parametrize("special", ["/", "#", "?", "99999/", "12/", "12#", "12?"])
+def test_a_password_that_is_not_percent_encoded(scheme: str, special: str) -> None:
+    """Where it ends nobody can tell, and the options behind it would be lost: the message says what to do, and shows nothing of it."""
+    for opening in (open_store, open_async_store):
+        with pytest.raises(PolicyError, match="has to be percent-encoded") as refused:
+            opening(f"{scheme}://ann:{special}sesame@localhost/1?deadline=2")
+        assert "sesame" not in str(refused.value)
+        assert "12" not in str(refused.value)
+        assert "99999" not in str(refused.value)
     with pytest.raises(PolicyError, match="has to be percent-encoded") as refused:
-        open_store(url)
-    assert "ses" not in str(refused.value).replace("sessions", "")
+        open_store(f"{scheme}://localhost/1?password=ses#ame&deadline=2")
+    assert "ses" not in str(refused.value)
+
+
+def test_what_is_for_the_driver(postgres_server: PostgresServer) -> None:
+    """It reaches it as it stands: to libpq a blank is %20, and a '+' is a '+'."""
+    store = open_store(f"{postgres_server.url}?application_name=my%20shop+1&schema=typed_sessions&options=-c%20statement_timeout%3D3s")
+    started(store)
+    assert postgres_server.execute("SELECT 1 FROM pg_stat_activity WHERE application_name = 'my shop+1'")
+    store.close()

@@ -1,6 +1,6 @@
 """`AsyncSessionManager`: sessions for asyncio servers. The same names as `manager`, with `await` on what reaches the store.
 
-A store without I/O is called directly, a synchronous one with I/O in a thread, an asynchronous one is awaited.
+A store without I/O is called directly, one that blocks in a thread (`offloop`), an asynchronous one is awaited.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from .finish import Finishing, close_exchange
 from .keeper import keeper_of
 from .lifecycle import judge
 from .manager import SCAN_PAGE, check_every, exchange_of, hold_for_edit, still_open
+from .offloop import OffLoop
 from .policy import CookiePolicy
 from .record import Record
 from .session import Create, Error, Session, SessionView, answered, tracking_of
@@ -71,7 +72,7 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
         awaited = inspect.iscoroutinefunction(store.open)
         self._direct: Store | None = None if awaited or store.blocking else store
         """The store, if its verbs neither wait nor have to be awaited."""
-        self._threaded = not awaited and self._direct is None
+        self._offloop = None if awaited or self._direct is not None else OffLoop(store)
         self._tasks: set[asyncio.Task[Any]] = set()  # Any: each gives something else
         self._loops: dict[str, tuple[float, Callable[[], Coroutine[Any, Any, object]]]] = {}
         self._looping: dict[str, asyncio.Task[None]] = {}
@@ -435,7 +436,7 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
         finally:
             if self._core.keeper is not None:
                 self._core.keeper.close()
-            await self._ask(self._core.store.close)
+            await (self._ask(self._core.store.close) if self._offloop is None else self._offloop.close())
 
     async def __aenter__(self) -> Self:
         self._start_loops(asyncio.get_running_loop())
@@ -449,8 +450,8 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
     async def _ask(self, verb: Callable[..., Any], *args: Any) -> Any:  # Any: each verb has types of its own
         if self._direct is not None:
             return verb(*args)
-        if self._threaded:
-            return await asyncio.to_thread(verb, *args)
+        if self._offloop is not None:
+            return await self._offloop.ask(self._core.options.deadline, verb, args)
         return await verb(*args)
 
     async def run(self, plan: steps.Plan[R]) -> R:

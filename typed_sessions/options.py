@@ -31,7 +31,8 @@ class SessionOptions:
     enabled      False: no session is opened or created
     route        put behind the id in the cookie, for load balancers that choose a server by it
     old_id       a secret presented after its time is reported, or answered by ending the session
-    deadline     for so long a commit repeats itself when other requests are faster; what a call may take is the store's `deadline`
+    deadline     for so long a commit repeats itself when other requests are faster, and a call of a store that blocks waits for a thread in
+                 an AsyncSessionManager; what a call may take is the store's own `deadline`
     reap_grace   for so long an ended session keeps values whose hooks no process here knows
     max_clients  of one session
     """

@@ -5,7 +5,8 @@
     redis://user:password@host:6379/0       rediss:// with TLS, unix:///run/redis.sock for a socket
     postgresql://user:password@host/app     what libpq has as a URL
 
-Options of the store may follow as a query, `?deadline=2&prefix=shop`; what is none of ours is for the driver.
+Options of the store may follow as a query, `?deadline=2&prefix=shop`; what is none of ours is for the driver, as it stands. What is
+special in a URL has to be percent-encoded in a password: nobody can tell where it ends otherwise, and half of the URL would be lost.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import re
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any, Final
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from .errors import PolicyError
 from .stores.base import AsyncStore, Store
@@ -43,6 +44,7 @@ _OPTIONS: Final[Mapping[str, Mapping[str, Callable[[str], object]]]] = {
     "postgres": {**_NUMBERS, "schema": str, "max_connections": int},
 }
 _HOSTS: Final = re.compile(r"(?:(?:\[[^\]]*\]|[^:,\[\]]*)(?::[0-9]*)?)(?:,(?:\[[^\]]*\]|[^:,\[\]]*)(?::[0-9]*)?)*")
+_DATABASE: Final = re.compile(r"/?[0-9]*")
 _EXTRAS: Final = {"redis": ("redis", "hiredis"), "postgres": ("psycopg",)}
 
 
@@ -58,6 +60,8 @@ def open_store(url: str, /) -> Store:
             from .stores.redis import RedisStore
         except ImportError as problem:
             raise _not_installed(kind, problem) from problem
+        if "max_connections=" in place.partition("?")[2]:
+            raise PolicyError("a store's URL: max_connections has no effect on a RedisStore, which has one for each thread that needs it")
         return RedisStore(place, **options)
     if kind == "postgres":
         try:
@@ -128,6 +132,8 @@ def _parsed(url: object) -> tuple[str, str, dict[str, Any]]:
         if path not in ("", "//", "///"):
             raise PolicyError("a store's URL: memory: has no path; for a file write sqlite:///sessions.db")
         return kind, "", _options(kind, query)[0]
+    if "#" in url:  # urlsplit would take the rest for a fragment, and drop it with the options in it
+        raise PolicyError("a store's URL: a '#' has to be percent-encoded, as %23; in a password '/', '?' and '@' too")
     try:
         parts = urlsplit(url)
     except ValueError as problem:
@@ -139,31 +145,57 @@ def _parsed(url: object) -> tuple[str, str, dict[str, Any]]:
                 f"a store's URL: {shown_url(url)} has no path; three slashes are a path from where the program runs "
                 "(sqlite:///sessions.db), four an absolute one (sqlite:////var/lib/app/sessions.db)"
             )
-        if others or parts.fragment:
-            raise _unknown(kind, next(iter(others), "#"))
+        if others:
+            raise _unknown(kind, next(iter(others)))
         path = unquote(parts.path[1:])
         if not path or path.endswith(("/", os.sep)):
             raise PolicyError(f"a store's URL: {shown_url(url)} names no file; expected sqlite:///sessions.db or like it")
+        if "\0" in path:
+            raise PolicyError(f"a store's URL: {shown_url(url)}: no file's name has a NUL (%00) in it")
         return kind, path, options
-    return kind, url.partition("?")[0] + (f"?{urlencode(others)}" if others else ""), options
+    if any("@" in text for text in ("" if parts.scheme == "unix" else parts.path, *others)):
+        raise _unencoded("there is an '@' after its host")
+    if kind == "redis":
+        _check_redis(parts.netloc, "" if parts.scheme == "unix" else parts.path)
+    # The drivers know their schemes in lower case only. What is theirs is handed on as it stands: they do not agree what a '+' is.
+    query = "&".join(others.values())
+    return kind, f"{parts.scheme}:{rest.partition('?')[0]}{'?' if query else ''}{query}", options
+
+
+def _check_redis(authority: str, path: str) -> None:
+    """What redis-py takes silently for something else: a database that is no number is 0."""
+    port = authority.rpartition("@")[2].rpartition("]")[2].partition(":")[2]
+    if port.isdecimal() and not (len(port) <= 5 and 1 <= int(port) <= 65_535):
+        raise _unencoded("its port is no number from 1 to 65535")
+    if _DATABASE.fullmatch(path) is None:
+        raise PolicyError(
+            "a store's URL: a database of Redis is a number, as in redis://localhost:6379/0; "
+            "what keeps two applications apart in one is a prefix: redis://localhost:6379/0?prefix=shop"
+        )
 
 
 def _options(kind: str, query: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """Ours, converted, and what is left."""
+    """Ours, converted; and what is left, by name, as it stands."""
     known = _OPTIONS[kind]
     options: dict[str, Any] = {}
     others: dict[str, str] = {}
-    for name, text in parse_qsl(query, keep_blank_values=True):
-        if name not in known:
-            if kind == "memory" or get_close_matches(name, known, 1, 0.8):
-                raise _unknown(kind, name)
-            others[name] = text
-            continue
-        try:
-            options[name] = known[name](text)
-        except ValueError:
-            raise PolicyError(f"a store's URL: {name}={text!r}: expected a number") from None
+    for piece in query.split("&"):
+        for name, text in parse_qsl(piece, keep_blank_values=True):
+            if name not in known:
+                if kind == "memory" or ("@" not in name and get_close_matches(name, known, 1, 0.8)):
+                    raise _unknown(kind, name)
+                others[name] = piece
+                continue
+            try:
+                options[name] = known[name](text)
+            except ValueError:
+                raise PolicyError(f"a store's URL: {name}={text!r}: expected a number") from None
     return options, others
+
+
+def _unencoded(sign: str) -> PolicyError:
+    """Nothing of it is quoted: where the password begins and ends nobody can tell."""
+    return PolicyError(f"a store's URL: {sign}; a password with '/', '#', '?' or '@' in it has to be percent-encoded")
 
 
 def _unknown(kind: str, name: str) -> PolicyError:

@@ -30,6 +30,7 @@ class Proxy:
         self.turns = 0
         self.manner: Manner = "pass"
         self._sockets: list[socket.socket] = []
+        self._silent: set[socket.socket] = set()
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
@@ -52,6 +53,17 @@ class Proxy:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}"
 
+    def silence(self) -> None:
+        """From now on nothing gets through on the connections that are there, as when a NAT has forgotten them; new ones work."""
+        self._silent.update(self._sockets)
+
+    def say(self, unasked: bytes) -> None:
+        """Something that the server has not said, on every connection that is there, and at once."""
+        for client in self._sockets[::2]:
+            with suppress(OSError):
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                client.sendall(unasked)
+
     def _accept(self) -> None:
         while True:
             try:
@@ -69,6 +81,8 @@ class Proxy:
     def _hand_on(self, source: socket.socket, target: socket.socket, who: str, spoke: list[str]) -> None:
         with suppress(OSError):
             while data := source.recv(65_536):
+                if source in self._silent:
+                    continue
                 if who == "client" and spoke[0] != "client":
                     self.turns += 1
                 spoke[0] = who

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import multiprocessing
+import os
 import signal
+import socket
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -22,6 +27,7 @@ from tests.stores.faults import DEADLINE, SLACK, read, signed_in, unavailable, w
 from tests.stores.proxy import Manner, Proxy
 from tests.stores.records import IDLE, NOW, found, new, started, value_of
 from typed_sessions import Key, PolicyError, StoreUnavailable
+from typed_sessions.changes import Changes
 from typed_sessions.stores.postgres import AsyncPostgresStore, PostgresStore
 
 
@@ -189,7 +195,6 @@ def test_a_backend_killed_under_a_commit(make: Callable[..., Face], server: Post
 def test_a_row_that_somebody_has_locked(make: Callable[..., Face], server: PostgresServer, name: Key[str]) -> None:
     """Reading goes on, writing waits no longer than the deadline, sweeps pass over it, and other sessions are not concerned."""
     face = make(server.url)
-    face.call(face.store.create_schema())  # with what the deadline leaves for locks
     browser = signed_in(face, name)
     with server.client() as other:
         other.execute("BEGIN")
@@ -292,6 +297,61 @@ def test_nobody_listens(make: Callable[..., Face]) -> None:
     assert "sesame" not in str(caught.value) + repr(face.store)
 
 
+def test_connections_that_went_silent(make: Callable[..., Face], server: PostgresServer) -> None:
+    """What is between has forgotten them while they were idle: one request is refused, not one for each of them."""
+    face = make(f"{server.url}?application_name=silent")
+    store, record = face.store, new()
+    assert face.call(store.create(record, NOW)) == "created"
+    face.call(store.close())
+
+    def commit() -> Any:
+        return store.commit(record.locator, Changes(), IDLE, NOW)
+
+    async def gathered() -> list[Any]:
+        return await asyncio.gather(*(commit() for _ in range(4)))
+
+    with server.client() as other, ThreadPoolExecutor(4) as threads:
+        other.execute("BEGIN")
+        other.execute("SELECT 1 FROM typed_sessions.session FOR UPDATE")
+        under_way = [threads.submit(commit) for _ in range(4)] if face.loop is None else [threads.submit(face.call, gathered())]
+        server.until_waiting(4)
+        other.execute("ROLLBACK")
+        for one in under_way:
+            one.result()
+    idle = [process for (process,) in server.execute("SELECT pid FROM pg_stat_activity WHERE application_name = 'silent'")]
+    assert len(idle) == 4
+    for process in idle:
+        os.kill(process, signal.SIGSTOP)
+    with unavailable("did not answer open within 0.5 s"):
+        face.call(store.open(record.locator, None, IDLE, NOW))
+    for _ in range(4):
+        assert value_of(face.call(store.open(record.locator, None, IDLE, NOW))) == b"0"
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_KEEPIDLE") or not os.path.isdir("/proc/self/fd"), reason="looks at sockets as Linux has them")
+@pytest.mark.parametrize(("options", "seconds"), [("", 30), ("?keepalives_idle=77", 77)])
+def test_the_system_looks_after_idle_connections(
+    make: Callable[..., Face], postgres_server: PostgresServer, options: str, seconds: int
+) -> None:
+    """It asks soon whether the other end is still there, unless the URL says when."""
+
+    def kept_alive() -> list[int]:
+        found: list[int] = []
+        for descriptor in map(int, os.listdir("/proc/self/fd")):
+            with suppress(OSError):  # that of the folder itself is closed by now
+                if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                    with socket.socket(fileno=os.dup(descriptor)) as one:
+                        if one.family == socket.AF_INET and one.getpeername()[1] == postgres_server.port:
+                            found.append(one.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE))
+        return found
+
+    face = make(postgres_server.url + options)
+    gc.collect()  # connections of other tests must not go meanwhile
+    before = kept_alive().count(seconds)
+    face.call(face.store.open(bytes(16), None, IDLE, NOW))
+    assert kept_alive().count(seconds) == before + 1
+
+
 def test_a_cancelled_request(server: PostgresServer) -> None:
     """What was under way for one request never comes to another: its connection is not used again (R4, redis-py's CVE-2023-28859)."""
 
@@ -331,56 +391,6 @@ def test_a_fork(server: PostgresServer) -> None:
     assert answers.get(timeout=20) == [b"theirs"] * 20
     child.join(20)
     assert value_of(found(store, mine)) == b"mine"
-    store.close()
-
-
-def test_no_schema(make: Callable[..., Face], server: PostgresServer, name: Key[str]) -> None:
-    """The error says what to do; done by several at once, it is done."""
-    face = make(server.url, schema="another")
-    with unavailable("has no tables of typed_sessions .version 1. in the schema another.*create_schema"):
-        face.browser().open(create=True).finish()
-    stores = [PostgresStore(server.url, schema="another") for _ in range(4)]
-    threads = [threading.Thread(target=store.create_schema) for store in stores]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    browser = signed_in(face, name)
-    face.call(face.store.create_schema())  # and again: what is there stays
-    assert read(browser, name) == "ann"
-    for store in stores:
-        store.close()
-
-
-def test_a_user_who_may_not_create(server: PostgresServer) -> None:
-    """Somebody else runs `schema_sql`; the store itself needs its schema and its table, and nothing more."""
-    owner = PostgresStore(server.url, schema="shared")
-    with server.client() as connection:
-        connection.execute(owner.schema_sql.encode())
-        connection.execute("CREATE ROLE app LOGIN")
-    store = PostgresStore(server.url.replace("postgres@", "app@"), schema="shared")
-    with pytest.raises(StoreUnavailable, match="refused create_schema: permission denied"):
-        store.create_schema()
-    with pytest.raises(StoreUnavailable, match=r"this user may not see them|permission denied"):
-        started(store)
-    server.execute("GRANT USAGE ON SCHEMA shared TO app")
-    server.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON shared.session TO app")
-    record = started(store)
-    assert value_of(found(store, record)) == b"0"
-    assert store.sweep(NOW + 10_000, 10, 60, 60)[0]
-    store.close()
-    owner.close()
-
-
-def test_what_another_program_has_written(server: PostgresServer, caplog: pytest.LogCaptureFixture) -> None:
-    """A row that cannot be a session is logged, counts as absent, and stays; the others are not concerned."""
-    store = PostgresStore(server.url)
-    damaged, sound = started(store, b"damaged"), started(store, b"sound")
-    server.execute(f"UPDATE typed_sessions.session SET payloads = '{{}}' WHERE locator = '\\x{damaged.locator.hex()}'")
-    assert found(store, damaged) is None
-    assert f"the session {damaged.locator.hex()} in PostgreSQL cannot be read" in caplog.text
-    assert [record.locator for record in store.scan(None, 10)[0]] == [sound.locator]
-    assert len(server.execute("SELECT 1 FROM typed_sessions.session")) == 2
     store.close()
 
 

@@ -104,6 +104,19 @@ def test_keys_that_the_user_may_not_see(allow: Callable[..., str], keys: list[st
     assert all(f"what its user needs, by ACL SETUSER: {KEYS[0]} " in text for text in refused)
 
 
+@pytest.mark.parametrize("prefix", ["app[1]", "a*b?", "back\\slash", "two words"])
+def test_the_rules_that_are_offered(allow: Callable[..., str], prefix: str) -> None:
+    """They are enough, whatever the prefix, and let the user see no other application, not even one whose prefix begins in the same way."""
+    with closing(RedisStore(allow(), prefix=prefix)) as store:
+        rules = refusals(store)[0].partition("by ACL SETUSER: ")[2].split(" ")
+    url = allow(*rules)
+    with closing(RedisStore(url, prefix=prefix)) as store:
+        assert refusals(store) == []
+    for other in (f"{prefix}:eu", "app1", "aXXbX", "backslash"):
+        with closing(RedisStore(url, prefix=other)) as store:
+            assert len(refusals(store)) == VERBS
+
+
 def test_rules_that_change_while_it_runs(make: Callable[..., Face], allow: Callable[..., str], name: Key[str]) -> None:
     """A session that cannot be read is not taken for one that is not there; when it may be read again, it is."""
     face = make(allow(*KEYS, *ALLOWED), prefix=PREFIX)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -17,7 +18,9 @@ from tests.faces import Face
 from tests.redis_server import PATIENCE, RedisServer, free_port
 from tests.stores.faults import read, signed_in, unavailable, write
 from tests.stores.proxy import Manner, Proxy
+from tests.stores.records import IDLE, NOW, new
 from typed_sessions import Key
+from typed_sessions.stores.redis import RedisStore
 
 
 @pytest.fixture
@@ -158,7 +161,8 @@ def test_a_client_of_the_users_own(make: Callable[..., Face], redis_server: Redi
 def test_a_full_server(make: Callable[..., Face], server: RedisServer, name: Key[str]) -> None:
     """OOM under `noeviction`: writes are refused and nothing is half done, reading goes on, and ending a session makes room."""
     face = make(server.url)
-    browser, other = signed_in(face, name), signed_in(face, name)
+    hooked = Key("hooked", str, cleanup_delete=print)
+    browser, other, hook = signed_in(face, name), signed_in(face, name), signed_in(face, hooked)
     with server.client() as client:
         client.config_set("maxmemory", 1)
         turn = browser.open()
@@ -169,11 +173,50 @@ def test_a_full_server(make: Callable[..., Face], server: RedisServer, name: Key
         with unavailable("refused create: OOM"):
             signed_in(face, name)
         assert read(browser, name) == "ann"
-        with other.visit() as session:
-            session.end()
+        face.clock.advance(120)  # the use is to be written, so that the session does not end while it is read
+        assert read(browser, name) == "ann"
+        for signed_out in (other, hook):
+            with signed_out.visit() as session:
+                session.end()
+        face.clock.advance(599)
+        assert read(browser, name) == "ann"
         client.config_set("maxmemory", 0)
     write(browser, name, "bob")
     assert read(browser, name) == "bob"
+
+
+def test_clearing_up_a_full_server(make: Callable[..., Face], server: RedisServer, name: Key[str]) -> None:
+    """What is over, with hooks and without, is ended and collected; what is not stays, with all that it has."""
+    face = make(server.url)
+    ran: list[str] = []
+    hooked = Key("hooked", str, cleanup_delete=ran.append)
+    signed_in(face, hooked)
+    signed_in(face, name)
+    face.clock.advance(500)
+    browser = signed_in(face, name)
+    face.clock.advance(160)
+    with server.client() as client:
+        client.config_set("maxmemory", 1)
+        assert face.call(face.manager.sweep()) == 2
+        client.config_set("maxmemory", 0)
+        assert len(client.keys(f"{{{face.store.prefix}:*:s:*")) == 1
+    assert ran == ["ann"]
+    assert read(browser, name) == "ann"
+
+
+def test_verbs_of_a_full_server(server: RedisServer) -> None:
+    """`touch`, and `clear` of some of what a session has, which makes it smaller."""
+    record = new(hooked=True)
+    with server.client() as client, closing(RedisStore(server.url)) as store:
+        store.create(record, NOW)
+        client.config_set("maxmemory", 1)
+        assert store.touch(record.locator, record.digest, IDLE, NOW + 100)
+        assert store.end(record.locator, "ended", NOW + 200, 60) is not None
+        store.clear(record.locator, ["another"])
+        ((found,), _) = store.sweep(NOW + 300, 10, 60, 600)
+        assert found.fields == record.fields
+        store.clear(record.locator, None)
+        assert store.sweep(NOW + 400, 10, 60, 600) == ([], False)
 
 
 def test_a_read_only_replica(make: Callable[..., Face], server: RedisServer, name: Key[str]) -> None:
@@ -183,8 +226,10 @@ def test_a_read_only_replica(make: Callable[..., Face], server: RedisServer, nam
     with server.client() as client:
         client.config_set("replica-serve-stale-data", "yes")
         client.replicaof("127.0.0.1", free_port())
+        assert read(browser, name) == "ann"
         with unavailable("refused commit: READONLY"):
             write(browser, name, "bob")
+        assert read(browser, name) == "ann"
         client.replicaof("NO", "ONE")
     write(browser, name, "cid")
     assert read(browser, name) == "cid"
@@ -277,12 +322,13 @@ def test_a_password_that_was_turned_on(make: Callable[..., Face], server: RedisS
 
 
 @pytest.mark.parametrize(
-    ("policy", "warned"), [("noeviction", False), ("volatile-ttl", False), ("allkeys-lru", True), ("allkeys-random", True)]
+    ("policy", "warned"),
+    [("noeviction", False), ("volatile-ttl", True), ("volatile-lru", True), ("allkeys-lru", True), ("allkeys-random", True)],
 )
 def test_an_eviction_policy_that_loses_sessions(
     make: Callable[..., Face], server: RedisServer, name: Key[str], caplog: pytest.LogCaptureFixture, policy: str, warned: bool
 ) -> None:
-    """Said once in the log, with the first verb, in the same trip."""
+    """Said once in the log, with the first verb, in the same trip; of `volatile-*` too, since every session has a TTL."""
     with server.client() as client:
         client.config_set("maxmemory-policy", policy)
     face = make(server.url)

@@ -52,9 +52,11 @@ def store(path: Path) -> Iterator[SQLiteStore]:
 
 
 @contextmanager
-def held(path: Path, how: str = "IMMEDIATE") -> Generator[None]:
-    """Somebody else holds the file's lock for the time of the block."""
+def held(path: Path, how: str = "IMMEDIATE", *, exclusive: bool = False) -> Generator[None]:
+    """Somebody else holds the file's lock for the time of the block; `exclusive`, also that of reading, which nobody else may hold."""
     other = sqlite3.connect(path, isolation_level=None, timeout=5)
+    if exclusive:
+        other.execute("PRAGMA locking_mode=EXCLUSIVE")
     other.execute(f"BEGIN {how}")
     try:
         yield
@@ -112,6 +114,46 @@ def test_the_deadline_holds_for_threads_that_queue_up(path: Path, store: SQLiteS
     assert len(took) == 4
     assert max(took) < 2 * DEADLINE + 1
     assert write(store, record, b"2").status == "committed"
+
+
+@pytest.mark.parametrize("where", ["written", "opened"])
+def test_one_deadline_for_the_queue_and_the_file(path: Path, where: str) -> None:
+    """Who waits for another thread first, and then for another process, has one deadline for both."""
+    store = SQLiteStore(path, deadline=1)
+    record = started(store)
+    store.close()
+    took: list[float] = []
+
+    def work() -> None:
+        begin = time.monotonic()
+        with pytest.raises(StoreUnavailable, match="busy"):
+            write(store, record, b"1") if where == "written" else found(store, record)
+        took.append(time.monotonic() - begin)
+
+    # The second comes to the head of the queue when the first gives up: just before its own time is over.
+    threads = [threading.Thread(target=work), threading.Timer(0.1, work)]
+    with held(path, "IMMEDIATE" if where == "written" else "EXCLUSIVE", exclusive=where == "opened"):
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(took) == 2
+    assert max(took) < 1.6
+    store.close()
+
+
+def test_a_sweep_keeps_the_deadline(path: Path, store: SQLiteStore) -> None:
+    """One of several transactions stops between two of them with what it has, and says that there is more."""
+    for _ in range(3 * 64):
+        started(store)
+    hasty = SQLiteStore(path, deadline=0.000_001)
+    swept, more = hasty.sweep(NOW + 1_000, 1_000, LEASE, GRACE)
+    assert len(swept) == 64
+    assert more
+    rest, more = store.sweep(NOW + 1_000, 1_000, LEASE, GRACE)
+    assert len(rest) == 2 * 64
+    assert not more
+    hasty.close()
 
 
 def test_a_file_that_is_locked_as_it_is_opened(path: Path) -> None:

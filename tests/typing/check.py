@@ -1,6 +1,6 @@
 """Run mypy, pyright, pyrefly and ty, all strict, and show that they say what is wanted: `python -m tests.typing.check`.
 
-1. The package, the examples and `tests/typing` are clean in all four (mypy and pyright look at all of the tests too).
+1. The package, the examples, `tests/typing` and the README's programs are clean in all four (mypy and pyright look at all tests too).
 2. Each line of `mistakes.py` is refused by each of them, seen in a copy without the ignores.
 3. An ignore on a good line is reported by each of them, seen in a copy of `shapes.py`: so the ignores of `mistakes.py` prove something.
 4. `pyright --verifytypes` knows the type of everything that is public.
@@ -24,6 +24,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+
+from tests.test_readme import BLOCKS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 HERE = "tests/typing"
@@ -118,6 +120,12 @@ def copied(folder: Path) -> None:
     )
 
 
+def programs(folder: Path) -> list[str]:
+    """The README's programs, each as a file whose line numbers are the README's."""
+    files = [block.write(folder / "examples").rename(folder / "examples" / f"readme_{block.line}.py") for block in BLOCKS]
+    return [str(file.relative_to(folder)) for file in files]
+
+
 def numbered(file: Path, mark: str) -> dict[int, str]:
     """The lines of a file that hold the mark."""
     return {number: line for number, line in enumerate(file.read_text("utf-8").splitlines(), 1) if mark in line}
@@ -158,7 +166,12 @@ def main(arguments: list[str]) -> int:
         folder = Path(name)
         copied(folder)
         files = [f"{HERE}/{probe}.py" for probe in ("refused", "ignored", "revealed", "shapes")]
+        files += programs(folder)
         found = {checker: RUN[checker](folder, *files) for checker in CHECKERS}
+        for checker, said in found.items():
+            errors = [one for one in said if one.kind == "error" and Path(one.file).name.startswith("readme_")]
+            print(f"{checker}: {len(errors)} errors in the README's programs")
+            wrong += [f"{checker}: README.md:{one.line}: {one.text}" for one in errors]
         refused = {checker: {(Path(one.file).name, one.line) for one in said if one.kind == "error"} for checker, said in found.items()}
 
         print(f"\n{'shape':64}" + "".join(f"{checker:>9}" for checker in CHECKERS))

@@ -1,11 +1,11 @@
 """`PostgresStore` and `AsyncPostgresStore`: sessions in PostgreSQL, for any number of processes. What they say is in `postgres_verbs`, and
-the other half of it in `postgres_schema`, in the database.
+the other half of it in `postgres_schema`, in the database; on what they say it is in `postgres_wire`.
 
-psycopg connects and speaks the protocol. How long anything takes is decided here: its own waits end when the server says something, and
-a frozen server says nothing. A verb has its time from the wait for a connection to the last byte, and is said once; a connection on
-which anything went wrong is not used again. (That is why psycopg's pool is not used: it goes on waiting for a server that refuses
-connections, and after an outage for a time that doubles.) Each verb is one statement in a transaction of its own, nothing is prepared
-or set in the server's session, so that a pool in transaction mode may stand between.
+psycopg connects and speaks the protocol. How long anything takes is decided here. A verb has its time from the wait for a connection to
+the last byte, and is said once, unless the server says that it has done nothing because another transaction came first; a connection on
+which anything went wrong is not used again, and those that were idle meanwhile are closed too. (That is why psycopg's pool is not used:
+it goes on waiting for a server that refuses connections, and after an outage for a time that doubles.) Each verb is one statement in a
+transaction of its own, nothing is prepared or set in the server's session, so that a pool in transaction mode may stand between.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ from time import monotonic
 from typing import Any, TypeVar, final
 
 import psycopg
-from psycopg import conninfo, waiting
-from psycopg.abc import PQGen
-from typing_extensions import override
+from psycopg import conninfo
 
 from ..changes import Changes, Idle, Outcome, Use
 from ..errors import PolicyError, StoreUnavailable
@@ -31,71 +29,22 @@ from ..record import EndReason, Record
 from .base import Created
 from .postgres_schema import VERSION, schema_sql
 from .postgres_verbs import Row, Statement, Verbs
+from .postgres_wire import AsyncConnection, Connection, connecting, is_refusal, may_go_on, may_repeat
 from .turns import Turns, left_of, stirs
 
 R = TypeVar("R")
 
-_INTERVAL = 0.1
-"""Seconds after which a wait looks whether a signal has come."""
 _OF_THE_DEADLINE = 0.8
-"""For so much of it a function waits for a row that another has locked: then the server says so, and it is known that nothing was done."""
-_NOT_THERE = ("3F000", "42883", "42P01")
-"""SQLSTATE of a schema, a function or a table that does not exist."""
-_ELSEWHERE = ("25006", "57P01", "57P02", "57P03")
-"""Read-only, or about to stop: the next verb connects anew, perhaps to the server that has taken over."""
+"""For so much of what is left of it a function waits for a row that another has locked: then the server says so, and it is known that
+nothing was done."""
+_LONGEST_WAIT = 2**31 - 1
+"""Milliseconds; the server takes no more."""
+_PORTS = range(1, 65_536)
+_NOT_THERE = ("3F000", "42P01")
+"""SQLSTATE of a schema or a table that does not exist."""
+_NO_FUNCTION = "42883"
 _inherited: list[object] = []
 """Connections of a parent process: closing them here would close them there, so they are kept and never used."""
-
-
-@final
-class _Connection(psycopg.Connection[Row]):
-    """A connection that waits until a moment, and then breaks."""
-
-    until = math.inf
-
-    @override
-    def __del__(self, *_: object) -> None:
-        """No warning: nothing is lost with an idle connection whose store is gone, and it is closed."""
-
-    @override
-    def wait(self, gen: PQGen[R], interval: float = _INTERVAL, timeout: float | None = None) -> R:
-        try:
-            return waiting.wait(gen, self.pgconn.socket, interval=interval, timeout=max(0.0, self.until - monotonic()))
-        except psycopg.Error as problem:
-            if monotonic() >= self.until and not _said(problem):
-                self.pgconn.finish()
-            raise
-        except BaseException:
-            self.pgconn.finish()  # an answer that is still to come must not be taken for somebody else's (R4)
-            raise
-
-
-@final
-class _AsyncConnection(psycopg.AsyncConnection[Row]):
-    """The same for asyncio."""
-
-    until = math.inf
-
-    @override
-    def __del__(self, *_: object) -> None:
-        """As in `_Connection`."""
-
-    @override
-    async def wait(self, gen: PQGen[R], interval: float = _INTERVAL, timeout: float | None = None) -> R:
-        try:
-            return await waiting.wait_async(gen, self.pgconn.socket, interval=interval, timeout=max(0.0, self.until - monotonic()))
-        except psycopg.Error as problem:
-            if monotonic() >= self.until and not _said(problem):
-                self.pgconn.finish()
-            raise
-        except BaseException:
-            self.pgconn.finish()
-            raise
-
-
-def _said(problem: psycopg.Error) -> bool:
-    """Whether it is the server that said so, and not the wire."""
-    return problem.sqlstate is not None
 
 
 class _Store:
@@ -115,9 +64,12 @@ class _Store:
             raise PolicyError(
                 f"{name}: that is no PostgreSQL URL; expected postgresql://user:password@host:port/database or libpq's key=value pairs"
             ) from None
-        if not all(port.isdigit() or not port for port in str(where.get("port") or "").split(",")):
+        ports = str(where.get("port") or "").split(",")
+        if not all(not port or (port.isdecimal() and len(port) <= 5 and int(port) in _PORTS) for port in ports):
             # Not quoted: it may be the beginning of a password that was not percent-encoded.
-            raise PolicyError(f"{name}: its port is no number; a password with '/', '#', '?' or '@' in it has to be percent-encoded")
+            raise PolicyError(
+                f"{name}: its port is no number from 1 to 65535; a password with '/', '#', '?' or '@' in it has to be percent-encoded"
+            )
         self._verbs = Verbs(name, schema, max_bytes, max_keys)
         self._url = url
         self._schema = schema
@@ -125,7 +77,7 @@ class _Store:
         self._deadline = float(deadline)
         host = where.get("host") or where.get("hostaddr") or "localhost"
         self._where = f"PostgreSQL at {host}:{where.get('port') or 5432}/{where.get('dbname') or ''}"
-        self._schema_sql = schema_sql(schema, math.ceil(self._deadline * _OF_THE_DEADLINE * 1_000))
+        self._connecting = connecting(where, self._deadline)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._where}, schema {self._schema}>"
@@ -136,15 +88,13 @@ class _Store:
 
         A role that uses the store then needs USAGE of the schema, and SELECT, INSERT, UPDATE and DELETE on its table.
         """
-        return self._schema_sql
+        return schema_sql(self._schema)
 
-    def _connecting(self) -> dict[str, Any]:
-        return {
-            "autocommit": True,
-            "prepare_threshold": None,
-            # libpq counts in whole seconds; whoever waits does so by its own clock.
-            "connect_timeout": max(2, math.ceil(self._deadline)),
-        }
+    def _parameters(self, statement: Statement[Any], until: float) -> Sequence[Any]:
+        if not statement.waits:
+            return statement.parameters
+        wait = int((until - monotonic()) * _OF_THE_DEADLINE * 1_000)
+        return [*statement.parameters, max(1, min(wait, _LONGEST_WAIT))]  # 0 would be for ever
 
     def _unreached(self, problem: BaseException | str) -> StoreUnavailable:
         slow = isinstance(problem, TimeoutError | psycopg.errors.ConnectionTimeout)
@@ -158,14 +108,17 @@ class _Store:
 
     def _failure(self, verb: str, problem: psycopg.Error, until: float) -> StoreUnavailable:
         """What went wrong: the server said so, or nobody knows whether it did what it was told."""
-        state = problem.sqlstate
-        if state in _NOT_THERE:
+        if problem.sqlstate in _NOT_THERE:
             return StoreUnavailable(
                 f"{self._where} has no tables of typed_sessions (version {VERSION}) in the schema {self._schema}, or this user may not see "
                 "them: call create_schema() once, or let somebody run its schema_sql"
             )
-        # A server that gives up (PANIC: its log is full) may have written what it tells nobody of.
-        if state is not None and not state.startswith("57P") and problem.diag.severity_nonlocalized not in ("FATAL", "PANIC"):
+        if problem.sqlstate == _NO_FUNCTION:
+            return StoreUnavailable(
+                f"the schema {self._schema} of {self._where} was made by another version of typed_sessions, this one needs its version "
+                f"{VERSION}: call create_schema() once, or let somebody run its schema_sql; the sessions stay, and both versions go on"
+            )
+        if is_refusal(problem):
             return StoreUnavailable(f"{self._where} refused {verb}: {_text(problem)}")
         said = f"did not answer {verb} within {self._deadline:g} s" if monotonic() >= until else f"broke the connection during {verb}"
         unknown = verb not in ("open", "scan")
@@ -177,10 +130,6 @@ class _Store:
 def _text(problem: BaseException | str) -> str:
     lines = str(problem).strip().splitlines()
     return lines[0] if lines else repr(problem)
-
-
-def _reusable(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], problem: psycopg.Error) -> bool:
-    return not connection.closed and problem.sqlstate is not None and problem.sqlstate not in _ELSEWHERE
 
 
 # ------------------------------------------------------------------ for threads
@@ -217,7 +166,7 @@ class PostgresStore(_Store):
         self._begin()
 
     def _begin(self) -> None:
-        self._idle: deque[_Connection] = deque()
+        self._idle: deque[Connection] = deque()
         self._turns = threading.BoundedSemaphore(self._max_connections)
         self._pid = os.getpid()
 
@@ -250,22 +199,23 @@ class PostgresStore(_Store):
     def create_schema(self) -> None:
         """Make the schema, its table and its functions, where they are not there yet; what is in the table stays.
 
-        Safe when several processes do it at once. Raises `StoreUnavailable`, also when the user may not do that: see `schema_sql`.
+        Safe when several processes do it at once, and while an earlier version of the package goes on with what it has made. Raises
+        `StoreUnavailable`, also when the user may not do that: see `schema_sql`.
         """
-        self._ask("create_schema", self._schema_sql.encode(), None)
+        self._ask("create_schema", self.schema_sql.encode(), None)
 
     def close(self) -> None:
         """Close the connections that are not in use. The sessions stay, and a verb that is called after makes a new connection."""
         self._mine()
-        while self._idle:
-            self._idle.pop().close()
+        self._let_go()
 
     # -------------------------------------------------------------- carrying out
 
     def _run(self, verb: str, statement: Statement[R]) -> R:
-        return statement.read(self._ask(verb, statement.sql, statement.parameters))
+        return statement.read(self._ask(verb, statement.sql, statement))
 
-    def _ask(self, verb: str, sql: bytes, parameters: Sequence[Any] | None) -> Sequence[Row]:
+    def _ask(self, verb: str, sql: bytes, statement: Statement[Any] | None) -> Sequence[Row]:
+        """The rows of a verb's statement; or of `create_schema`, several statements without parameters, nothing."""
         until = monotonic() + self._deadline
         self._mine()
         turns = self._turns
@@ -276,14 +226,23 @@ class PostgresStore(_Store):
         try:
             connection = self._take() or self._connect(until)
             connection.until = until
-            try:
-                cursor = connection.execute(sql, parameters, binary=parameters is not None)
-                rows = cursor.fetchall() if parameters is not None else ()
-            except psycopg.Error as problem:
-                reusable = parameters is not None and _reusable(connection, problem)
-                raise self._failure(verb, problem, until) from problem
-            reusable = True
-            return rows
+            while True:
+                try:
+                    if statement is None:
+                        connection.execute(sql)
+                        rows: Sequence[Row] = ()
+                    else:
+                        rows = connection.execute(sql, self._parameters(statement, until), binary=True).fetchall()
+                    reusable = True
+                    return rows
+                except psycopg.Error as problem:
+                    if statement is not None and may_repeat(connection, problem):
+                        continue
+                    if may_go_on(connection, problem):
+                        reusable = statement is not None  # several statements may be left within their transaction
+                    else:
+                        self._let_go()
+                    raise self._failure(verb, problem, until) from problem
         finally:
             if connection is not None:
                 if reusable:
@@ -298,24 +257,33 @@ class PostgresStore(_Store):
             _inherited.append(self._idle)
             self._begin()
 
-    def _take(self) -> _Connection | None:
-        while self._idle:
-            connection = self._idle.pop()
+    def _take(self) -> Connection | None:
+        while (connection := self._pop()) is not None:
             if not connection.closed and not stirs(connection.fileno()):
                 return connection
             connection.close()
         return None
 
-    def _connect(self, until: float) -> _Connection:
+    def _let_go(self) -> None:
+        while (connection := self._pop()) is not None:
+            connection.close()
+
+    def _pop(self) -> Connection | None:
+        try:
+            return self._idle.pop()
+        except IndexError:  # asking first would not do: another thread may be quicker
+            return None
+
+    def _connect(self, until: float) -> Connection:
         """A new connection, made in a thread: a name lookup, several addresses and a sign-in in steps have no common time limit."""
-        made: list[_Connection] = []
+        made: list[Connection] = []
         failed: list[BaseException] = []
         lock = threading.Lock()
         late = False
 
         def connect() -> None:
             try:
-                connection = _Connection.connect(self._url, **self._connecting())
+                connection = Connection.connect(self._url, **self._connecting)
             except BaseException as cause:
                 failed.append(cause)
                 return
@@ -364,7 +332,7 @@ class AsyncPostgresStore(_Store):
         deadline: float = 5,
     ) -> None:
         super().__init__(url, schema, max_bytes, max_keys, max_connections, deadline)
-        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Turns[_AsyncConnection]] = weakref.WeakKeyDictionary()
+        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Turns[AsyncConnection]] = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
 
     # -------------------------------------------------------------- the verbs
@@ -395,7 +363,7 @@ class AsyncPostgresStore(_Store):
 
     async def create_schema(self) -> None:
         """As `PostgresStore.create_schema`."""
-        await self._ask("create_schema", self._schema_sql.encode(), None)
+        await self._ask("create_schema", self.schema_sql.encode(), None)
 
     async def close(self) -> None:
         """Close the connections that are not in use. The sessions stay, and a verb that is called after makes a new connection."""
@@ -413,9 +381,10 @@ class AsyncPostgresStore(_Store):
     # -------------------------------------------------------------- carrying out
 
     async def _run(self, verb: str, statement: Statement[R]) -> R:
-        return statement.read(await self._ask(verb, statement.sql, statement.parameters))
+        return statement.read(await self._ask(verb, statement.sql, statement))
 
-    async def _ask(self, verb: str, sql: bytes, parameters: Sequence[Any] | None) -> Sequence[Row]:
+    async def _ask(self, verb: str, sql: bytes, statement: Statement[Any] | None) -> Sequence[Row]:
+        """As `PostgresStore._ask`."""
         until = monotonic() + self._deadline
         turns = self._turns()
         if turns.free:
@@ -430,14 +399,25 @@ class AsyncPostgresStore(_Store):
         try:
             connection = self._take(turns) or await self._connect(until)
             connection.until = until
-            try:
-                cursor = await connection.execute(sql, parameters, binary=parameters is not None)
-                rows = await cursor.fetchall() if parameters is not None else ()
-            except psycopg.Error as problem:
-                reusable = parameters is not None and _reusable(connection, problem)
-                raise self._failure(verb, problem, until) from problem
-            reusable = True
-            return rows
+            while True:
+                try:
+                    if statement is None:
+                        await connection.execute(sql)
+                        rows: Sequence[Row] = ()
+                    else:
+                        cursor = await connection.execute(sql, self._parameters(statement, until), binary=True)
+                        rows = await cursor.fetchall()
+                    reusable = True
+                    return rows
+                except psycopg.Error as problem:
+                    if statement is not None and may_repeat(connection, problem):
+                        continue
+                    if may_go_on(connection, problem):
+                        reusable = statement is not None
+                    else:
+                        while turns.idle:
+                            turns.idle.pop().pgconn.finish()
+                    raise self._failure(verb, problem, until) from problem
         finally:
             # Also when the task is cancelled: the connection has broken then, and an answer that is still to come goes to nobody (R4).
             if connection is not None:
@@ -447,7 +427,7 @@ class AsyncPostgresStore(_Store):
                     connection.pgconn.finish()
             turns.leave()
 
-    def _turns(self) -> Turns[_AsyncConnection]:
+    def _turns(self) -> Turns[AsyncConnection]:
         loop = asyncio.get_running_loop()
         with self._lock:
             turns = self._loops.get(loop)
@@ -455,7 +435,7 @@ class AsyncPostgresStore(_Store):
                 turns = self._loops[loop] = Turns(self._max_connections)
         return turns
 
-    def _take(self, turns: Turns[_AsyncConnection]) -> _AsyncConnection | None:
+    def _take(self, turns: Turns[AsyncConnection]) -> AsyncConnection | None:
         while turns.idle:
             connection = turns.idle.pop()
             if not connection.closed and not stirs(connection.fileno()):
@@ -463,9 +443,10 @@ class AsyncPostgresStore(_Store):
             connection.pgconn.finish()
         return None
 
-    async def _connect(self, until: float) -> _AsyncConnection:
+    async def _connect(self, until: float) -> AsyncConnection:
         try:
-            return await asyncio.wait_for(_AsyncConnection.connect(self._url, **self._connecting()), left_of(until))
+            left = left_of(until)
+            return await asyncio.wait_for(AsyncConnection.connect(self._url, **self._connecting), left)
         except asyncio.TimeoutError as problem:  # another class than TimeoutError before Python 3.11
             raise self._unreached(TimeoutError()) from problem
         except (psycopg.Error, OSError) as problem:

@@ -10,14 +10,17 @@ its row while it runs, and locks no second one (`sweep` skips what others hold),
 moves when it comes due, or sooner if the timeout gets shorter, and otherwise a commit need not touch the index. The time is always
 the caller's, never the server's. Names are bytes, because text holds no NUL here.
 
-The functions carry the number of the schema in their names: code of two versions works beside each other on one table.
+The functions carry the number of the schema in their names: code of two versions works beside each other on one table, and
+`create_schema` of a later one adds its functions to those that are there. How long a function waits for what another has locked is said
+by its caller, who knows what is left of its deadline: what one process has made does not hold for the others.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-VERSION: Final = 1
+VERSION: Final = 2
+"""Of the functions: 1 had one wait for everybody in them."""
 
 TABLE: Final = """
 CREATE TABLE IF NOT EXISTS {s}.session (
@@ -53,7 +56,9 @@ CREATE INDEX IF NOT EXISTS session_due ON {s}.session (due) WHERE due IS NOT NUL
 """The columns are those of `Record`; a `timeout` of infinity is none, and a `due` of NULL is never. Room is left in each page for the next
 version of its rows."""
 
-_RETURNS = "RETURNS TABLE (said text, much int8, r {s}.session) LANGUAGE plpgsql SET lock_timeout = '{lock}ms'"
+_RETURNS = "RETURNS TABLE (said text, much int8, r {s}.session) LANGUAGE plpgsql"
+_WAIT = "PERFORM set_config('lock_timeout', p_wait::text, true);"
+"""At the head of a function that a verb calls: `p_wait` is in milliseconds, and holds until the transaction ends."""
 
 FUNCTIONS: Final = (
     """
@@ -92,10 +97,11 @@ $$
 """,
     """
 CREATE OR REPLACE FUNCTION {s}.open_{v}(
-    p_locator bytea, p_tag bytea, p_address text, p_any bool, p_timeout float8, p_granularity float8, p_now float8
+    p_locator bytea, p_tag bytea, p_address text, p_any bool, p_timeout float8, p_granularity float8, p_now float8, p_wait int4
 ) {returns} AS $$
 DECLARE used_before float8;
 BEGIN
+    {wait}
     SELECT * INTO r FROM {s}.session s WHERE s.locator = p_locator AND s.reason IS NULL;
     IF NOT FOUND THEN RETURN; END IF;
     said := 'open';
@@ -117,10 +123,12 @@ END
 $$
 """,
     """
-CREATE OR REPLACE FUNCTION {s}.touch_{v}(p_locator bytea, p_digest bytea, p_timeout float8, p_granularity float8, p_now float8)
-RETURNS bool LANGUAGE plpgsql SET lock_timeout = '{lock}ms' AS $$
+CREATE OR REPLACE FUNCTION {s}.touch_{v}(
+    p_locator bytea, p_digest bytea, p_timeout float8, p_granularity float8, p_now float8, p_wait int4
+) RETURNS bool LANGUAGE plpgsql AS $$
 DECLARE r {s}.session;
 BEGIN
+    {wait}
     SELECT * INTO r FROM {s}.session s WHERE s.locator = p_locator AND s.reason IS NULL;
     -- Twice: a sweep passes over what is locked, so nothing is locked that is over.
     FOR locked IN 0 .. 1 LOOP
@@ -148,7 +156,7 @@ CREATE OR REPLACE FUNCTION {s}.commit_{v}(
     p_lists bytea[], p_removed_names bytea[], p_removed_sequences int8[],
     p_added_names bytea[], p_added_numbers int8[], p_added_payloads bytea[],
     p_whole_names bytea[], p_whole_sequences int8[], p_whole_payloads bytea[],
-    p_max_bytes int8, p_max_keys int8
+    p_max_bytes int8, p_max_keys int8, p_wait int4
 ) {returns} AS $$
 DECLARE
     renewing bool := p_expected IS NOT NULL;
@@ -157,6 +165,7 @@ DECLARE
     next float8;
     name bytea;
 BEGIN
+    {wait}
     SELECT * INTO r FROM {s}.session s WHERE s.locator = p_locator AND s.reason IS NULL FOR UPDATE;
     IF NOT FOUND OR p_now >= r.deadline THEN RETURN; END IF;
     much := 0;
@@ -322,8 +331,9 @@ END
 $$
 """,
     """
-CREATE OR REPLACE FUNCTION {s}.end_{v}(p_locator bytea, p_reason int2, p_now float8, p_lease float8) {returns} AS $$
+CREATE OR REPLACE FUNCTION {s}.end_{v}(p_locator bytea, p_reason int2, p_now float8, p_lease float8, p_wait int4) {returns} AS $$
 BEGIN
+    {wait}
     SELECT * INTO r FROM {s}.session s WHERE s.locator = p_locator AND s.reason IS NULL FOR UPDATE;
     IF NOT FOUND THEN RETURN; END IF;
     r := {s}.finish_{v}(r, p_reason, p_now, p_lease);
@@ -333,9 +343,10 @@ END
 $$
 """,
     """
-CREATE OR REPLACE FUNCTION {s}.sweep_{v}(p_now float8, p_limit int8, p_lease float8, p_grace float8) {returns} AS $$
+CREATE OR REPLACE FUNCTION {s}.sweep_{v}(p_now float8, p_limit int8, p_lease float8, p_grace float8, p_wait int4) {returns} AS $$
 DECLARE looked int8 := 0;
 BEGIN
+    {wait}
     FOR r IN SELECT * FROM {s}.session s WHERE s.due <= p_now ORDER BY s.due LIMIT p_limit + 1 FOR UPDATE SKIP LOCKED LOOP
         looked := looked + 1;
         IF looked > p_limit THEN
@@ -365,11 +376,12 @@ END
 $$
 """,
     """
-CREATE OR REPLACE FUNCTION {s}.clear_{v}(p_locator bytea, p_names bytea[]) RETURNS void LANGUAGE plpgsql SET lock_timeout = '{lock}ms' AS $$
+CREATE OR REPLACE FUNCTION {s}.clear_{v}(p_locator bytea, p_names bytea[], p_wait int4) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     r {s}.session;
     hooked bool := false;
 BEGIN
+    {wait}
     SELECT * INTO r FROM {s}.session s WHERE s.locator = p_locator AND s.reason IS NOT NULL FOR UPDATE;
     IF NOT FOUND THEN RETURN; END IF;
     IF p_names IS NOT NULL THEN
@@ -400,8 +412,8 @@ $$
 
 
 def _call(function: str, *types: str, returns_session: bool = True) -> str:
-    # With casts: a parameter that is None or an empty list does not say what it is.
-    call = f"{{s}}.{function}_{{v}}({', '.join(f'%s::{kind}' for kind in types)})"
+    # With casts: a parameter that is None or an empty list does not say what it is. The last one is the wait for a lock.
+    call = f"{{s}}.{function}_{{v}}({', '.join(f'%s::{kind}' for kind in (*types, 'int4'))})"
     return f"SELECT f.said, f.much, (f.r).* FROM {call} f" if returns_session else f"SELECT {call}"
 
 
@@ -429,21 +441,22 @@ EACH_BYTES: Final = 12
 """About what a session, and each of its fields and elements, takes beside names and payloads."""
 
 
-def filled(sql: str, schema: str, lock_ms: int = 0) -> str:
+def filled(sql: str, schema: str) -> str:
     """A text of this module for one schema."""
-    given = {"s": f'"{schema}"', "v": VERSION, "lock": lock_ms, "head": HEAD_BYTES, "each": EACH_BYTES}
+    given = {"s": f'"{schema}"', "v": VERSION, "wait": _WAIT, "head": HEAD_BYTES, "each": EACH_BYTES}
     return sql.format(**given, returns=_RETURNS.format(**given))
 
 
-def schema_sql(schema: str, lock_ms: int) -> str:
-    """Everything that the stores need in the database, as one transaction; running it again changes nothing."""
+def schema_sql(schema: str) -> str:
+    """Everything that the stores need in the database, as one transaction; running it again changes nothing. What an earlier version has
+    made stays, and works on."""
     parts = [
-        "BEGIN",
+        "BEGIN ISOLATION LEVEL READ COMMITTED",
         # Two processes that start at once: CREATE ... IF NOT EXISTS is not safe against itself.
         "SELECT pg_advisory_xact_lock(hashtextextended('typed_sessions', 0))",
         f'CREATE SCHEMA IF NOT EXISTS "{schema}"',
         *(statement.strip() for statement in filled(TABLE, schema).split(";") if statement.strip()),
-        *(filled(function, schema, lock_ms).strip() for function in FUNCTIONS),
+        *(filled(function, schema).strip() for function in FUNCTIONS),
         "COMMIT",
     ]
     return "".join(f"{part};\n" for part in parts)

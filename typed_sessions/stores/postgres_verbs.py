@@ -47,11 +47,13 @@ _REVISION_BYTES = 4
 
 @final
 class Statement(msgspec.Struct, Generic[R]):
-    """One statement, one round trip; `read` makes the verb's answer of its rows."""
+    """One statement, one round trip; `read` makes the verb's answer of its rows. What `waits` takes, as a last parameter, how many
+    milliseconds it may wait for what another has locked."""
 
     sql: bytes
     parameters: Sequence[Any]
     read: Callable[[Sequence[Row]], R]
+    waits: bool = True
 
 
 @final
@@ -105,7 +107,7 @@ class Verbs:
             *_columns(fields),
             None if record.due == math.inf else record.due,
         ]
-        return Statement(self._create, parameters, _created)
+        return Statement(self._create, parameters, _created, waits=False)
 
     def open(self, locator: bytes, use: Use | None, idle: Idle, now: float) -> Statement[Record | None]:
         tag = None if use is None or not use.tag_digest else use.tag_digest
@@ -160,7 +162,7 @@ class Verbs:
             records = [record for row in rows if (record := _record(row)) is not None]
             return records, bytes(rows[-1][2]) if len(rows) == limit else None
 
-        return Statement(self._scan, [after or b"", limit], read)
+        return Statement(self._scan, [after or b"", limit], read, waits=False)
 
     # -------------------------------------------------------------- inside
 
@@ -294,10 +296,10 @@ def _record(row: Row) -> Record | None:
     """The record of a row: what the verb said, whether a use was written, and the columns of the table."""
     try:
         return _unpack(row)
-    except (ValueError, TypeError, IndexError) as problem:
+    except Exception as problem:  # of whatever kind: one such row must not make a page of a scan, or a sweep, fail
         locator = row[2]
         logger.error(
-            "the session %s in PostgreSQL cannot be read; it counts as absent, and stays as it is: %s",
+            "the session %s in PostgreSQL cannot be read, and counts as absent: %s",
             locator.hex() if isinstance(locator, bytes) else locator,
             type(problem).__name__,
         )

@@ -1,5 +1,5 @@
-"""`RedisStore` and `AsyncRedisStore`: sessions in Redis, for any number of processes. What they say is in `redis_verbs`, and how in
-`redis_wire`.
+"""`RedisStore` and `AsyncRedisStore`: sessions in Redis, for any number of processes. What they say is in `redis_verbs`, how in
+`redis_wire`, and to whom in `redis_connect`.
 
 redis-py knows how to find, reach and sign in to a server (TLS, ACL, Sentinel). From there on the socket is ours, because the deadline
 is ours: redis-py's timeouts count from one packet to the next, and its retries say a commit twice. Here a verb has its time from the first
@@ -9,8 +9,6 @@ name lookup to the last byte, and is said once; a connection on which anything w
 from __future__ import annotations
 
 import asyncio
-import logging
-import math
 import os
 import threading
 import weakref
@@ -22,147 +20,27 @@ from typing import Any, TypeVar, final
 import hiredis
 import redis
 import redis.asyncio
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 from typing_extensions import override
 
 from ..changes import Changes, Idle, Outcome, Use
-from ..errors import PolicyError, StoreUnavailable
 from ..record import EndReason, Record
 from .base import Created
-from .redis_verbs import DAMAGED, Command, Reply, Trips, Verbs
+from .redis_connect import Connecting
+from .redis_verbs import Command, Reply, Trips
 from .redis_wire import AsyncLink, Link, missing, pack, refused, texts
 from .turns import Turns, left_of
-
-logger: logging.Logger = logging.getLogger("typed_sessions")
 
 R = TypeVar("R")
 
 CONNECTIONS = 64
 """How many connections an `AsyncRedisStore` has at most, in each event loop; a verb waits for its turn, within its deadline."""
 
-_ELSEWHERE = ("READONLY", "LOADING", "MASTERDOWN", "MOVED", "NOAUTH", "NOREPLICAS")
-"""Refusals of a server that is not the right one any more, or not yet: the next verb looks for it anew."""
-_FORBIDDEN = ("NOPERM", "ACL failure", "The user executing the script")
-"""What a server says to a user who may not do that, outside of scripts and in them."""
-_CLOSED = ("reset by peer", "losed by server", "Broken pipe")
-"""What is seen of a server that hears no TLS where it expects some."""
-_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
-_POLICY = Command(("INFO", "memory"))
-
-
-class _Store:
-    """What both stores are made of: where the server is, the verbs, and what a reply that is an error means."""
-
-    def __init__(self, url: str | None, client: Any, kind: Any, prefix: str, max_bytes: int, max_keys: int, deadline: float) -> None:
-        # Any: redis-py's clients and pools are typed for what they give back, not for how they connect
-        name = type(self).__name__
-        if (url is None) == (client is None):
-            raise PolicyError(f"{name}: expected a URL, such as {name}('redis://localhost:6379/0'), or client=, one of the two")
-        if not isinstance(deadline, (int, float)) or isinstance(deadline, bool) or not 0 < deadline < math.inf:
-            raise PolicyError(f"{name}(deadline={deadline!r}): expected a number of seconds above 0")
-        if client is not None and not isinstance(client, kind):
-            raise PolicyError(
-                f"{name}(client=...): expected a {kind.__module__.removesuffix('.client')}.Redis, not a {type(client).__name__}"
-            )
-        self._verbs = Verbs(name, prefix, max_bytes, max_keys)
-        self._deadline = float(deadline)
-        self._asked_policy = False
-        self._client = client  # kept, also for its connections: those of a Sentinel's ask its pool where the master is
-        pool = self._pool(url) if client is None else client.connection_pool
-        self._connection_class: Callable[..., Any] = pool.connection_class
-        self._connection_options: dict[str, Any] = {
-            **pool.connection_kwargs,
-            "retry": Retry(NoBackoff(), 0),
-            "retry_on_error": [],
-            "retry_on_timeout": False,
-            "socket_timeout": self._deadline,
-            "socket_connect_timeout": self._deadline,
-            "health_check_interval": 0,
-        }
-        options = self._connection_options
-        for option in _FILES:
-            if options.get(option) and not os.path.exists(options[option]):
-                raise PolicyError(f"{name}: {option}={options[option]}: there is no such file")
-        try:
-            self._is_tls = isinstance(self._connection(), (redis.SSLConnection, redis.asyncio.SSLConnection))
-        except (TypeError, ValueError, redis.RedisError) as problem:
-            raise PolicyError(f"{name}: an option of the connection is wrong: {problem}") from None
-        where = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
-        service = getattr(pool, "service_name", None)
-        self._where = f"Redis at {where}" if service is None else f"Redis, the master {service!r} of the sentinels,"
-        self.prefix = prefix
-
-    def _pool(self, url: str | None) -> Any:
-        raise NotImplementedError
-
-    def _no_url(self, problem: Exception) -> PolicyError:
-        why = str(problem)
-        if why.startswith("Port "):  # it quotes what may be the beginning of a password that was not percent-encoded
-            why = "its port is no number; a password with '/', '#', '?' or '@' in it has to be percent-encoded"
-        return PolicyError(f"{type(self).__name__}: that is no Redis URL: {why}")
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.prefix!r} on {self._where}>"  # never the password
-
-    def _connection(self) -> Any:
-        return self._connection_class(**self._connection_options)
-
-    def _said(self, commands: Sequence[Command]) -> Sequence[Command]:
-        """What to send for these commands: with the first of all goes the question how the server makes room."""
-        return commands if self._asked_policy else (*commands, _POLICY)
-
-    def _note_policy(self, reply: Reply) -> None:
-        """Warn if the server throws out sessions that are in use."""
-        self._asked_policy = True
-        if not isinstance(reply, bytes):
-            return  # not allowed to ask
-        for line in reply.decode("utf-8", "replace").splitlines():
-            name, _, policy = line.partition(":")
-            if name == "maxmemory_policy" and policy != "noeviction" and not policy.startswith("volatile-"):
-                logger.warning(
-                    "%s has the eviction policy %s: when its memory is full, sessions in use disappear without an End; "
-                    "set maxmemory-policy to noeviction, or to one of volatile-*",
-                    self._where,
-                    policy,
-                )
-
-    def _refusal(self, verb: str, replies: list[Reply]) -> StoreUnavailable | None:
-        """What the server refused, if it did. A reply about what is stored under a key becomes `DAMAGED`."""
-        for number, reply in enumerate(replies):
-            if isinstance(reply, hiredis.ReplyError):
-                text = str(reply)
-                if any(sign in text for sign in _FORBIDDEN):
-                    text += f"; what its user needs, by ACL SETUSER: {self._verbs.acl}"
-                if not text.startswith("WRONGTYPE"):
-                    return StoreUnavailable(f"{self._where} refused {verb}: {text}")
-                replies[number] = DAMAGED
-        return None
-
-    def _unreached(self, problem: BaseException | str) -> StoreUnavailable:
-        slow = isinstance(problem, TimeoutError)
-        said = f"it took longer than {self._deadline:g} s" if slow else str(problem) or repr(problem)
-        if "CERTIFICATE_VERIFY_FAILED" in said:
-            said += " (which authorities to trust is said by ?ssl_ca_certs=ca.pem)"
-        elif self._is_tls and (slow or "[SSL" in said):
-            said += " (does it speak TLS? If not, its URL begins with redis://)"
-        elif not self._is_tls and any(sign in said for sign in _CLOSED):
-            said += " (does it expect TLS? Then its URL begins with rediss://)"
-        return StoreUnavailable(f"{self._where} cannot be reached: {said}; nothing was sent")
-
-    def _lost(self, verb: str, problem: BaseException) -> StoreUnavailable:
-        slow = isinstance(problem, TimeoutError)
-        said = f"did not answer {verb} within {self._deadline:g} s" if slow else f"broke the connection during {verb} ({problem})"
-        unknown = verb not in ("open", "scan")
-        done = ": the answer was lost, it may have been applied, and is not repeated" if unknown else ""
-        return StoreUnavailable(f"{self._where} {said}{done}", unknown=unknown)
-
 
 # ------------------------------------------------------------------ for threads
 
 
 @final
-class RedisStore(_Store):
+class RedisStore(Connecting):
     """Sessions in Redis 7 or later, for threads.
 
     url        redis://, rediss:// (TLS) or unix://, with user, password and database, as redis-py has them
@@ -228,8 +106,12 @@ class RedisStore(_Store):
     def close(self) -> None:
         """Close the connections that are not in use. The sessions stay, and a verb that is called after makes a new connection."""
         self._mine()
-        while self._idle:
-            self._idle.pop().close()
+        while True:
+            try:
+                link = self._idle.pop()
+            except IndexError:  # not asked before: another thread may close too
+                return
+            link.close()
 
     # -------------------------------------------------------------- carrying out
 
@@ -257,8 +139,9 @@ class RedisStore(_Store):
                     for number, reply in zip(forgotten, link.exchange(texts(commands, forgotten), len(forgotten), until), strict=True):
                         replies[number] = reply
                 refusal = self._refusal(verb, replies)
-            reusable = refusal is None or not any(word in str(refusal) for word in _ELSEWHERE)
+            reusable = refusal is None or not self._is_elsewhere(refusal)
         except (OSError, hiredis.HiredisError) as problem:
+            self.close()  # what was idle meanwhile is likely to be as dead: one verb pays for it, and not each
             raise self._lost(verb, problem) from problem
         finally:
             if reusable:
@@ -332,10 +215,11 @@ def _plain(problem: BaseException) -> BaseException:
 
 
 @final
-class AsyncRedisStore(_Store):
+class AsyncRedisStore(Connecting):
     """Sessions in Redis 7 or later, for asyncio; the parameters are those of `RedisStore`, `client` a `redis.asyncio.Redis`.
 
-    May be used in several event loops: each has connections of its own. Await `close` in each before it is closed.
+    May be used in several event loops: each has connections of its own, 64 at most, or as many as `max_connections` of the URL or the
+    client allows. `asyncio.run` and its like close those that are idle; a loop that is closed by hand needs `close` awaited in it before.
     """
 
     def __init__(
@@ -350,8 +234,9 @@ class AsyncRedisStore(_Store):
         deadline: float = 5,
     ) -> None:
         super().__init__(url, client, redis.asyncio.Redis, prefix, max_bytes, max_keys, deadline)
+        self._most: int = min(CONNECTIONS, self._max_connections)
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Turns[AsyncLink]] = weakref.WeakKeyDictionary()
-        self._last: tuple[Callable[[], asyncio.AbstractEventLoop | None], Turns[AsyncLink]] = (lambda: None), Turns(CONNECTIONS)
+        self._last: tuple[Callable[[], asyncio.AbstractEventLoop | None], Turns[AsyncLink]] = (lambda: None), Turns(self._most)
         """The loop of the last verb: mostly it is the only one."""
         self._lock = threading.Lock()
 
@@ -425,7 +310,7 @@ class AsyncRedisStore(_Store):
             try:
                 await turns.wait(until)
             except TimeoutError as problem:
-                raise self._unreached(problem) from problem
+                raise self._crowded(self._most) from problem
         link = None
         reusable, refusal = False, None
         try:
@@ -442,8 +327,9 @@ class AsyncRedisStore(_Store):
                     ):
                         replies[number] = reply
                 refusal = self._refusal(verb, replies)
-            reusable = refusal is None or not any(word in str(refusal) for word in _ELSEWHERE)
+            reusable = refusal is None or not self._is_elsewhere(refusal)
         except (OSError, hiredis.HiredisError) as problem:
+            turns.drain(AsyncLink.close)  # as in `RedisStore`
             raise self._lost(verb, problem) from problem
         finally:
             # Also when the task is cancelled: an answer that is still to come must not be taken for somebody else's (R4).
@@ -463,7 +349,14 @@ class AsyncRedisStore(_Store):
         if last() is loop:
             return turns
         with self._lock:
-            turns = self._loops.setdefault(loop, Turns(CONNECTIONS))
+            # What is idle in a loop keeps the loop, so that it is not enough that nobody else does.
+            for closed in [other for other in self._loops if other.is_closed()]:
+                self._loops.pop(closed).drain(AsyncLink.drop)
+            known = self._loops.get(loop)
+            if known is None:
+                known = self._loops[loop] = Turns(self._most)
+                known.drain_with_loop(AsyncLink.close)
+            turns = known
         self._last = weakref.ref(loop), turns
         return turns
 
@@ -478,7 +371,8 @@ class AsyncRedisStore(_Store):
     async def _connect(self, until: float) -> AsyncLink:
         connection = self._connection()
         try:
-            await asyncio.wait_for(connection.connect(), left_of(until))
+            left = left_of(until)
+            await asyncio.wait_for(connection.connect(), left)
             return AsyncLink(connection)
         except asyncio.TimeoutError as problem:  # another class than TimeoutError before Python 3.11
             raise self._unreached(TimeoutError()) from problem

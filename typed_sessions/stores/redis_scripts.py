@@ -3,7 +3,8 @@
 They do exactly what `changes.apply`, `apply_use` and `apply_touch` do, at the caller's `now`, and what they store is what `Record.pack`
 gives, to the byte; a test compares them. Keys and arguments are described in `redis_verbs`: KEYS[1] is the session, KEYS[2] the sorted set
 of its bucket. Numbers are packed, so that none loses precision. In a script that changes a session the first write is the session itself:
-it is what a server refuses that is full or read-only, and then nothing has been applied.
+it is what a server refuses that is full or read-only, and then nothing has been applied. What is needed to read sessions and to get rid of
+them is done by a full server all the same: see `though_full`.
 """
 
 from __future__ import annotations
@@ -64,6 +65,10 @@ local function load()
 end
 
 local function store(packed) redis.call('SET', KEYS[1], packed, 'KEEPTTL') end
+
+-- Before a first write that makes room, or needs none to speak of. A server that is full refuses the first write of a script if that may
+-- take memory; if it is one that takes none, Redis lets the rest pass too. This one changes nothing, and so is not replicated.
+local function though_full() checked(redis.pcall('ZREM', KEYS[2], '')) end
 
 local function due_of(s)
   local idle = s.used + s.timeout + s.granularity
@@ -213,6 +218,7 @@ if tag ~= '' and not (band(s.flags, 1) ~= 0 and fresh(s, now))
   s.flags = bor(s.flags, 1)
   if not is_fresh then use(s, now, timeout, granularity) end
   local head = build(s)
+  though_full()
   redis.call('SETRANGE', KEYS[1], 0, head)
   if not is_fresh then keep(s, now, before) end
   return {is_fresh and 0 or 1, head .. packed:sub(s.at)}
@@ -231,6 +237,7 @@ local is_fresh = fresh(s, now)
 if is_fresh and band(s.flags, 1) ~= 0 then return 1 end
 s.flags = bor(s.flags, 1)
 if not is_fresh then use(s, now, timeout, granularity) end
+though_full()
 redis.call('SETRANGE', KEYS[1], 0, build(s))
 if not is_fresh then keep(s, now, due) end
 return 1
@@ -360,6 +367,7 @@ now, lease, s.reason = struct.unpack('<ddB', ARGV[1])
 s.ended, s.claimed = now, now + lease
 packed = build(s) .. packed:sub(s.at)
 if hooked(s) then
+  though_full()
   store(packed)
   index(s.claimed, KEEP_HOOKED)
 else
@@ -375,6 +383,7 @@ if not s then
   redis.call('ZREM', KEYS[2], KEYS[1]:sub(-32))
   return packed or false
 end
+though_full()
 if not s.reason then
   local due = due_of(s)
   if now < due then
@@ -416,6 +425,7 @@ end
 for i = 2, #ARGV do fields[ARGV[i]] = nil end
 local rest, hooks = pack_fields(names, fields), false
 for _, value in pairs(fields) do hooks = hooks or (#value > 6 and band(value:byte(7), 1) ~= 0) end
+though_full()
 if hooks then store(packed:sub(1, s.at - 1) .. rest) else drop() end
 return 1
 """,

@@ -8,7 +8,9 @@ entry moves when it comes due, or sooner if the session's timeout gets shorter; 
 the sets are also the list of all sessions.
 
 Redis collects what nobody sweeps: a session `KEEP` after it came due, `KEEP_HOOKED` if it has hooks, for these are to be run first; the
-sorted set when the last of its sessions is collected. A session that Redis collects has no `End` event: that is for a sweep to tell.
+sorted set when the last of its sessions is collected, unless it has had one that never comes due: then its entries wait for a sweep. A
+session that Redis collects has no `End` event: that is for a sweep to tell. A `reap_grace` that is longer than a week is known to sweeps
+only: one of them has to look within `KEEP_HOOKED` after a session's end.
 
 A verb is a generator: it yields commands that go in one round trip, gets their replies, and returns the result. All but `sweep` and `scan`
 are one script. What is stored under one of these keys and cannot be read (another program's, a newer version's) is logged, counts as
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Generator, Sequence
 from struct import Struct
 from typing import Any, NamedTuple, TypeAlias, TypeGuard, TypeVar, final
@@ -77,7 +80,9 @@ class Verbs:
         for name, value, most in (("max_bytes", max_bytes, 2**30), ("max_keys", max_keys, 2**20)):
             if type(value) is not int or not 1 <= value <= most:
                 raise PolicyError(f"{store}({name}={value!r}): expected a whole number from 1 to {most}")
-        self.acl: str = f"~{{{prefix}:* {' '.join(f'+{command}' for command in COMMANDS)}"
+        shown = re.sub(r"[*?[\\]", r"\\\g<0>", prefix)
+        shown = re.sub(r"[\t-\r ]", "?", shown)  # a rule of an ACL has no blanks
+        self.acl: str = f"~{{{shown}:??}}:* {' '.join(f'+{command}' for command in COMMANDS)}"
         """The rules of a user who may do what the verbs do, and nothing else."""
         self._store = store
         self._max_bytes = max_bytes

@@ -22,6 +22,8 @@ _CHUNK = 65_536
 _hiredis: Any = hiredis
 _pack: Callable[[tuple[bytes | str | int, ...]], bytes] = _hiredis.pack_command  # typed there for a single word
 _NOT_YET: Final = object()
+_KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
+"""Seconds without a word until the system asks the other end, seconds between two questions, and how many of them: as in redis-py 8."""
 
 
 def pack(commands: Sequence[Command]) -> bytes:
@@ -70,6 +72,19 @@ def _all(replies: list[Reply], count: int) -> list[Reply]:
     return replies
 
 
+def _keep_alive(sock: Any) -> None:
+    """Let the system find out about another end that has gone without a word, and a NAT in between see that the connection is in use.
+
+    Where redis-py has done that already (from 8 on, or since it was told to), it stays so. `sock` is a socket, or a loop's view of one.
+    """
+    if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE):
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE:
+        if hasattr(socket, name):  # not all systems have each
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
 @final
 class Link:
     """A connection that redis-py has made, and that is ours now."""
@@ -79,6 +94,7 @@ class Link:
     def __init__(self, connection: Any) -> None:
         self.socket: socket.socket = connection._sock
         connection._sock = None  # so that redis-py does not close it when the object goes
+        _keep_alive(self.socket)
         self.reader: hiredis.Reader = hiredis.Reader(notEnoughData=_NOT_YET)
 
     def is_sound(self) -> bool:
@@ -114,7 +130,9 @@ class AsyncLink:
         self._reader: asyncio.StreamReader = connection._reader
         self._writer: asyncio.StreamWriter = connection._writer
         connection._reader = connection._writer = None
-        self._descriptor: int = self._writer.get_extra_info("socket").fileno()
+        sock = self._writer.get_extra_info("socket")
+        self._descriptor: int = sock.fileno()
+        _keep_alive(sock)
         self._parser = hiredis.Reader(notEnoughData=_NOT_YET)
         self._loop = asyncio.get_running_loop()
         # One timer serves many exchanges: when it goes off too early, it is set again.
@@ -123,12 +141,20 @@ class AsyncLink:
 
     def is_sound(self) -> bool:
         """As `Link.is_sound`. With TLS the loop closes what the server has closed, and the descriptor may be another's by now."""
-        return not self._parser.has_data() and not self._writer.is_closing() and not stirs(self._descriptor)
+        # What came while it was idle the loop has read already. How much that is asyncio tells nobody.
+        unread = getattr(self._reader, "_buffer", b"")
+        return not (self._parser.has_data() or unread or self._writer.is_closing() or stirs(self._descriptor))
 
     def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._writer.transport.abort()
+
+    def drop(self) -> None:
+        """Close the socket of a loop that is closed, and carries out nothing any more. (uvloop has closed it with the loop.)"""
+        sock = getattr(self._writer.get_extra_info("socket"), "_sock", None)
+        if sock is not None:
+            sock.close()
 
     async def exchange(self, packed: bytes, count: int, until: float) -> list[Reply]:
         """As `Link.exchange`."""

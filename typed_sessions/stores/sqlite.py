@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Sequence
 from sqlite3 import Cursor
 from typing import Any, NoReturn, TypeAlias, final
@@ -67,7 +68,7 @@ class SQLiteStore:
     max_keys      of one session
     max_sessions  how many there may be, None for any number; then only sessions never used by a second request make room, oldest
                   first, and without one of those creating fails with `StoreFull` (rule 30)
-    deadline      how long a call waits for other writers, in seconds; then `StoreUnavailable`
+    deadline      how long a call waits for others, whatever for, in seconds; then `StoreUnavailable`
 
     What was committed survives a killed process. An end and a renewal also survive a loss of power, which may undo the last other
     commits. The file must not be deleted or replaced while it is in use; to restore a copy of it, stop the program, and remove the
@@ -101,9 +102,15 @@ class SQLiteStore:
     def __repr__(self) -> str:
         return f"<SQLiteStore {self._file.path}>"
 
+    @property
+    def deadline(self) -> float:
+        """How long a call waits for others, in seconds."""
+        return self._file.deadline
+
     # -------------------------------------------------------------- the verbs
 
     def create(self, record: Record, now: float) -> Created:
+        until = self._file.until()
         if not self._fits(record):
             self._refuse_size(record)
         packed = record.pack()
@@ -111,7 +118,7 @@ class SQLiteStore:
         row = (locator, packed, _checksum(locator, packed), real(record.due), None if record.flags & REUSED else record.created)
         bound = self._max_sessions
         if bound is None:
-            return "created" if self._file.change(_CREATE, row) else "taken"
+            return "created" if self._file.change(until, _CREATE, row) else "taken"
 
         def work(cursor: Cursor) -> Created | None:
             crowded = False
@@ -123,19 +130,15 @@ class SQLiteStore:
                 return "taken"
             return "crowded" if crowded else "created"
 
-        created = self._file.write(work)
+        created = self._file.write(until, work)
         if created is None:
             raise StoreFull(f"SQLiteStore(max_sessions={bound}) is full, and each session was used more than once: none makes room")
         return created
 
     def open(self, locator: bytes, use: Use | None, idle: Idle, now: float) -> Record | None:
-        record = _only(locator, self._file.read(_READ, (locator,)))
-        if record is None or record.ending is not None:
-            return None
-        if use is None:
-            return record
-        if (record.flags & REUSED and 0 <= now - record.used < record.granularity) or apply_use(record, use, idle, now) is None:
-            self._opened[locator[0] & _MASK] = record
+        until = self._file.until()
+        record, complete = self._look_up(until, locator, use, idle, now)
+        if complete or use is None:
             return record
 
         def work(cursor: Cursor) -> Record | None:
@@ -148,7 +151,11 @@ class SQLiteStore:
             _write(cursor, before, after)
             return after
 
-        return self._file.write(work)
+        return self._file.write(until, work)
+
+    def try_open(self, locator: bytes, use: Use | None, idle: Idle, now: float) -> tuple[Record | None, bool]:
+        """What `open` gives if nothing has to be written for it, and so without waiting for a writer; and whether that is so."""
+        return self._look_up(self._file.until(), locator, use, idle, now)
 
     def touch(self, locator: bytes, digest: bytes, idle: Idle, now: float) -> bool:
         def work(cursor: Cursor) -> bool:
@@ -163,9 +170,10 @@ class SQLiteStore:
                 _write(cursor, record, after)
             return True
 
-        return self._file.write(work)
+        return self._file.write(self._file.until(), work)
 
     def commit(self, locator: bytes, changes: Changes, idle: Idle, now: float) -> Outcome:
+        until = self._file.until()
         slot = locator[0] & _MASK
         opened = self._opened[slot]
         if opened is not None and opened.locator == locator and changes.renewal is None:
@@ -175,7 +183,7 @@ class SQLiteStore:
             # What it says is true only if this record is still the one that is stored.
             if outcome.status == "committed" and record is not None and self._fits(record) and not _moves(opened, record):
                 packed = record.pack()
-                if self._file.change(_KEEP_IF, (packed, _checksum(locator, packed), locator, opened.packed)):
+                if self._file.change(until, _KEEP_IF, (packed, _checksum(locator, packed), locator, opened.packed)):
                     return outcome
 
         def work(cursor: Cursor) -> Outcome:
@@ -191,7 +199,7 @@ class SQLiteStore:
             _write(cursor, before, record)
             return outcome
 
-        return self._file.write(work, durable=changes.renewal is not None)
+        return self._file.write(until, work, durable=changes.renewal is not None)
 
     def end(self, locator: bytes, reason: EndReason, now: float, lease: float) -> Record | None:
         def work(cursor: Cursor) -> Record | None:
@@ -203,10 +211,11 @@ class SQLiteStore:
                 return None
             return _end(cursor, record, Ending(reason, now, now + lease))
 
-        return self._file.write(work, durable=True)
+        return self._file.write(self._file.until(), work, durable=True)
 
     def sweep(self, now: float, limit: int, lease: float, grace: float) -> tuple[Sequence[Record], bool]:
-        if not self._file.read(_ANY_DUE, (now,)):
+        until = self._file.until()
+        if not self._file.read(until, _ANY_DUE, (now,)):
             return (), False
 
         def work(cursor: Cursor) -> tuple[list[Record], int]:
@@ -217,7 +226,7 @@ class SQLiteStore:
         looked = 0
         while looked < limit:
             try:
-                records, found = self._file.write(work)
+                records, found = self._file.write(until, work)
             except StoreUnavailable:
                 if not swept:
                     raise
@@ -226,6 +235,8 @@ class SQLiteStore:
             looked += found
             if found < _STEP:
                 return swept, looked == limit
+            if time.monotonic() >= until:
+                break
         return swept, True
 
     def clear(self, locator: bytes, names: Sequence[str] | None) -> None:
@@ -239,10 +250,10 @@ class SQLiteStore:
             else:
                 cursor.execute(_DELETE, (locator,))
 
-        self._file.write(work)
+        self._file.write(self._file.until(), work)
 
     def scan(self, after: bytes | None, limit: int) -> tuple[Sequence[Record], bytes | None]:
-        rows = self._file.read(_SCAN, (after or b"", limit))
+        rows = self._file.read(self._file.until(), _SCAN, (after or b"", limit))
         records = [record for row in rows if (record := _unpack(*row)) is not None and record.ending is None]
         return records, rows[-1][0] if len(rows) == limit else None
 
@@ -251,6 +262,18 @@ class SQLiteStore:
         self._file.close()
 
     # -------------------------------------------------------------- inside
+
+    def _look_up(self, until: float, locator: bytes, use: Use | None, idle: Idle, now: float) -> tuple[Record | None, bool]:
+        """The record, and whether that is all: False if its use has to be written."""
+        record = _only(locator, self._file.read(until, _READ, (locator,)))
+        if record is None or record.ending is not None:
+            return None, True
+        if use is None:
+            return record, True
+        if (record.flags & REUSED and 0 <= now - record.used < record.granularity) or apply_use(record, use, idle, now) is None:
+            self._opened[locator[0] & _MASK] = record
+            return record, True
+        return None, False
 
     def _fits(self, record: Record) -> bool:
         return record.size <= self._max_bytes and len(record.fields) <= self._max_keys

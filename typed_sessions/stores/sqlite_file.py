@@ -78,15 +78,16 @@ class _Lent:
 
 @final
 class SQLiteFile:
-    """The file at `path`, made with mode 0600 if it is not there. No call takes longer than `deadline` seconds.
+    """The file at `path`, made with mode 0600 if it is not there.
 
-    Every call raises `StoreUnavailable`, with what happened, when the file cannot be read or written. What is no database, another
-    program's, or of a later version is refused, and left as it is.
+    A call waits for others, whatever for, until a moment that it is given. `until()` is `deadline` seconds away: a verb of several calls
+    gives all of them the same. Every call raises `StoreUnavailable`, with what happened, when the file cannot be read or written. What is
+    no database, another program's, or of a later version is refused, and left as it is.
     """
 
     def __init__(self, path: str | os.PathLike[str], deadline: float, *, bounded: bool) -> None:
         self.path: str = os.path.abspath(os.fspath(path))  # a program may change its directory
-        self._deadline = deadline
+        self.deadline: float = deadline
         self._bounded = bounded
         self._idle: list[_Lent] = []
         self._all: set[_Lent] = set()
@@ -98,37 +99,39 @@ class SQLiteFile:
         self._next_look = 0.0
         self._warned = False
         _files.add(self)
-        self._give(self._take())
+        self._give(self._take(self.until()))
 
     # -------------------------------------------------------------- calls
 
-    def read(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+    def until(self) -> float:
+        """Until when a verb that begins now may wait, by `time.monotonic()`."""
+        return time.monotonic() + self.deadline
+
+    def read(self, until: float, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """All rows of one SELECT, as of one moment. Waits for no writer."""
-        lent = self._take()
-        until = None
+        lent = self._take(until)
         while True:
             try:
                 rows = lent.cursor.execute(sql, parameters).fetchall()
                 break
             except PROBLEMS as problem:
-                until = self._wait(lent, problem, until)
+                self._wait(lent, problem, until)
             except BaseException:
                 self._discard(lent)
                 raise
         self._give(lent)
         return rows
 
-    def change(self, sql: str, parameters: Sequence[object]) -> bool:
+    def change(self, until: float, sql: str, parameters: Sequence[object]) -> bool:
         """Whether one statement, in a transaction of its own, has changed anything."""
-        lent = self._take_to_write()
+        lent = self._take_to_write(until)
         try:
-            until = None
             while True:
                 try:
                     changed = lent.cursor.execute(sql, parameters).rowcount > 0
                     break
                 except PROBLEMS as problem:
-                    until = self._wait(lent, problem, until)
+                    self._wait(lent, problem, until)
                 except BaseException:
                     self._discard(lent)
                     raise
@@ -137,25 +140,24 @@ class SQLiteFile:
         finally:
             self._writing.release()
 
-    def write(self, work: Callable[[sqlite3.Cursor], R], *, durable: bool = False) -> R:
+    def write(self, until: float, work: Callable[[sqlite3.Cursor], R], *, durable: bool = False) -> R:
         """`work(cursor)` in one transaction that other writers wait for: all of it is committed, or (if it raises) nothing.
 
         What was committed survives the end of the process; `durable`, also that of the machine.
         """
-        lent = self._take_to_write()
+        lent = self._take_to_write(until)
         try:
             execute = lent.cursor.execute
             sound = False
             try:
                 if durable:
                     execute("PRAGMA synchronous=FULL")
-                until = None
                 while True:
                     try:
                         execute("BEGIN IMMEDIATE")
                         break
                     except PROBLEMS as problem:
-                        until = self._wait(lent, problem, until)
+                        self._wait(lent, problem, until)
                 try:
                     result = work(lent.cursor)
                 except TooLarge:
@@ -193,24 +195,24 @@ class SQLiteFile:
 
     # -------------------------------------------------------------- connections
 
-    def _take(self) -> _Lent:
+    def _take(self, until: float) -> _Lent:
         while True:
             try:
                 lent = self._idle.pop()
             except IndexError:
-                return self._open()
+                return self._open(until)
             if lent.era == self._era:
                 return lent
             self._discard(lent)
 
-    def _take_to_write(self) -> _Lent:
+    def _take_to_write(self, until: float) -> _Lent:
         """A connection, and the lock that the writers of this process queue up at."""
-        if not self._writing.acquire(blocking=False) and not self._writing.acquire(timeout=self._deadline):
-            raise StoreUnavailable(f"{self.path}: busy: other threads were writing for {self._deadline:g} s")
+        if not self._writing.acquire(blocking=False) and not self._writing.acquire(timeout=_left(until)):
+            raise StoreUnavailable(f"{self.path}: busy: other threads were writing for {self.deadline:g} s")
         try:
             if time.monotonic() >= self._next_look:
                 self._check_place()
-            return self._take()
+            return self._take(until)
         except BaseException:
             self._writing.release()
             raise
@@ -231,9 +233,9 @@ class SQLiteFile:
             logger.exception("a connection to %s could not be closed", self.path)
         self._all.discard(lent)
 
-    def _open(self) -> _Lent:
-        if not self._opening.acquire(timeout=self._deadline):
-            raise StoreUnavailable(f"{self.path}: busy: another thread was opening it for {self._deadline:g} s")
+    def _open(self, until: float) -> _Lent:
+        if not self._opening.acquire(timeout=_left(until)):
+            raise StoreUnavailable(f"{self.path}: busy: another thread was opening it for {self.deadline:g} s")
         try:
             try:
                 self._create()
@@ -243,13 +245,12 @@ class SQLiteFile:
             except (OSError, *PROBLEMS) as problem:
                 self._refuse(problem)
             self._all.add(lent)
-            until = None
             while True:
                 try:
                     self._prepare(lent.connection)
                     break
                 except PROBLEMS as problem:
-                    until = self._wait(lent, problem, until)
+                    self._wait(lent, problem, until)
                 except BaseException:
                     self._discard(lent)
                     raise
@@ -360,14 +361,9 @@ class SQLiteFile:
 
     # -------------------------------------------------------------- what goes wrong
 
-    def _wait(self, lent: _Lent, problem: Problem, until: float | None) -> float:
-        """Wait a moment if another process is writing, and there is time: until when (None: from now on, for the whole deadline).
-
-        Otherwise the connection is closed, and `StoreUnavailable` is raised.
-        """
+    def _wait(self, lent: _Lent, problem: Problem, until: float) -> None:
+        """Wait a moment if another process is writing, and there is time; otherwise close the connection, and raise `StoreUnavailable`."""
         now = time.monotonic()
-        if until is None:
-            until = now + self._deadline
         if now >= until or not _is_busy(problem):
             self._discard(lent)
             self._refuse(problem)
@@ -376,13 +372,12 @@ class SQLiteFile:
                 lent.connection.execute("ROLLBACK")
         # A transaction takes some 50 µs. SQLite's own waiting grows to 0.1 s a time, by which the unlucky starve.
         time.sleep(min(until - now, random.uniform(0.0002, 0.004)))
-        return until
 
     def _refuse(self, problem: Problem | OSError) -> NoReturn:
         if isinstance(problem, OSError):
             raise StoreUnavailable(f"{self.path}: {problem.strerror or problem}") from problem
         if _is_busy(problem):
-            raise StoreUnavailable(f"{self.path}: busy: another process was writing for {self._deadline:g} s") from problem
+            raise StoreUnavailable(f"{self.path}: busy: another process was writing for {self.deadline:g} s") from problem
         if isinstance(problem, UnicodeDecodeError) or "malformed" in str(problem) or "not a database" in str(problem):
             logger.error("%s: %s; it was left as it is", self.path, problem)
             raise StoreUnavailable(f"{self.path}: damaged, or no SQLite database ({problem}); it was left as it is") from problem
@@ -409,6 +404,11 @@ class SQLiteFile:
         self._all, self._idle = set(), []
         self._era += 1
         self._writing, self._opening, self._forking = threading.Lock(), threading.Lock(), False
+
+
+def _left(until: float) -> float:
+    """The seconds until then: none, if it is over."""
+    return max(0.0, until - time.monotonic())
 
 
 def _is_busy(problem: Problem) -> bool:

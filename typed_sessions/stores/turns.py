@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import select
 from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 from time import monotonic
 from typing import Generic, TypeVar, final
 
@@ -35,13 +37,14 @@ class Turns(Generic[L]):
         self.idle: list[L] = []
         self.free: int = connections
         self.waiting: deque[asyncio.Future[None]] = deque()
+        self._end: AsyncGenerator[None, None] | None = None
 
     async def wait(self, until: float) -> None:
         """Wait for a turn. TimeoutError at the deadline."""
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
-        self.waiting.append(turn)
         timer = loop.call_later(left_of(until), _expire, turn)
+        self.waiting.append(turn)  # not before: a turn would be given to it and lost if the deadline is over already
         try:
             await turn
         except BaseException:
@@ -58,6 +61,24 @@ class Turns(Generic[L]):
                 turn.set_result(None)
                 return
         self.free += 1
+
+    def drain(self, close: Callable[[L], object]) -> None:
+        while self.idle:
+            close(self.idle.pop())
+
+    def drain_with_loop(self, close: Callable[[L], object]) -> None:
+        """Close what is idle when the running loop ends: who runs a loop as `asyncio.run` does ends its asynchronous generators first."""
+
+        async def until_the_end() -> AsyncGenerator[None, None]:
+            try:
+                yield
+            finally:
+                self.drain(close)
+                await asyncio.sleep(0)  # a transport closes its socket one turn later
+
+        self._end = until_the_end()  # the loop keeps it weakly
+        with suppress(StopIteration):  # it is at its `yield`: the loop knows it from now on
+            self._end.__anext__().send(None)
 
 
 def _expire(turn: asyncio.Future[None]) -> None:

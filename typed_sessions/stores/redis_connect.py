@@ -1,0 +1,151 @@
+"""Where a Redis server is, how redis-py gets there, and what to tell of one that cannot be reached, does not answer, or refuses.
+
+It knows neither threads nor event loops: `redis` has a store for each.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import hiredis
+import redis
+import redis.asyncio
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from ..errors import PolicyError, StoreUnavailable
+from .redis_verbs import DAMAGED, Command, Reply, Verbs
+
+logger: logging.Logger = logging.getLogger("typed_sessions")
+
+_ELSEWHERE = ("READONLY", "LOADING", "MASTERDOWN", "MOVED", "NOAUTH", "NOREPLICAS")
+"""Refusals of a server that is not the right one any more, or not yet: the next verb looks for it anew."""
+_FORBIDDEN = ("NOPERM", "ACL failure", "The user executing the script")
+"""What a server says to a user who may not do that, outside of scripts and in them."""
+_CLOSED = ("reset by peer", "losed by server", "Broken pipe")
+"""What is seen of a server that hears no TLS where it expects some."""
+_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+_POLICY = Command(("INFO", "memory"))
+
+
+class Connecting:
+    """What both stores are made of: where the server is, the verbs, and what a reply that is an error means."""
+
+    def __init__(self, url: str | None, client: Any, kind: Any, prefix: str, max_bytes: int, max_keys: int, deadline: float) -> None:
+        # Any: redis-py's clients and pools are typed for what they give back, not for how they connect
+        name = type(self).__name__
+        if (url is None) == (client is None):
+            raise PolicyError(f"{name}: expected a URL, such as {name}('redis://localhost:6379/0'), or client=, one of the two")
+        if not isinstance(deadline, (int, float)) or isinstance(deadline, bool) or not 0 < deadline < math.inf:
+            raise PolicyError(f"{name}(deadline={deadline!r}): expected a number of seconds above 0")
+        if client is not None and not isinstance(client, kind):
+            raise PolicyError(
+                f"{name}(client=...): expected a {kind.__module__.removesuffix('.client')}.Redis, not a {type(client).__name__}"
+            )
+        self._verbs = Verbs(name, prefix, max_bytes, max_keys)
+        self._deadline = float(deadline)
+        self._asked_policy = False
+        self._client = client  # kept, also for its connections: those of a Sentinel's ask its pool where the master is
+        pool = self._pool(url) if client is None else client.connection_pool
+        self._connection_class: Callable[..., Any] = pool.connection_class
+        self._connection_options: dict[str, Any] = {
+            **pool.connection_kwargs,
+            "retry": Retry(NoBackoff(), 0),
+            "retry_on_error": [],
+            "retry_on_timeout": False,
+            "socket_timeout": self._deadline,
+            "socket_connect_timeout": self._deadline,
+            "health_check_interval": 0,
+        }
+        options = self._connection_options
+        for option in _FILES:
+            if options.get(option) and not os.path.exists(options[option]):
+                raise PolicyError(f"{name}: {option}={options[option]}: there is no such file")
+        try:
+            self._is_tls = isinstance(self._connection(), (redis.SSLConnection, redis.asyncio.SSLConnection))
+        except (TypeError, ValueError, redis.RedisError) as problem:
+            raise PolicyError(f"{name}: an option of the connection is wrong: {problem}") from None
+        where = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
+        self._max_connections: int = pool.max_connections
+        service = getattr(pool, "service_name", None)
+        self._where = f"Redis at {where}" if service is None else f"Redis, the master {service!r} of the sentinels,"
+        self.prefix = prefix
+
+    def _pool(self, url: str | None) -> Any:
+        raise NotImplementedError
+
+    def _no_url(self, problem: Exception) -> PolicyError:
+        why = str(problem)
+        if why.startswith("Port "):  # it quotes what may be the beginning of a password that was not percent-encoded
+            why = "its port is no number; a password with '/', '#', '?' or '@' in it has to be percent-encoded"
+        return PolicyError(f"{type(self).__name__}: that is no Redis URL: {why}")
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.prefix!r} on {self._where}>"  # never the password
+
+    def _connection(self) -> Any:
+        return self._connection_class(**self._connection_options)
+
+    def _said(self, commands: Sequence[Command]) -> Sequence[Command]:
+        """What to send for these commands: with the first of all goes the question how the server makes room."""
+        return commands if self._asked_policy else (*commands, _POLICY)
+
+    def _note_policy(self, reply: Reply) -> None:
+        """Warn if the server throws out sessions that are in use."""
+        self._asked_policy = True
+        if not isinstance(reply, bytes):
+            return  # not allowed to ask
+        for line in reply.decode("utf-8", "replace").splitlines():
+            name, _, policy = line.partition(":")
+            if name == "maxmemory_policy" and policy != "noeviction":
+                # Also of volatile-*: sessions have a TTL, and so have the sorted sets, without which a session that is there is not found.
+                logger.warning(
+                    "%s has the eviction policy %s: when its memory is full, sessions in use disappear without an End, and sweeps "
+                    "and listings miss others that are there; set maxmemory-policy to noeviction",
+                    self._where,
+                    policy,
+                )
+
+    def _refusal(self, verb: str, replies: list[Reply]) -> StoreUnavailable | None:
+        """What the server refused, if it did. A reply about what is stored under a key becomes `DAMAGED`."""
+        for number, reply in enumerate(replies):
+            if isinstance(reply, hiredis.ReplyError):
+                text = str(reply)
+                if any(sign in text for sign in _FORBIDDEN):
+                    text += f"; what its user needs, by ACL SETUSER: {self._verbs.acl}"
+                if not text.startswith("WRONGTYPE"):
+                    return StoreUnavailable(f"{self._where} refused {verb}: {text}")
+                replies[number] = DAMAGED
+        return None
+
+    def _is_elsewhere(self, refusal: StoreUnavailable) -> bool:
+        """Whether this connection is not the one to ask any more."""
+        return any(word in str(refusal) for word in _ELSEWHERE)
+
+    def _crowded(self, connections: int) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"{self._where}: all {connections} connections of this event loop are in use, and none became free "
+            f"within {self._deadline:g} s; nothing was sent"
+        )
+
+    def _unreached(self, problem: BaseException | str) -> StoreUnavailable:
+        slow = isinstance(problem, TimeoutError)
+        said = f"it took longer than {self._deadline:g} s" if slow else str(problem) or repr(problem)
+        if "CERTIFICATE_VERIFY_FAILED" in said:
+            said += " (which authorities to trust is said by ?ssl_ca_certs=ca.pem)"
+        elif self._is_tls and (slow or "[SSL" in said):
+            said += " (does it speak TLS? If not, its URL begins with redis://)"
+        elif not self._is_tls and any(sign in said for sign in _CLOSED):
+            said += " (does it expect TLS? Then its URL begins with rediss://)"
+        return StoreUnavailable(f"{self._where} cannot be reached: {said}; nothing was sent")
+
+    def _lost(self, verb: str, problem: BaseException) -> StoreUnavailable:
+        slow = isinstance(problem, TimeoutError)
+        said = f"did not answer {verb} within {self._deadline:g} s" if slow else f"broke the connection during {verb} ({problem})"
+        unknown = verb not in ("open", "scan")
+        done = ": the answer was lost, it may have been applied, and is not repeated" if unknown else ""
+        return StoreUnavailable(f"{self._where} {said}{done}", unknown=unknown)
