@@ -36,7 +36,7 @@ default is two hours, and what is between forgets a silent connection sooner.)""
 class Connection(psycopg.Connection[Row]):
     """A connection that waits until a moment, and then breaks."""
 
-    until = math.inf
+    until: float = math.inf
 
     @override
     def __del__(self, *_: object) -> None:
@@ -59,7 +59,7 @@ class Connection(psycopg.Connection[Row]):
 class AsyncConnection(psycopg.AsyncConnection[Row]):
     """The same for asyncio."""
 
-    until = math.inf
+    until: float = math.inf
 
     @override
     def __del__(self, *_: object) -> None:
