@@ -33,6 +33,7 @@ LAYERS = (
     "sealing",
     "residents",
     "clients",
+    "slots",
     "view",
     "tracking",
     "session",

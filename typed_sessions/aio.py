@@ -18,7 +18,7 @@ from typing_extensions import Self, override
 from . import endings, plans, steps
 from .changes import Outcome, Use
 from .clients import Client, Close
-from .events import Begin, Event
+from .events import Event
 from .exchange import BAD_REQUEST, Exchange, Guard, Request, RequestReader
 from .finish import Finishing, close_exchange
 from .keeper import keeper_of
@@ -30,6 +30,7 @@ from .record import Record
 from .session import Create, Error, Session, SessionView, answered, tracking_of
 from .settings import Configured, locator_of
 from .stores.base import AsyncStore, Created, Store
+from .tracking import Tracking
 
 E = TypeVar("E", bound=Event)
 R = TypeVar("R")
@@ -123,7 +124,7 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
         """For filters: open the request's session; at once, if there is nothing to wait for."""
         direct, core = self._direct, self._core
         now = core.clock()
-        if direct is None or self._loops or now >= core.next_sweep:
+        if direct is None or self._loops or now >= core.next_sweep or exchange.opening is not None:
             return self.open_exchange(exchange)
         presented = core.ask(exchange)
         record: Record | None = None
@@ -133,10 +134,25 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
             session = core.admit(exchange, presented, record, now)
         else:
             session = core.admit_nobody(exchange, now)
-        return self.run(plans.open_session(core, exchange, presented, record, now)) if session is None else session
+        if session is not None:
+            return session
+        return self._opened(exchange, self.run(plans.open_session(core, exchange, presented, record, now)))
 
     async def open_exchange(self, exchange: Exchange) -> Session:
-        """For filters: open the request's session."""
+        """For filters: open the request's session; once, however many tasks of the request ask for it at the same time."""
+        while exchange.opening is not None:
+            await exchange.opening.wait()
+        return await self._opened(exchange, self._open(exchange)) if exchange.session is None else exchange.session
+
+    async def _opened(self, exchange: Exchange, opened: Awaitable[Session]) -> Session:
+        opening = exchange.opening = asyncio.Event()
+        try:
+            return await opened
+        finally:
+            exchange.opening = None
+            opening.set()
+
+    async def _open(self, exchange: Exchange) -> Session:
         core = self._core
         if self._loops:
             self._start_loops(asyncio.get_running_loop())
@@ -167,8 +183,10 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
             draft = core.draft(exchange, now)
             if draft is None:
                 return None
+            if draft.residents:
+                return self.run(plans.create(core, exchange, now))
             created = direct.create(draft.record, now)
-            if created != "created" or draft.residents or core.has_listeners:
+            if created != "created" or core.has_listeners:
                 return self.run(plans.create(core, exchange, now, draft, created))
             core.born(exchange, draft, {}, now)
             return None
@@ -190,14 +208,16 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
         core = self._core
         now = core.clock()
         outcome: Outcome | None = None
-        direct = self._direct
         if core.is_plain(tracking) and not strict:
             if tracking.record is None:
                 draft = core.draft(exchange, now)
                 if draft is None:
                     return
-                created: Created = direct.create(draft.record, now) if direct else await self._ask(core.store.create, draft.record, now)
-                if created == "created" and not draft.residents and not core.listeners(Begin):
+                if draft.residents:
+                    await self.run(plans.create(core, exchange, now))
+                    return
+                created: Created = await self._told(tracking, core.store.create, draft.record, now)
+                if created == "created" and not core.has_listeners:
                     core.born(exchange, draft, {}, now)
                 else:
                     await self.run(plans.create(core, exchange, now, draft, created))
@@ -207,14 +227,18 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
                 return
             if core.is_simple(changes):
                 locator = tracking.record.locator
-                if direct is not None:
-                    outcome = direct.commit(locator, changes, core.idle, now)
-                else:
-                    outcome = await self._ask(core.store.commit, locator, changes, core.idle, now)
+                outcome = await self._told(tracking, core.store.commit, locator, changes, core.idle, now)
                 assert outcome is not None
                 if core.settled(exchange, tracking, outcome):
                     return
         await self.run(plans.commit(core, exchange, now, strict=strict, outcome=outcome))
+
+    async def _told(self, tracking: Tracking, verb: Callable[..., Any], *args: Any) -> Any:  # Any: as in `_ask`
+        tracking.committing = True
+        try:
+            return await self._ask(verb, *args)
+        finally:
+            tracking.committing = False
 
     async def abandon_exchange(self, exchange: Exchange) -> None:
         """For filters: the handler has failed; as in `SessionManager`."""
@@ -270,7 +294,7 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
         now = core.clock()
         record: Record | None = await self._ask(core.store.open, presented.locator, None, core.idle, now)
         exchange.verdict = judge(presented, record, exchange.address, core.address_policy, now)
-        return record if exchange.verdict in ("live", "previous") else None
+        return record if core.lets_in(exchange.verdict) else None
 
     async def commit(self, session: Session, /) -> None:
         """As `SessionManager.commit`."""

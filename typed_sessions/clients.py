@@ -92,7 +92,7 @@ class Clients:
                 self._due.add(key, until, now)
             else:
                 others = tuple(entry for entry in entries if entry[0] != address)
-                self._lingering[key] = (*others[-self._max_clients + 1 :], (address, until))
+                self._lingering[key] = (*others[max(0, len(others) + 1 - self._max_clients) :], (address, until))
 
     def detach(self, client: Client) -> Sequence[bytes]:
         """The connection is closed; the sessions that have no client left."""

@@ -27,7 +27,7 @@ from .events import Event
 from .exchange import Exchange
 from .keeper import Keeper
 from .keys import Key
-from .lifecycle import Draw, Presented, first_record, idle_of, issue, judge, new_record, present
+from .lifecycle import Draw, Presented, Verdict, first_record, idle_of, issue, judge, new_record, present
 from .options import SessionOptions
 from .policy import CookiePolicy
 from .record import HOOKED, REUSED, Record, SessionId
@@ -163,6 +163,10 @@ class Core:
         if exchange.address is None:
             self.require_address(exchange)
         return self.hand_out(exchange, None, now)
+
+    def lets_in(self, verdict: Verdict) -> bool:
+        """Whether a request of this verdict gets its session."""
+        return verdict in ("live", "previous") or (verdict == "address" and self.address_policy.mismatch == "report")
 
     def use_is_due(self, record: Record, now: float) -> bool:
         """Whether a use is to be written that the store did not: the address is not the bound one, but as good."""

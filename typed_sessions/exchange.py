@@ -16,7 +16,7 @@ import msgspec
 
 from .clients import Client
 from .cookies import SetCookie, is_value, parse_cookies
-from .errors import PolicyError, Rejected, RejectedReason, check_headers
+from .errors import PolicyError, Rejected, RejectedReason, SessionClosed, check_headers
 from .lifecycle import Verdict
 from .policy import CookiePolicy, SessionCookies, filtered, leave_alone
 from .session import Create, Error, Session
@@ -169,6 +169,12 @@ def plain_answer(status: int, headers: Sequence[tuple[str, str]]) -> tuple[str, 
     return f"{status} {phrase}", [*headers, *(pair for pair in mine if pair[0].lower() not in names)], body
 
 
+def refuse_late(exchange: Exchange) -> None:
+    """Raise `SessionClosed` for a session that nobody has looked at until the request was over."""
+    if exchange.source is None:
+        raise SessionClosed("the request is over, and its session was not open: open it before the response is finished")
+
+
 @final
 class Exchange(msgspec.Struct, eq=False, weakref=True):
     """One request and its answer."""
@@ -191,6 +197,7 @@ class Exchange(msgspec.Struct, eq=False, weakref=True):
     address: str | None = None
     cookies: SessionCookies | None = None
     verdict: Verdict = "absent"
+    opening: Any = None  # Any: an asyncio.Event, while a task opens the session; no event loop is known here
     refused: BaseException | None = None
     """What opening the session has raised, until the request is over."""
 

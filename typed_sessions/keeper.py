@@ -45,6 +45,8 @@ class Keeper:
         self._store = store
         self._timeout = timeout
         self._journals: dict[str, Journal] = {}
+        self._ended: set[bytes] | None = None
+        """While something is loaded: what has ended since it was begun to be read."""
         self._cleared: dict[bytes, int] = {}
         """By locator: the revision in which a renewal dropped everything, until the session ends."""
         self._lock = threading.Lock()
@@ -67,6 +69,14 @@ class Keeper:
 
     def load(self, path: str | os.PathLike[str], now: float) -> tuple[int, list[SnapshotDamaged]]:
         """Restore what is saved and has not ended since; how many sessions, and what was damaged."""
+        with self._saving:
+            self._ended = set()
+            try:
+                return self._load(path, now)
+            finally:
+                self._ended = None
+
+    def _load(self, path: str | os.PathLike[str], now: float) -> tuple[int, list[SnapshotDamaged]]:
         name = os.fspath(path)
         snapshot, problems = load_latest(path)
         entries: Sequence[Entry] = ()
@@ -81,10 +91,9 @@ class Keeper:
         for found in problems:
             logger.error("%s", found)
         self._journal(path)
-        if snapshot is None:
-            return 0, problems
         records: dict[bytes, Record] = {}
-        for packed in snapshot.records:
+        # Without a snapshot too: what had ended before there was one may still wait for its hooks.
+        for packed in () if snapshot is None else snapshot.records:
             try:
                 record = Record.unpack(packed[:LOCATOR_BYTES], packed[LOCATOR_BYTES:]).copy()
             except ValueError as problem:
@@ -104,7 +113,8 @@ class Keeper:
             elif entry.locator in records:
                 self._renew(records, entry)
         # Those whose time ran out meanwhile too: they are not open to anybody, but their ends are still to be told and cleaned up after.
-        return self._store.restore(list(records.values()), now), problems
+        ended = self._ended or ()
+        return self._store.restore([record for record in records.values() if record.locator not in ended], now), problems
 
     @property
     def keeping(self) -> bool:
@@ -116,6 +126,8 @@ class Keeper:
         self._note([Entry("ended", r.locator, self._until(r, now), r.pack() if r.hooked else b"") for r in records])
         for record in records:
             self._cleared.pop(record.locator, None)
+            if self._ended is not None:
+                self._ended.add(record.locator)
 
     def note_cleaned(self, records: Sequence[Record], now: float) -> None:
         """Remember that the hooks of ended sessions have run. Returns when that is on the disk."""

@@ -180,9 +180,9 @@ def new_record(
     return after
 
 
-def renewal(record: Record, session_id: SessionId, address: str | None, overlap: float) -> Renewal:
-    """What replaces the secret of a record by that of a new id."""
-    return Renewal(record.digest, session_id.digest, session_id.tag_digest, address, overlap)
+def renewal(record: Record, session_id: SessionId, address: str | None, overlap: float, presented: bytes | None = None) -> Renewal:
+    """What replaces the secret of a record by that of a new id; `presented`, the digest of the request's own, if it is another by now."""
+    return Renewal(record.digest if presented is None else presented, session_id.digest, session_id.tag_digest, address, overlap)
 
 
 def ended_by(verdict: Verdict, record: Record, policy: AddressPolicy, options: SessionOptions, now: float) -> EndReason | None:

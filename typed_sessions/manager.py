@@ -21,7 +21,7 @@ from .changes import Use
 from .clients import Client
 from .core import Core
 from .errors import KeyTypeError, NoSession, SessionEnded, SessionError
-from .events import Begin, Event
+from .events import Event
 from .exchange import BAD_REQUEST, Exchange, Guard, Request, RequestReader
 from .finish import Finishing, close_exchange
 from .keeper import keeper_of
@@ -200,8 +200,11 @@ class SessionManager(Configured[Store]):
                 draft = core.draft(exchange, now)
                 if draft is None:
                     return
+                if draft.residents:
+                    run(plans.create(core, exchange, now))
+                    return
                 created = self._store.create(draft.record, now)
-                if created == "created" and not draft.residents and not core.listeners(Begin):
+                if created == "created" and not core.has_listeners:
                     core.born(exchange, draft, {}, now)
                 else:
                     run(plans.create(core, exchange, now, draft, created))
@@ -253,7 +256,7 @@ class SessionManager(Configured[Store]):
         now = core.clock()
         record = self._store.open(presented.locator, None, core.idle, now)
         exchange.verdict = judge(presented, record, exchange.address, core.address_policy, now)
-        return record if exchange.verdict in ("live", "previous") else None
+        return record if core.lets_in(exchange.verdict) else None
 
     def _may_wait(self) -> None:
         """Raise rather than hold up a running event loop (rule 27)."""

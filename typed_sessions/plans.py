@@ -116,11 +116,15 @@ def create(core: Core, exchange: Exchange, now: float, draft: Draft | None = Non
             break
         draft = core.draft(exchange, now, forced=True)
         assert draft is not None
-        created = yield from _told(exchange, Ask(core.store.create, (draft.record, now)))
+        if draft.residents:
+            created = yield from _create_with_residents(core, exchange, draft, now)
+        else:
+            created = yield from _told(exchange, Ask(core.store.create, (draft.record, now)))
     tracking, session = exchange.tracking, exchange.session
     if created == "taken" or draft is None or tracking is None or session is None:
         raise _repeated()
-    core.born(exchange, draft, core.residents.apply(draft.record.locator, tracking.resident_changes()), now)
+    if not draft.residents:
+        core.born(exchange, draft, {}, now)
     if created == "crowded":
         yield from sweep_step(core, now)
     if core.listeners(Begin):
@@ -129,8 +133,27 @@ def create(core: Core, exchange: Exchange, now: float, draft: Draft | None = Non
             yield from commit(core, exchange, now, strict=False)
 
 
+def _create_with_residents(core: Core, exchange: Exchange, draft: Draft, now: float) -> Plan[Created]:
+    """Store a session that has values of this process, which somebody may end before it has them."""
+    tracking, locator = exchange.tracking, draft.record.locator
+    assert tracking is not None
+    core.residents.expect(locator)
+    try:
+        created: Created = yield from _told(exchange, Ask(core.store.create, (draft.record, now)))
+        if created != "taken":
+            core.born(exchange, draft, core.residents.apply(locator, tracking.resident_changes()), now)
+        return created
+    finally:
+        late = core.residents.settle(locator)
+        if late:
+            yield from clean_late(core, draft.record, late)
+
+
 def _told(exchange: Exchange, step: Ask) -> Plan[Any]:
     """Tell the store. If nobody knows whether it has done it, what was to be committed is not committed again (rule 28)."""
+    tracking = exchange.tracking
+    assert tracking is not None
+    tracking.committing = True
     try:
         return (yield step)
     except SessionError as problem:
@@ -140,6 +163,8 @@ def _told(exchange: Exchange, step: Ask) -> Plan[Any]:
     except BaseException:  # cancelled, interrupted, or out of time by a signal: in the middle of the call
         forget_changes(exchange)
         raise
+    finally:
+        tracking.committing = False
 
 
 def _new_secret(core: Core, record: Record, address: str | None) -> SessionId:
@@ -200,10 +225,12 @@ def _commit_changes(
                 break
             if changes.set_timeout and changes.timeout is not None:
                 changes.granularity = idle_of(changes.timeout, core.options).granularity
+            if exchange.source is None:
+                changes.counts_as_use = False  # an `edit`: nobody has come
             if tracking.renew_asked:
                 address = exchange.address if exchange.address is not None else record.address
                 session_id = _new_secret(core, record, address)
-                changes.renewal = renewal(record, session_id, address, tracking.renew_overlap)
+                changes.renewal = renewal(record, session_id, address, tracking.renew_overlap, tracking.presented)
             outcome = yield from _told(exchange, Ask(core.store.commit, (record.locator, changes, core.idle, now)))
             assert outcome is not None
         if outcome.status != "conflict" or outcome.record is None:
@@ -265,10 +292,18 @@ def _end_own(core: Core, exchange: Exchange, record: Record | None) -> Plan[None
     assert tracking is not None
     tracking.forget_changes()
     tracking.over = True
-    # A session that this very request created or renewed has cookies that never left.
+    if record is not None:
+        try:
+            ended = yield from end(core, record.locator, "ended", exchange)
+        except BaseException:
+            # Whoever tries again has to sign out, and not to be told that it is over: an end can be said twice.
+            tracking.over, tracking.end_asked, tracking.flagged = False, True, True
+            raise
+        # A session that this very request created or renewed has cookies that never left.
+        exchange.resend, exchange.issued = False, None
+        if not ended:
+            return  # another request has ended it: its cookies are that one's business (rule 23)
     exchange.resend, exchange.issued = False, None
-    if record is not None and not (yield from end(core, record.locator, "ended", exchange)):
-        return  # another request has ended it: its cookies are that one's business (rule 23)
     exchange.expire = exchange.expire or record is not None
 
 

@@ -15,7 +15,8 @@ from .errors import KeyTypeError
 from .keys import Key, ListKey
 from .record import FIELD, FIELD_HOOKED, FIELD_SEALED, FIELD_TWIN, Record, field_revision, unpack_field
 from .residents import ABSENT, ResidentChange
-from .view import Item, ListSlot, Slot, View, logger
+from .slots import Item, ListSlot, Slot
+from .view import View, logger
 
 
 @final
@@ -30,6 +31,8 @@ class Tracking(View, eq=False):
         timeout_set: bool = False
         persistent_set: bool = False
         flagged: bool = False
+        presented: bytes | None = None
+        committing: bool = False
 
     # -------------------------------------------------------------- committing
 
@@ -219,15 +222,14 @@ class Tracking(View, eq=False):
     def committed(self, record: Record, residents: Mapping[str, object]) -> None:
         """Take over what is stored now: the next change in this request starts from it."""
         self.record = record
+        self.values.clear()
         slots: dict[str, Slot] = {}
         for name, slot in self.slots.items():
             key = slot.key
             if key.direct and not slot.refused:
                 # Nobody can change it behind our back: it needs no looking at any more.
-                if slot.present:
+                if slot.present and slot.mode != "read":
                     self.values[name] = slot.value
-                else:
-                    self.values.pop(name, None)
                 continue
             slots[name] = slot
             if key.codec is None:
@@ -245,12 +247,15 @@ class Tracking(View, eq=False):
         self.slots = slots
         self.lists = None
         if self.flagged:
-            self.clear = self.renew_asked = self.timeout_set = self.persistent_set = self.flagged = False
+            self.clear = self.renew_asked = self.timeout_set = self.persistent_set = False
+            self.flagged = self.end_asked  # by another task, meanwhile
 
     def refreshed(self, record: Record) -> None:
         """Take over what others have stored; what this request has changed and not committed stays as it is."""
         if self.record is not None and record.digest != self.record.digest:
             self.old_secret = True
+            if self.presented is None:
+                self.presented = self.record.digest
         self.record = record
         self.values.clear()
         for name, slot in list(self.slots.items()):
@@ -259,7 +264,8 @@ class Tracking(View, eq=False):
         for items in (self.lists or {}).values():
             new = [item for item in items.items if item.sequence is None]
             items.items, items.refused, items.unreadable = [], [], False
-            self._read_list(items, record)
+            if not self.clear:
+                self._read_list(items, record)
             items.items = [*(item for item in new if item.front), *items.items, *(item for item in new if not item.front)]
 
     def shut_out(self, seen: Record) -> None:

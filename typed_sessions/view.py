@@ -1,13 +1,7 @@
 """What one request sees of a session, and what it does to it. No I/O, no clock, no cookies; what comes of it is `tracking`'s.
 
-Every value that is looked at becomes a *slot*. A slot knows the stored field it came from, and how the request changed it:
-
-    READ      decoded, not assigned; at the commit a mutable one is compared with what is stored (rule 5)
-    ASSIGNED  set whatever is stored by then: the last commit wins
-    UPDATED   functions to apply to whatever is stored by then; `value` is this request's view of the result
-    DELETED   removed whatever is stored by then
-
-What is read of keys whose values cannot be changed in place needs no slot: nobody has to look at it again.
+Every value that is looked at becomes a slot (see `slots`). What is read of keys whose values cannot be changed in place needs none:
+nobody has to look at it again.
 """
 
 from __future__ import annotations
@@ -16,23 +10,21 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import CoroutineType
-from typing import Any, Literal, Protocol, TypeAlias, final
+from typing import Any, NoReturn, Protocol
 
 import msgspec
 
 from .clients import Client
 from .codecs import DecodeRefused
-from .errors import HeadersSent, KeyTypeError, PolicyError, Rejected, SessionClosed, SessionEnded
+from .errors import HeadersSent, KeyTypeError, PolicyError, Rejected, SessionClosed, SessionEnded, SessionError
 from .keys import AnyKey, Key, ListKey, key_of, known_key
 from .record import FIELD_HEAD, FIELD_LIST, FIELD_SEALED, Record, field_revision, unpack_elements, unpack_field
 from .renamed import holder
 from .residents import ABSENT
 from .sealing import SealingKeys, unsealed
+from .slots import Item, ListSlot, Slot, Updater
 
 logger: logging.Logger = logging.getLogger("typed_sessions")
-
-Mode: TypeAlias = Literal["read", "assigned", "updated", "deleted"]
-Updater: TypeAlias = Callable[[Any], Any]  # Any: values of all keys meet here; the typed face is session.py
 
 
 class Surroundings(Protocol):
@@ -52,45 +44,6 @@ class Surroundings(Protocol):
     def clients_of(self, view: View) -> Sequence[Client]: ...
     def check_hooks(self, key: Key[Any]) -> None:
         """Raise `KeyTypeError` for a key whose hooks this manager could not call: coroutine functions, in a synchronous one."""
-
-
-@final
-class Slot(msgspec.Struct, eq=False):
-    key: Key[Any]
-    mode: Mode = "read"
-    present: bool = False
-    value: Any = None
-    base: int = 0
-    older: bytes | None = None
-    """The field under the name that the key had before."""
-    stored: bytes | None = None
-    version: int = 0
-    refused: bool = False
-    encoded: bytes | None = None
-    functions: tuple[Updater, ...] = ()
-    default: object = ABSENT
-    in_place: bool = False
-
-
-@final
-class Item(msgspec.Struct, eq=False):
-    """One element of a list as this request sees it; `sequence` is None for one that it has added."""
-
-    value: object
-    sequence: int | None
-    payload: bytes
-    front: bool
-
-
-@final
-class ListSlot(msgspec.Struct, eq=False):
-    key: ListKey[Any]
-    items: list[Item] = []
-    refused: list[int] = []
-    removed: list[int] = []
-    unreadable: bool = False
-    """What is stored is no list at all, and stays until it is `dropped` or an element is added."""
-    dropped: bool = False
 
 
 class View(msgspec.Struct, eq=False):
@@ -126,6 +79,10 @@ class View(msgspec.Struct, eq=False):
     lasting: bool = False
     """Whether the policy has a Max-Age, so that `persistent` can be True."""
     refusals: list[tuple[str, str]] | None = None
+    committing: bool = False
+    """The store is being told what has changed: another task's changes would not be among them, and would count as committed."""
+    presented: bytes | None = None
+    """The digest of the secret that the request came with, if the record's is another since `refresh`."""
     rejected: BaseException | None = None
     """What `require` has raised, until the request is over."""
 
@@ -279,6 +236,8 @@ class View(msgspec.Struct, eq=False):
     def before_write(self, what: AnyKey) -> None:
         if self.closed:
             self.refuse_closed()
+        if self.committing:
+            self._refuse_meanwhile(f"{what!r} cannot be written")
         if self.over or self.end_asked:
             raise SessionEnded(f"{what!r} cannot be written: the session has ended")
         if self.headers_sent and self.record is None and not self.discarding:
@@ -288,7 +247,7 @@ class View(msgspec.Struct, eq=False):
             )
 
     def assign(self, key: Key[Any], value: object) -> None:
-        if self.closed or self.over or self.end_asked or self.headers_sent:
+        if self.closed or self.over or self.end_asked or self.headers_sent or self.committing:
             self.before_write(key)
         if key.has_hooks:
             self.around.check_hooks(key)
@@ -381,17 +340,14 @@ class View(msgspec.Struct, eq=False):
     def remove_where(self, key: ListKey[Any], match: Callable[[Any], bool], first: bool) -> int:
         self.before_write(key)
         slot = self.list_slot(key)
-        removed = 0
+        removed: list[Item] = []
         kept: list[Item] = []
         for item in slot.items:
-            if (first and removed) or not match(item.value):
-                kept.append(item)
-                continue
-            removed += 1
-            if item.sequence is not None:
-                slot.removed.append(item.sequence)
+            (kept if (first and removed) or not match(item.value) else removed).append(item)
+        # Only now, when nothing of it has raised.
+        slot.removed += [item.sequence for item in removed if item.sequence is not None]
         slot.items = kept
-        return removed
+        return len(removed)
 
     def clear_list(self, key: ListKey[Any]) -> None:
         self.remove_where(key, lambda _: True, False)
@@ -453,8 +409,13 @@ class View(msgspec.Struct, eq=False):
     def _before_lifecycle(self, verb: str) -> None:
         if self.closed:
             self.refuse_closed()
+        if self.committing:
+            self._refuse_meanwhile(f"the session cannot be {verb}")
         if self.over or self.end_asked:
             raise SessionEnded(f"the session cannot be {verb}: it has ended")
+
+    def _refuse_meanwhile(self, what: str) -> NoReturn:
+        raise SessionError(f"{what} while another task of the request commits the session: await that first, or it would be lost")
 
     def refuse_closed(self) -> None:
         raise SessionClosed(

@@ -15,6 +15,7 @@ from typed_sessions import (
     AsyncSessionManager,
     Conflict,
     HeadersSent,
+    Key,
     NoSession,
     NotOpened,
     Rejected,
@@ -62,6 +63,67 @@ async def test_the_first_value_makes_the_session(site: Site) -> None:
     assert [cookie.partition("=")[0] for cookie in answer.all("set-cookie")] == ["SESSION_KEY", "SESSION_ADDR"]
     assert (answer.all("cache-control"), site.store.calls) == (["no-store"], {"create": 1})
     assert await site.stored(jar) == 1
+
+
+@in_loop
+async def test_an_applications_own_headers_stay_its_own(site: Site) -> None:
+    """A message that is the same for everybody: one visitor's cookies go to no other."""
+    start = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]}
+
+    async def app(scope: Scope, _: Receive, send: Send) -> None:
+        if scope["path"] == "/visit":
+            await site.set(scope, 1)
+        await send(start)
+        await send({"type": "http.response.body", "body": b"hello"})
+
+    assert len((await asgi(site.app(app), path="/visit")).all("set-cookie")) == 2
+    assert (await asgi(site.app(app))).headers == [("content-type", "text/plain")]
+    assert start["headers"] == [(b"content-type", b"text/plain")]
+
+
+@pytest.mark.parametrize("create", ["on_write", True])
+@in_loop
+async def test_two_tasks_open_one_session(site: Site, create: Any) -> None:
+    """They ask for it at the same time, of a store that is waited for: both have it, and what each writes is there."""
+    site.store = Watched(site.store.store, blocking=True)
+    site.sessions = AsyncSessionManager(cast("Any", site.store), clock=site.clock)
+
+    async def both(scope: Scope) -> str:
+        async def one(key: Key[Any], value: Any) -> Session:
+            session = await open_session(scope)
+            session[key] = value
+            return session
+
+        first, second = await asyncio.gather(one(site.visits, 3), one(site.name, "ann"))
+        assert first is second
+        return f"{first[site.visits]} {first[site.name]}"
+
+    jar = Jar()
+    app = site.app(says(both), create=create)
+    for _ in range(2):
+        assert (await asgi(app, jar)).text == "3 ann"
+    assert await site.stored(jar) == 3
+    assert site.store.calls["create"] == 1
+
+
+@in_loop
+async def test_whoever_looks_when_the_request_is_over_is_told(site: Site) -> None:
+    """A task that outlives it, and looks for the first time."""
+    tasks: list[asyncio.Task[Session]] = []
+    over = asyncio.Event()
+
+    async def later(scope: Scope) -> Session:
+        await over.wait()
+        return await open_session(scope)
+
+    async def begins(scope: Scope) -> str:
+        tasks.append(asyncio.create_task(later(scope)))
+        return "begun"
+
+    await asgi(site.app(says(begins)), await site.jar())
+    over.set()
+    with pytest.raises(SessionClosed, match="the request is over"):
+        await tasks[0]
 
 
 @in_loop

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import datetime
 import http.client
 import socket
@@ -47,6 +48,33 @@ def test_a_visit_counter_on_one_connection(site: Site) -> None:
         assert [answer.all("Cache-Control") for answer in answers] == [[], ["no-store"], [], [], []]
         assert all(answer.all("Vary") == ["Cookie"] for answer in answers)
         assert site.store.calls == {"create": 1, "open": 3, "commit": 2}
+
+
+def test_a_thread_that_outlives_its_request_gets_no_other_requests_session(site: Site) -> None:
+    """A reverse proxy's connection goes on to the next visitor's request, and the thread looks for the first time then."""
+    contexts: list[contextvars.Context] = []
+    problems: list[BaseException] = []
+
+    def looks() -> None:
+        try:
+            current_session()
+        except SessionClosed as problem:
+            problems.append(problem)
+
+    def begins(page: Handler) -> str:
+        contexts.append(contextvars.copy_context())
+        return "begun"
+
+    def second(page: Handler) -> str:
+        page.session[site.visits] = 2
+        thread = threading.Thread(target=contexts[0].run, args=(looks,))
+        thread.start()
+        thread.join()
+        return "done"
+
+    with serving(site.handler({"/begins": begins, "/second": second})) as server, Connection(server) as proxy:
+        assert [proxy.ask(path, jar=Jar()).text for path in ("/begins", "/second")] == ["begun", "done"]
+    assert len(problems) == 1
 
 
 def test_the_cookies_say_who_it_is_and_never_the_connection(site: Site) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import http.client
 import threading
 from collections.abc import Iterable, Iterator
@@ -14,7 +15,7 @@ import pytest
 from tests.filters.servers import Answer, Jar, WSGIRequest, environ, wsgi
 from tests.filters.wsgi_site import Site, Start, says, streams
 from typed_sessions import HeadersSent, NoSession, SessionClosed, current_session
-from typed_sessions.filters.wsgi import open_session
+from typed_sessions.filters.wsgi import SessionMiddleware, open_session
 
 
 @pytest.fixture
@@ -256,6 +257,45 @@ def test_the_session_is_closed_after_its_request(site: Site) -> None:
     for session in kept:
         with pytest.raises(SessionClosed):
             session[site.visits]
+
+
+def test_whoever_looks_when_the_request_is_over_is_told(site: Site) -> None:
+    """A thread that outlives it, and looks for the first time."""
+    contexts: list[contextvars.Context] = []
+    wsgi(site.app(says(lambda: contexts.append(contextvars.copy_context()))), site.jar())
+    with pytest.raises(SessionClosed, match="the request is over"):
+        contexts[0].run(current_session)
+
+
+def test_an_applications_own_headers_stay_its_own(site: Site) -> None:
+    """Headers that are the same for everybody: one visitor's cookies go to no other."""
+    headers = [("Content-Type", "text/plain")]
+
+    def app(environ: dict[str, Any], start_response: Start) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/visit":
+            site.set(1)
+        start_response("200 OK", headers)
+        return [b"hello"]
+
+    filtered = SessionMiddleware(app, site.sessions)
+    assert len(wsgi(filtered, path="/visit").all("Set-Cookie")) == 2
+    assert wsgi(filtered).headers == [("Content-Type", "text/plain")]
+    assert headers == [("Content-Type", "text/plain")]
+
+
+def test_what_is_done_after_the_first_write_is_committed(site: Site) -> None:
+    """With `write` the headers leave early, and the application goes on before it returns its body."""
+    jar = site.jar()
+
+    def app(_: dict[str, Any], start_response: Start) -> Iterable[bytes]:
+        session = current_session()
+        write = start_response("200 OK", [("Content-Type", "text/plain")])
+        write(b"begun")
+        session[site.visits] = 7
+        return []
+
+    assert wsgi(site.app(app), jar).text == "begun"
+    assert site.stored(jar) == 7
 
 
 def test_open_session_takes_the_environ(site: Site) -> None:

@@ -12,7 +12,8 @@ import pytest
 from tests.faces import FACES, PEER, Browser, Face
 from tests.rules.scene import handle_of, is_open, listen, live
 from tests.watched import Watched
-from typed_sessions import Client, End, Key, MemoryStore, StoreUnavailable
+from typed_sessions import Client, End, Key, MemoryStore, StoreUnavailable, keeper
+from typed_sessions.journal import replay
 from typed_sessions.testing import isolated_keys
 
 Make = Callable[..., Face]
@@ -209,6 +210,57 @@ def test_rule_13_a_crash_in_the_middle_of_the_hooks(memory_face: Face, tmp_path:
     sweep(face)
     assert cleaned == ["value of key"]
     assert not is_open(browser)
+
+
+def test_rule_13_a_crash_before_the_first_snapshot(memory_face: Face, tmp_path: Path) -> None:
+    """The journal alone knows of the end then: the hooks run after the restart all the same."""
+    face = memory_face
+    path, cleaned = tmp_path / "sessions", list[str]()
+    assert face.call(face.manager.load_sessions(path)) == 0
+
+    class Killed(BaseException):
+        pass
+
+    def killed(value: str) -> None:
+        raise Killed
+
+    with isolated_keys():
+        browser = face.browser()
+        with browser.visit() as session:
+            session[Key("key", str, cleanup_delete=killed)] = "value of key"
+        turn = browser.open()
+        turn.session.end()
+        with pytest.raises(Killed):
+            turn.finish()
+    face.store = MemoryStore()
+    face.renew()
+    assert face.call(face.manager.load_sessions(path)) == 1
+    Key("key", str, cleanup_delete=cleaned.append)
+    face.clock.advance(LEASE)
+    sweep(face)
+    assert cleaned == ["value of key"]
+
+
+def test_rule_08_what_ends_while_it_is_loaded_stays_ended(memory_face: Face, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its owner signs out after the journal was read, and before the sessions are put back: a program that serves may load too."""
+    face = memory_face
+    path = tmp_path / "sessions"
+    browser = face.browser()
+    with browser.visit() as session:
+        session[Key("plain", str)] = "plain"
+    face.call(face.manager.save_sessions(path))
+    copy = browser.copy()
+
+    def replayed(*args: Any, **options: Any) -> Any:
+        found = replay(*args, **options)
+        face.call(face.manager.end(handle_of(browser)))
+        return found
+
+    if face.kind == "async":
+        return  # the file is read in a thread there, whose loop is busy: the same code
+    monkeypatch.setattr(keeper, "replay", replayed)
+    assert face.call(face.manager.load_sessions(path)) == 0
+    assert not is_open(copy)
 
 
 def test_rule_13_hooks_that_have_run_do_not_run_again_after_a_restart(memory_face: Face, tmp_path: Path) -> None:

@@ -9,13 +9,26 @@ import threading
 from collections.abc import Callable, Sized
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from tests.faces import PEER, Browser, Face
 from tests.rules.scene import Connection, handle_of, live
-from typed_sessions import AddressPolicy, End, Key, ListKey, MemoryStore, Rejected, Request, StoreFull, StoreUnavailable, TooLarge
+from typed_sessions import (
+    AddressPolicy,
+    End,
+    Key,
+    ListKey,
+    MemoryStore,
+    Rejected,
+    Request,
+    SessionManager,
+    StoreFull,
+    StoreUnavailable,
+    TooLarge,
+)
+from typed_sessions.testing import isolated_keys
 
 Make = Callable[..., Face]
 
@@ -54,6 +67,58 @@ def ends(face: Face) -> list[tuple[str, str]]:
 
     face.manager.on(End, hear)
     return heard
+
+
+@pytest.mark.stores("memory", "sqlite")
+def test_rule_30_a_full_store_with_hooks_that_wait_says_so(make_face: Make, name: Key[str]) -> None:
+    """What has ended, and waits for a process that knows its hooks, makes no room, and keeps nobody looking for any."""
+    face = make_face(store_options={"max_sessions": 3}, timeout=3600, granularity=300)
+    browser = face.browser()
+    with isolated_keys(), browser.visit() as session:
+        session[Key("stock", str, cleanup_delete=print)] = "book"
+    with browser.visit() as session:
+        session.end()
+    for _ in range(3):
+        assert use(begin(face, name), name)
+    face.call(face.manager.sweep())
+    face.clock.advance(100)  # the lease is over
+    with pytest.raises(StoreFull):
+        begin(face, name)
+
+
+def test_rule_30_a_session_that_is_being_created_can_still_make_room(name: Key[str]) -> None:
+    """Another thread looks for room when it is counted and not there yet: it is passed over then, and not forgotten."""
+    sessions = SessionManager(store := MemoryStore(max_sessions=2, shards=1))
+
+    class Meanwhile:
+        """The shard's lock; before it is taken first, another thread wants to create a session."""
+
+        def __init__(self, lock: Any) -> None:
+            self.lock, self.first = lock, True
+
+        def __enter__(self) -> None:
+            if self.first:
+                self.first = False
+                with pytest.raises(StoreFull):
+                    create()
+            self.lock.__enter__()
+
+        def __exit__(self, *exc: object) -> None:
+            self.lock.__exit__(*exc)
+
+    def create() -> list[tuple[str, str]]:
+        session, finish = sessions.start_check(Request(headers=[], peer=PEER))
+        session[name] = "ann"
+        return finish()
+
+    cookie = "; ".join(value.partition(";")[0] for header, value in create() if header == "Set-Cookie")
+    sessions.start_check(Request(headers=[("Cookie", cookie)], peer=PEER))[1]()  # in use: it makes no room
+    shard = store._shards[0]  # pyright: ignore[reportPrivateUsage]  # the moment between two locks is nowhere else to be had
+    shard.lock = cast("Any", Meanwhile(shard.lock))
+    create()
+    for _ in range(5):
+        create()
+    assert len(store) == 2
 
 
 @pytest.mark.stores("memory", "sqlite")
@@ -373,3 +438,17 @@ def test_rule_30_an_id_that_is_taken_takes_no_room(make_face: Make, name: Key[st
     assert use(second, name)
     assert use(browser, name)
     assert held(face) == 2
+
+
+def test_rule_30_max_clients_bounds_addresses_that_linger(make_face: Make) -> None:
+    """Also where it is 1: the last one counts."""
+    face = make_face(max_clients=1, address_policy=AddressPolicy(match="off"))
+    stock = Key("stock", str, cleanup_no_client=lambda _: True)
+    browser = face.browser()
+    with browser.visit() as session:
+        session[stock] = "book"
+    for n in range(5):
+        with browser.copy(f"192.0.2.{n + 1}").visit() as session:
+            assert session[stock] == "book"
+    [view] = face.call(face.manager.all())
+    assert [client.address for client in view.clients] == ["192.0.2.5"]

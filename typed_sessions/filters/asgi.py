@@ -18,7 +18,7 @@ import msgspec
 from ..aio import AsyncSessionManager
 from ..clients import Client
 from ..errors import COMMIT_FAILURES, CommitFailure, Headers, NoSession, NotOpened, Rejected
-from ..exchange import BAD_REQUEST, Exchange, Guard, plain_answer
+from ..exchange import BAD_REQUEST, Exchange, Guard, plain_answer, refuse_late
 from ..finish import close_exchange, discard_exchange, forget_changes
 from ..policy import CookiePolicy
 from ..session import Create, Error, Session, enter, leave
@@ -120,7 +120,7 @@ class SessionMiddleware:
         token = enter(response)
         try:
             if self._eager:
-                await response.open()
+                await self._sessions.open_exchange(exchange)
             await self._app(scope, receive, response.send)
             if exchange.tracking is not None:
                 if exchange.tracking.untouched:
@@ -215,10 +215,10 @@ async def open_session(scope: Scope, /) -> Session:
     response = scope.get(_KEY)
     if type(response) is _Response:
         exchange = response.exchange
-        if exchange.session is not None:
+        if exchange.session is not None and exchange.opening is None:
             return exchange.session
         try:
-            opened = response.sessions.open_soon(exchange)
+            opened = response.open()
             return opened if isinstance(opened, Session) else await opened
         except (Rejected, *COMMIT_FAILURES) as refused:
             exchange.refused = refused
@@ -254,8 +254,9 @@ class _Response(msgspec.Struct, eq=False):
     def current(self) -> Session:
         return _current(self)
 
-    async def open(self) -> Session:
-        return await self.sessions.open_exchange(self.exchange)
+    def open(self) -> Session | Awaitable[Session]:
+        refuse_late(self.exchange)
+        return self.sessions.open_soon(self.exchange)
 
     def send(self, message: Message) -> Awaitable[None]:
         # Not a coroutine: a request that never looks at its session should not pay for one.
@@ -278,7 +279,8 @@ class _Response(msgspec.Struct, eq=False):
                     if committing is not None:
                         return self._start(message, committing)
                 tracking.headers_sent = True
-                message["headers"] = [*message.get("headers", ()), *_headers_of(exchange)]
+                # Another message: the application may use its own for everybody.
+                message = {**message, "headers": [*message.get("headers", ()), *_headers_of(exchange)]}
             exchange.headers_sent = True
         return self.raw_send(message)
 
@@ -295,8 +297,7 @@ class _Response(msgspec.Struct, eq=False):
         if exchange.tracking is not None:
             exchange.tracking.headers_sent = True
         exchange.headers_sent = True
-        message["headers"] = [*message.get("headers", ()), *_headers_of(exchange)]
-        await self.raw_send(message)
+        await self.raw_send({**message, "headers": [*message.get("headers", ()), *_headers_of(exchange)]})
 
     async def finish(self) -> None:
         """The application has returned: commit what it changed while the body went out."""
@@ -388,16 +389,16 @@ class _WebSocket:
         if self._cut:
             raise _Cut("the WebSocket was closed, since its session has ended")
         if kind == "websocket.accept" and not self._accepted:
-            await self._leave(message, 101)
+            message = await self._leave(message, 101)
             self._accepted = True
         elif kind == "websocket.http.response.start":
-            await self._leave(message, message["status"])
+            message = await self._leave(message, message["status"])
         elif kind == "websocket.close":
             self._closed = True
         await self._send(message)
 
-    async def _leave(self, message: Message, status: int) -> None:
-        """The headers leave, in the answer to the handshake."""
+    async def _leave(self, message: Message, status: int) -> Message:
+        """The headers leave, in the answer to the handshake, which is returned with them."""
         exchange = self.exchange
         if exchange.tracking is not None:
             if status >= 500:
@@ -406,8 +407,7 @@ class _WebSocket:
                 await self._sessions.commit_exchange(exchange)
             exchange.tracking.headers_sent = True
         exchange.headers_sent = True
-        if exchange.looked:
-            message["headers"] = [*message.get("headers", ()), *_headers_of(exchange)]
+        return {**message, "headers": [*message.get("headers", ()), *_headers_of(exchange)]} if exchange.looked else message
 
     async def finish(self) -> None:
         """The application has returned: commit what it changed since."""

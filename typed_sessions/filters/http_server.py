@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from ..clients import Client
 from ..errors import COMMIT_FAILURES, CommitFailure, Headers, NoSession, Rejected
-from ..exchange import BAD_REQUEST, Exchange, Guard, plain_answer
+from ..exchange import BAD_REQUEST, Exchange, Guard, plain_answer, refuse_late
 from ..finish import close_exchange, discard_exchange
 from ..manager import SessionManager
 from ..policy import CookiePolicy
@@ -50,6 +50,24 @@ class HandlerReader:
 _READER = HandlerReader()
 
 
+@final
+class _Request:
+    """One request of a connection, for `current_session()`: a thread that outlives it must not get the next one's."""
+
+    __slots__ = ("_exchange", "_sessions", "session_client")
+
+    def __init__(self, sessions: SessionManager, exchange: Exchange, client: Client) -> None:
+        self._sessions = sessions
+        self._exchange = exchange
+        self.session_client: Client = client
+
+    def current(self) -> Session:
+        if self._exchange.session is not None:
+            return self._exchange.session
+        refuse_late(self._exchange)
+        return self._sessions.open_exchange(self._exchange)
+
+
 class SessionHandler(BaseHTTPRequestHandler):
     """A `BaseHTTPRequestHandler` whose `self.session` is the request's session, opened when it is first looked at.
 
@@ -76,15 +94,10 @@ class SessionHandler(BaseHTTPRequestHandler):
     @property
     def session(self) -> Session:
         """The session of this request."""
-        return self.current()
-
-    def current(self) -> Session:
-        """For `current_session()`."""
         exchange = self._exchange
         if exchange is None:
             raise NoSession("there is no request yet: self.session is for do_GET and its like")
-        session = exchange.session
-        return self.sessions.open_exchange(exchange) if session is None else session
+        return _Request(self.sessions, exchange, self.session_client).current()
 
     def check_session(self, session: Session) -> bool:
         """Whether the session is sound; False ends it and answers `session_error`. Override it; otherwise nothing is checked."""
@@ -122,7 +135,7 @@ class SessionHandler(BaseHTTPRequestHandler):
         if not super().parse_request():
             return False
         self._exchange = Exchange(self._guard, self)
-        enter(self)  # until `handle_one_request` goes back to what was before
+        enter(_Request(self.sessions, self._exchange, self.session_client))  # until `handle_one_request` goes back to what was before
         return True
 
     @override
@@ -140,6 +153,8 @@ class SessionHandler(BaseHTTPRequestHandler):
             raise
         finally:
             leave(token)
+            if self._exchange is not None:
+                self._exchange.source = None  # this handler goes on to the connection's next request
             if self._held is not None:
                 self.wfile, self._held = self._held, None
             if self.session_client.closing:

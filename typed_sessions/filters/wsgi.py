@@ -13,7 +13,7 @@ import msgspec
 
 from ..clients import Client
 from ..errors import COMMIT_FAILURES, CommitFailure, Headers, NoSession, Rejected
-from ..exchange import BAD_REQUEST, Exchange, Guard, plain_answer
+from ..exchange import BAD_REQUEST, Exchange, Guard, plain_answer, refuse_late
 from ..finish import close_exchange, discard_exchange, forget_changes
 from ..manager import SessionManager
 from ..policy import CookiePolicy
@@ -85,7 +85,10 @@ class SessionMiddleware:
             kind: object = type(body)
             if (kind is list or kind is tuple) and response.status:
                 # The application is done: nothing of it runs any more.
+                written = response.write is not None
                 response.send_headers()
+                if written and exchange.tracking is not None:
+                    self._sessions.commit_exchange(exchange)  # what it has done after its first `write`
                 close_exchange(exchange)
                 exchange.source = None  # no reference cycle through the environ
                 return cast("Sequence[bytes]", body)
@@ -123,6 +126,7 @@ class _Response(msgspec.Struct, eq=False):
         exchange = self.exchange
         if exchange.session is not None:
             return exchange.session
+        refuse_late(exchange)
         try:
             return self.sessions.open_exchange(exchange)
         except (Rejected, *COMMIT_FAILURES) as refused:
@@ -164,7 +168,7 @@ class _Response(msgspec.Struct, eq=False):
                     except BaseException:
                         forget_changes(exchange)  # an application that answers in another way now has not done this
                         raise
-            self.headers.extend(exchange.headers())
+            self.headers = [*self.headers, *exchange.headers()]  # a new list: the application may use its own for everybody
         self._let_go(self.status, self.headers)
 
     def _let_go(self, status: str, headers: list[tuple[str, str]]) -> None:

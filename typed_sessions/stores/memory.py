@@ -87,7 +87,6 @@ class MemoryStore:
             roomy = self._count < self._max_sessions and len(self._newer) + len(self._older) <= 2 * self._count + _SLACK
             if roomy:
                 self._count += 1
-                self._newer.append(key)
                 if ahead:
                     self._wheel.add(key, due, now)
         if not roomy:
@@ -102,6 +101,8 @@ class MemoryStore:
         if taken:
             self._leave()
             return "taken"
+        # Not before it is there: whoever makes room would take it for one that has gone, and it would never make room itself.
+        self._newer.append(key)
         if not (roomy and ahead):
             with self._books:
                 self._wheel.add(key, due, now)
@@ -318,7 +319,6 @@ class MemoryStore:
                     self._drop_used()
                 if self._count < self._max_sessions:
                     self._count += 1
-                    self._newer.append(key)
                     return crowded
             if not self._evict(now) and not self._reap(now):
                 raise StoreFull(
@@ -391,6 +391,8 @@ class MemoryStore:
                 record = record.copy()
                 record.ending = Ending("lifetime" if record.due == record.deadline else "timeout", now, 0.0)
                 shard.put(key, record.pack())
+            elif record.ending is not None and record.ending.claimed_until <= now:
+                self._unclaimed.append(key)  # for a sweep; back in the wheel it would be found again at once, and for ever
             else:
                 with self._books:
                     self._wheel.add(key, record.due if record.ending is None else record.ending.claimed_until, now)

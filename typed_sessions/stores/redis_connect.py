@@ -26,7 +26,7 @@ _ELSEWHERE = ("READONLY", "LOADING", "MASTERDOWN", "MOVED", "NOAUTH", "NOREPLICA
 """Refusals of a server that is not the right one any more, or not yet: the next verb looks for it anew."""
 _FORBIDDEN = ("NOPERM", "ACL failure", "The user executing the script")
 """What a server says to a user who may not do that, outside of scripts and in them."""
-_CLOSED = ("reset by peer", "losed by server", "Broken pipe")
+_CLOSED = ("reset by peer", "losed by server", "Broken pipe", "Connection lost")
 """What is seen of a server that hears no TLS where it expects some."""
 _FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _POLICY = Command(("INFO", "memory"))

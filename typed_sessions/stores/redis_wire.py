@@ -143,7 +143,8 @@ class AsyncLink:
         """As `Link.is_sound`. With TLS the loop closes what the server has closed, and the descriptor may be another's by now."""
         # What came while it was idle the loop has read already. How much that is asyncio tells nobody.
         unread = getattr(self._reader, "_buffer", b"")
-        return not (self._parser.has_data() or unread or self._writer.is_closing() or stirs(self._descriptor))
+        over = self._reader.at_eof() or self._writer.is_closing()
+        return not (self._parser.has_data() or unread or over or stirs(self._descriptor))
 
     def close(self) -> None:
         if self._timer is not None:

@@ -1,0 +1,252 @@
+"""Several rules within one request: a `commit` or `refresh` in its middle, and what others do meanwhile, in tasks or requests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import pytest
+
+from tests.faces import PEER, Browser, Face
+from tests.rules.scene import handle_of, is_open
+from tests.watched import Watched
+from typed_sessions import (
+    AddressPolicy,
+    AsyncSessionManager,
+    Key,
+    ListKey,
+    MemoryStore,
+    Request,
+    Session,
+    SessionError,
+    SessionManager,
+    StoreUnavailable,
+)
+from typed_sessions.record import Record
+
+Make = Callable[..., Face]
+
+
+@pytest.fixture
+def visits() -> Key[int]:
+    return Key("visits", int)
+
+
+@pytest.fixture
+def browser(face: Face, visits: Key[int]) -> Browser:
+    browser = face.browser()
+    with browser.visit() as session:
+        session[visits] = 1
+    return browser
+
+
+def commit(face: Face, session: Session) -> None:
+    face.call(face.manager.commit(session))
+
+
+def test_rule_07_after_a_commit_a_request_sees_one_state(face: Face, browser: Browser, visits: Key[int]) -> None:
+    """Of a value that another request has removed meanwhile: whether it is there, and what is done to it, agree."""
+    other = Key("other", int)
+    turn = browser.open()
+    assert turn.session[visits] == 1
+    with browser.visit() as session:
+        del session[visits]
+    turn.session[other] = 2
+    commit(face, turn.session)
+    assert visits not in turn.session
+    assert turn.session[other] == 2
+    with pytest.raises(KeyError):
+        turn.session.update(visits, lambda n: n + 1)
+    turn.finish()
+
+
+def test_rule_07_a_predicate_that_raises_removes_nothing(face: Face, browser: Browser) -> None:
+    """Not even the elements that it had passed before."""
+    words = ListKey("words", str)
+    with browser.visit() as session:
+        for word in "abc":
+            session[words].append(word)
+
+    def broken(word: str) -> bool:
+        if word == "b":
+            raise ValueError(word)
+        return True
+
+    with browser.visit() as session:
+        with pytest.raises(ValueError, match="b"):
+            session[words].remove_where(broken)
+        assert list(session[words]) == ["a", "b", "c"]
+    with browser.visit() as session:
+        assert list(session[words]) == ["a", "b", "c"]
+
+
+def test_rule_09_refresh_shows_nothing_that_a_renewal_has_cleared(face: Face, browser: Browser) -> None:
+    """`renew(clear=True)`, and then `refresh`: the list holds what this request has added, and nothing of the visitor's before."""
+    words = ListKey("words", str)
+    with browser.visit() as session:
+        session[words].append("before")
+    turn = browser.open()
+    turn.session.renew(clear=True)
+    turn.session[words].append("after")
+    face.call(face.manager.refresh(turn.session))
+    assert list(turn.session[words]) == ["after"]
+    turn.finish()
+    with browser.visit() as session:
+        assert list(session[words]) == ["after"]
+
+
+def test_rule_09_refresh_gives_no_second_renewal(make_face: Make) -> None:
+    """Of two requests that renew, one wins; to have looked at what the other did is no way around that."""
+    face = make_face(overlap=60)
+    visits = Key("visits", int)
+    browser = face.browser()
+    with browser.visit() as session:
+        session[visits] = 1
+    late, first = browser.open(), browser.open()
+    late.session.renew()
+    first.session.renew()
+    first.finish()
+    face.call(face.manager.refresh(late.session))
+    assert not any(name == "Set-Cookie" for name, _ in late.send())
+    with browser.visit() as session:
+        assert session[visits] == 1
+
+
+def test_rule_28_a_sign_out_that_failed_can_be_tried_again(face: Face, browser: Browser) -> None:
+    """The store was down for a moment: the second try signs out, by `commit` or by the request's end."""
+    store = Watched(face.store)
+    face.manager = face.another(store=store)
+    for again in (True, False):
+        visitor = browser if again else face.browser()
+        if not again:
+            with visitor.visit() as session:
+                session[Key("visits", int)] = 1
+        turn, copy = visitor.open(), visitor.copy()
+        turn.session.end()
+        store.faults["end"] = StoreUnavailable("down for a moment")
+        with pytest.raises(StoreUnavailable):
+            commit(face, turn.session)
+        store.faults.clear()
+        if again:
+            commit(face, turn.session)
+        turn.finish()
+        assert not is_open(copy)
+        assert visitor.jar == {}
+
+
+def test_rule_13_what_a_new_session_holds_in_this_process_is_cleaned_up_if_it_ends_at_once() -> None:
+    """Another thread ends it between its creation and its values: the clean-up falls to whoever has brought them."""
+    cleaned: list[object] = []
+    kept = Key("kept", object, resident=True, cleanup_delete=cleaned.append)
+
+    class Ending(Watched):
+        def create(self, record: Record, now: float) -> str:
+            created: str = self.store.create(record, now)
+            assert sessions.end(record.locator.hex())
+            return created
+
+    sessions = SessionManager(cast("Any", Ending(MemoryStore())))
+    session, finish = sessions.start_check(Request(headers=[], peer=PEER))
+    session[kept] = "connection"
+    finish()
+    assert cleaned == ["connection"]
+
+
+def test_rule_23_the_same_address_policy_holds_from_outside(make_face: Make) -> None:
+    """With `mismatch="report"` a request from elsewhere gets its session, and is told so by `get_session` and `delete_session` too."""
+    face = make_face(address_policy=AddressPolicy(mismatch="report"))
+    visits = Key("visits", int)
+    browser = face.browser()
+    with browser.visit() as session:
+        session[visits] = 1
+    abroad = browser.copy("192.0.2.99")
+    with abroad.visit() as session:
+        assert session[visits] == 1
+    assert face.call(face.manager.check_session_cookie(abroad.request()))
+    face.call(face.manager.delete_session(abroad.request()))
+    assert not is_open(browser)
+
+
+def test_rule_12_an_edit_is_no_use(make_face: Make) -> None:
+    """Whatever a program does to a session from outside, nobody has come."""
+    face = make_face(timeout=600)
+    visits = Key("visits", int)
+    browser = face.browser()
+    with browser.visit() as session:
+        session[visits] = 1
+    handle = handle_of(browser)
+    for _ in range(2):
+        face.clock.advance(300)
+        face.edit(handle, lambda session: session.update(visits, lambda n: n + 1))
+    face.clock.advance(100)
+    assert not is_open(browser)
+
+
+# ------------------------------------------------------------------ tasks of one request
+
+
+class Held(Watched):
+    """An asynchronous store whose verbs wait until they are let go."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryStore())
+        self.let_go = asyncio.Event()
+        self.let_go.set()
+
+    def __getattr__(self, name: str) -> Any:
+        verb = super().__getattr__(name)
+        if name not in ("create", "open", "touch", "commit", "end", "sweep", "clear", "scan", "close"):
+            return verb
+
+        async def held(*args: Any) -> Any:
+            await self.let_go.wait()
+            return verb(*args)
+
+        return held
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    yield loop
+    loop.close()
+
+
+def test_rule_07_another_task_cannot_write_during_a_commit(loop: asyncio.AbstractEventLoop) -> None:
+    """It would be lost silently; it is told instead, and writes when the commit is over. An end is kept, and done by the next commit."""
+    visits = Key("visits", int)
+
+    async def work() -> None:
+        store = Held()
+        sessions = AsyncSessionManager(cast("Any", store))
+        session, finish = await sessions.start_check(Request(headers=[], peer=PEER), create=True)
+        session[visits] = 1
+        store.let_go.clear()
+        committing = asyncio.create_task(sessions.commit(session))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        writes: list[Callable[[], object]] = [
+            lambda: session.update(visits, lambda n: n + 1),
+            lambda: session.__setitem__(visits, 5),
+            lambda: session.renew(),
+        ]
+        for write in writes:
+            with pytest.raises(SessionError, match="while another task of the request commits"):
+                write()
+        assert session[visits] == 1
+        store.let_go.set()
+        await committing
+        session[visits] = 2
+        store.let_go.clear()
+        committing = asyncio.create_task(sessions.commit(session))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        session.end()
+        store.let_go.set()
+        await committing
+        assert [view[visits] async for view in sessions.all()] == [2]
+        await finish()
+        assert [view async for view in sessions.all()] == []
+
+    loop.run_until_complete(work())
