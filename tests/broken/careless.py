@@ -13,6 +13,7 @@ from typed_sessions.changes import GONE, Changes, Idle, Outcome, Use, apply_touc
 from typed_sessions.errors import TooLarge
 from typed_sessions.record import (
     FIELD_LIST,
+    FIELD_TWIN,
     Element,
     Ending,
     EndReason,
@@ -292,3 +293,40 @@ class OpeningFromAnywhere(Sound):
             return record
         self.put(after)
         return after
+
+
+class LosingTwins(Sound):
+    """A commit that keeps only the flags that its author knew: what old code deletes under the old name of a key comes back."""
+
+    def put(self, record: Record) -> None:
+        known = {name: bytes((*packed[:6], packed[6] & ~FIELD_TWIN, *packed[7:])) for name, packed in record.fields.items()}
+        super().put(record.copy(known))
+
+
+class RoundingGranularity(Sound):
+    """Whole seconds in a column of integers: a session with a short timeout ends too early."""
+
+    def put(self, record: Record) -> None:
+        record = record.copy()
+        record.granularity = float(int(record.granularity))
+        super().put(record)
+
+
+class ScanningAThousand(Sound):
+    """A scan that takes the first page of what the server gives for all of it."""
+
+    def scan(self, after: bytes | None, limit: int) -> Any:
+        ahead = sorted(self.records)[:1_000]
+        page = [locator for locator in ahead if after is None or locator > after][:limit]
+        more = bool(page) and page[-1] != ahead[-1]
+        return [record for locator in page if (record := self.get(locator)) is not None], page[-1] if more else None
+
+
+class KeepingTheAddress(Sound):
+    """A renewal that takes "no address" for "leave it as it is"."""
+
+    def commit(self, locator: bytes, changes: Changes, idle: Idle, now: float) -> Any:
+        record = self.get(locator)
+        if record is not None and changes.renewal is not None and changes.renewal.address is None:
+            changes.renewal.address = record.address
+        return super().commit(locator, changes, idle, now)

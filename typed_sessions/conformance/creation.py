@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..changes import Changes, Write
 from ..errors import TooLarge
-from ..record import FIELD_SEALED, LOCATOR_BYTES, Ending, Previous, unpack_field
+from ..record import FIELD_HOOKED, FIELD_SEALED, FIELD_TWIN, LOCATOR_BYTES, Ending, Previous, unpack_field
 from .report import expect, expect_that
 from .stand import START, Checks, Stand, renewing, use_of, values_of, writing
 
@@ -29,6 +29,8 @@ async def a_record_comes_back_as_it_was_created(stand: Stand) -> None:
 async def times_are_kept_to_the_last_bit(stand: Stand) -> None:
     """Times are double-precision numbers, and stay the ones they were: a rounded one moves the ends of sessions and of leases."""
     stand.now = 1_700_000_000.123457
+    short = await stand.begin(timeout=5.0, granularity=0.5)
+    await stand.expect_stored(short, "after create of a session with a granularity of half a second")
     record = await stand.begin({"h": b"1"}, hooked=["h"], lifetime=3600.000001, timeout=600.100001)
     await stand.expect_stored(record, "after create")
     stand.now += 60.000013
@@ -99,9 +101,12 @@ async def any_name_is_a_name(stand: Stand) -> None:
 async def versions_and_flags_of_a_value_are_kept(stand: Stand) -> None:
     """A value's version (up to 65,535) and flags are stored with it; they are what a reader decodes by."""
     record = await stand.begin()
-    after = await stand.committed(record, Changes({"new": Write(b"1", 65_535, FIELD_SEALED), "old": Write(b"2", 1)}))
+    flags = {"none": 0, "hooked": FIELD_HOOKED, "sealed": FIELD_SEALED, "twin": FIELD_TWIN, "all": FIELD_HOOKED | FIELD_SEALED | FIELD_TWIN}
+    writes = {name: Write(b"1", 65_535, flag) for name, flag in flags.items()}
+    after = await stand.committed(record, Changes({**writes, "old": Write(b"2", 1)}))
     await stand.expect_stored(after)
-    expect("the versions", [unpack_field(after.fields[name]).version for name in ("new", "old")], [65_535, 1])
+    expect("the versions", [unpack_field(after.fields[name]).version for name in ("all", "old")], [65_535, 1])
+    expect("the flags", {name: unpack_field(after.fields[name]).flags for name in flags}, flags)
 
 
 @checks(8, 18)

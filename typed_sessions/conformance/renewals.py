@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..changes import Changes, Renewal
 from .report import expect
 from .stand import Checks, Stand, renewed, renewing, same, use_of, values_of, writing
 
@@ -25,6 +26,16 @@ async def a_renewal_replaces_the_secret_and_nothing_else(stand: Stand) -> None:
         (record.digest, record.tag_digest, stand.now),
     )
     await stand.expect_stored(after)
+
+
+@checks(9, 17)
+async def a_renewal_binds_to_the_address_it_says(stand: Stand) -> None:
+    """Another one, or none at all: the session is not left bound to the address that it had before."""
+    for address in ("10.9.9.9", None):
+        record = await stand.begin()
+        after = await stand.committed(record, Changes(renewal=Renewal(record.digest, *stand.another_secret(), address, 0.0)))
+        expect("the address", after.address, address)
+        await stand.expect_stored(after)
 
 
 @checks(9)

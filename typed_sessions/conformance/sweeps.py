@@ -155,6 +155,13 @@ async def a_scan_sees_each_session_once(stand: Stand) -> None:
 
 
 @checks(8)
+async def a_scan_of_many_sessions_has_an_end_only_after_the_last(stand: Stand) -> None:
+    """A scan gives every session, however many there are: "sign out everywhere" misses nobody."""
+    records = [await stand.begin() for _ in range(1_050)]
+    expect("the sessions that a scan by 100 gave", len(locators(await stand.scan(100))), len(records))
+
+
+@checks(8)
 async def a_scan_holds_while_others_write(stand: Stand) -> None:
     """Sessions that are there for the whole scan come once, whatever begins, ends or changes meanwhile; none comes twice."""
     staying = [await stand.begin({"n": b"1"}) for _ in range(20)]
