@@ -225,7 +225,7 @@ async def open_session(scope: Scope, /) -> Session:
             raise
     if isinstance(response, _WebSocket):
         session = response.exchange.session
-        return await response.open() if session is None else session
+        return await response.open() if session is None or response.exchange.opening is not None else session
     raise NoSession("this request did not come through typed_sessions.filters.asgi.SessionMiddleware")
 
 
