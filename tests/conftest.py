@@ -10,6 +10,7 @@ import glob
 import os
 import random
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
@@ -63,7 +64,12 @@ def require(tool: str) -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose the seed here, before Hypothesis looks for one, so that the header can print it."""
+    """Choose the seed here, before Hypothesis looks for one, so that the header can print it; and take SIGINT for what it is.
+
+    Who is started in a shell's background ignores it, and would pass that on to the programs that tests interrupt.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     profile = config.getoption("--hypothesis-profile") or ("ci" if IN_CI else "dev")
     if profile != "ci" and config.getoption("--hypothesis-seed") is None:
         config.option.hypothesis_seed = str(random.getrandbits(64))

@@ -69,7 +69,7 @@ LAYERS = (
     "journal",
     "keeper",
     "exchange",
-    "finish background",
+    "finish background tasks",
     "core",
     "steps",
     "endings",

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Generator, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from typing import Any, TypeVar, final
 
 from typing_extensions import Self, override
@@ -30,12 +29,11 @@ from .record import Record
 from .session import Create, Error, Session, SessionView, answered, tracking_of
 from .settings import Configured, locator_of
 from .stores.base import AsyncStore, Created, Store
+from .tasks import Tasks
 from .tracking import Tracking
 
 E = TypeVar("E", bound=Event)
 R = TypeVar("R")
-
-logger: logging.Logger = logging.getLogger("typed_sessions")
 
 _READER = RequestReader()
 
@@ -74,10 +72,7 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
         self._direct: Store | None = None if awaited or store.blocking else store
         """The store, if its verbs neither wait nor have to be awaited."""
         self._offloop = None if awaited or self._direct is not None else OffLoop(store)
-        self._tasks: set[asyncio.Task[Any]] = set()  # Any: each gives something else
-        self._loops: dict[str, tuple[float, Callable[[], Coroutine[Any, Any, object]]]] = {}
-        self._looping: dict[str, asyncio.Task[None]] = {}
-        self._path: str | os.PathLike[str] | None = None
+        self._tasks = Tasks()
 
     def on(self, event: type[E], listener: Callable[[E], Awaitable[None] | None], /) -> Callable[[], None]:
         """As `SessionManager.on`; a listener may be a coroutine function, which is awaited."""
@@ -124,7 +119,7 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
         """For filters: open the request's session; at once, if there is nothing to wait for."""
         direct, core = self._direct, self._core
         now = core.clock()
-        if direct is None or self._loops or now >= core.next_sweep or exchange.opening is not None:
+        if direct is None or self._tasks.repeated or now >= core.next_sweep or exchange.opening is not None:
             return self.open_exchange(exchange)
         presented = core.ask(exchange)
         record: Record | None = None
@@ -154,8 +149,8 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
 
     async def _open(self, exchange: Exchange) -> Session:
         core = self._core
-        if self._loops:
-            self._start_loops(asyncio.get_running_loop())
+        if self._tasks.repeated:
+            self._tasks.start()
         now = core.clock()
         if now >= core.next_sweep:
             await self.run(endings.in_passing(core, exchange, now))
@@ -352,13 +347,7 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
         """For filters: the connection is gone."""
         left = self._core.clients.detach(client)
         if left:
-            self._spawn(self.run(endings.clients_left(self._core, left)))
-
-    def _spawn(self, work: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)  # the loop itself keeps no reference
-        task.add_done_callback(self._tasks.discard)
-        return task
+            self._tasks.spawn(self.run(endings.clients_left(self._core, left)))
 
     # -------------------------------------------------------------- all sessions
 
@@ -421,49 +410,33 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
         """As `SessionManager.autosave`; begins with the first request, or with `async with`."""
         check_every(every)
         keeper_of(self._core.store, None)
-        self._path = path
-        self._loops["autosave"] = (every, lambda: self.save_sessions(path))
+        self._tasks.path = path
+        self._tasks.repeat("autosave", every, lambda: self.save_sessions(path))
 
     @override
     def _tend(self) -> None:
         options = self._core.options
-        running = self._looping.pop("sweep", None)
-        if running is not None:
-            running.cancel()
+        self._tasks.stop("sweep")
         if options.gc == "active":
-            self._loops["sweep"] = (max(options.granularity, 0.01), self.sweep)
-        else:
-            self._loops.pop("sweep", None)
-        with suppress(RuntimeError):
-            self._start_loops(asyncio.get_running_loop())
-
-    def _start_loops(self, loop: asyncio.AbstractEventLoop) -> None:
-        for name, (every, work) in self._loops.items():
-            task = self._looping.get(name)
-            if task is None or task.done():
-                self._looping[name] = loop.create_task(_repeat(name, every, work))
+            self._tasks.repeat("sweep", max(options.granularity, 0.01), self.sweep)
+        self._tasks.start()
 
     async def aclose(self) -> None:
         """As `SessionManager.close`."""
-        for task in self._looping.values():
-            task.cancel()
-        await asyncio.gather(*self._looping.values(), return_exceptions=True)
-        self._looping.clear()
-        self._loops.clear()
+        await self._tasks.stop_all()
         await self.run(endings.close(self._core))
-        while self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.settle()
         try:
-            if self._path is not None:
-                await self.save_sessions(self._path)
-                self._path = None
+            if self._tasks.path is not None:
+                await self.save_sessions(self._tasks.path)
+                self._tasks.path = None
         finally:
             if self._core.keeper is not None:
                 self._core.keeper.close()
             await (self._ask(self._core.store.close) if self._offloop is None else self._offloop.close())
 
     async def __aenter__(self) -> Self:
-        self._start_loops(asyncio.get_running_loop())
+        self._tasks.start()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -508,13 +481,4 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
             asyncio.get_running_loop()
         except RuntimeError:
             return await self.run(plan)  # driven by something else than asyncio: there are no tasks to be cancelled
-        return await asyncio.shield(self._spawn(self.run(plan)))
-
-
-async def _repeat(name: str, every: float, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
-    while True:
-        await asyncio.sleep(every)
-        try:
-            await work()
-        except Exception:
-            logger.exception("the %s of sessions failed; it is tried again in %g s", name, every)
+        return await asyncio.shield(self._tasks.spawn(self.run(plan)))

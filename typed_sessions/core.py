@@ -251,7 +251,7 @@ class Core:
                 self.require_address(exchange)
             return Draft(session_id, first_record(session_id, exchange.address, *first, options, self.idle, now), False)
         changes = tracking.changes(session_id.locator)
-        if changes is None and not forced:
+        if not forced and (changes is None or not tracking.begins()):
             return None
         if exchange.address is None:
             self.require_address(exchange)

@@ -94,6 +94,27 @@ def test_rule_25_on_write_begins_with_the_first_committed_value(face: Face) -> N
         assert len(face.call(face.manager.all())) == number + 1
 
 
+@pytest.mark.parametrize("kind", ["text", "nested", "hooked", "resident"])
+def test_rule_25_what_is_written_and_taken_back_begins_nothing(face: Face, kind: str) -> None:
+    """Between two requests there would be nothing of it, so there is no session and no cookie; `commit` says so and `finish` too."""
+    keys: dict[str, Key[Any]] = {
+        "text": Key("text", str),
+        "nested": Key("nested", list[str]),
+        "hooked": Key("hooked", str, cleanup_delete=str.strip),
+        "resident": Key("resident", object, resident=True),
+    }
+    key = keys[kind]
+    values: dict[str, Any] = {"text": "a", "nested": ["a"], "hooked": "a", "resident": object()}
+    for commit in (False, True):
+        turn = face.browser().open()
+        turn.session[key] = values[kind]
+        assert turn.session.pop(key) is values[kind]
+        if commit:
+            face.call(face.manager.commit(turn.session))
+        assert turn.finish() == [("Vary", "Cookie")]
+    assert len(face.call(face.manager.all())) == 0
+
+
 def test_rule_25_true_begins_with_the_request(face: Face) -> None:
     """SWI's `auto`: the session is there, with its handle, before the handler runs."""
     browser = face.browser()
