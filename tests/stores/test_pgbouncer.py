@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pytest
@@ -38,14 +40,14 @@ unix_socket_dir =
 
 
 @contextmanager
-def pool(server: int, level: str, folder: Path, user: dict[str, Any]) -> Generator[str]:
+def pool(server: int, level: str, user: dict[str, Any]) -> Generator[str]:
     """A URL that leads to the server at this port by way of pgbouncer, which has two connections for everybody, and decides how they
     are isolated."""
     program, port = require("pgbouncer"), free_port()
+    folder = Path(mkdtemp(prefix="pgbouncer-"))
+    folder.chmod(0o755)  # pgbouncer refuses to run as root, and whom it runs as has to come here
     settings = folder / "pgbouncer.ini"
     settings.write_text(SETTINGS.format(server=server, port=port, level=level))
-    for place in (folder, *list(folder.parents)[:2]):
-        place.chmod(0o755)
     process = subprocess.Popen([program, str(settings)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **user)
     url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
     store = PostgresStore(url)
@@ -63,11 +65,12 @@ def pool(server: int, level: str, folder: Path, user: dict[str, Any]) -> Generat
     finally:
         process.terminate()
         process.wait(PATIENCE)
+        shutil.rmtree(folder)
 
 
 @pytest.fixture(params=["read committed", "serializable"])
-def pooled(request: pytest.FixtureRequest, postgres_server: PostgresServer, tmp_path: Path) -> Iterator[str]:
-    with pool(postgres_server.port, request.param, tmp_path, postgres_server.user) as url:
+def pooled(request: pytest.FixtureRequest, postgres_server: PostgresServer) -> Iterator[str]:
+    with pool(postgres_server.port, request.param, postgres_server.user) as url:
         postgres_server.empty()
         yield url
 
@@ -117,9 +120,9 @@ def test_behind_a_pool_in_transaction_mode(pooled: str, kind: str) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="pgbouncer runs on POSIX systems")
-def test_the_pool_loses_the_server(postgres_server: PostgresServer, tmp_path: Path, make: Callable[..., Face]) -> None:
+def test_the_pool_loses_the_server(postgres_server: PostgresServer, make: Callable[..., Face]) -> None:
     """In the middle of a commit: it is the pool that says so, and what the server has done it does not know either."""
-    with Proxy(postgres_server.port) as proxy, pool(proxy.port, "read committed", tmp_path, postgres_server.user) as url:
+    with Proxy(postgres_server.port) as proxy, pool(proxy.port, "read committed", postgres_server.user) as url:
         face, record = make(url, deadline=PATIENCE), new()
         face.call(face.store.create(record, NOW))
         proxy.manner = "cut"
