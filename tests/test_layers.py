@@ -27,6 +27,7 @@ LAYERS = (
     "codecs declared",
     "upgrades",
     "keys renamed",
+    "durations",
     "cookies",
     "policy",
     "address",

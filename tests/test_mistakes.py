@@ -10,6 +10,7 @@ import asyncio
 import gc
 import http.client
 import json
+import pickle
 import socket
 import threading
 import warnings
@@ -78,6 +79,13 @@ DECLARATIONS: dict[str, Case] = {
         KeyTypeError,
         ["save must be a plain function", "hooks are called without await"],
     ),
+    "a load of two": (lambda: key("photo", save=bytes, load=takes_two), KeyTypeError, ["load is called with the bytes alone", __file__]),
+    "a function to downgrade": (
+        lambda: key("n", int, version=2, upgrade=takes_two, was="m", downgrade=takes_one),
+        KeyTypeError,
+        ["downgrade= must be Downgrade(OldType, function)"],
+    ),
+    "a key to copy": (lambda: pickle.dumps(key("n", int)), TypeError, ["<typed Key 'n'", "cannot be pickled"]),
     "a merge that is async": (lambda: key("n", int, merge=coroutine_function), KeyTypeError, ["merge= must be a plain function"]),
     "an upgrade without a version": (lambda: key("n", int, upgrade=max), KeyTypeError, ["give version=2 or more with it"]),
     "an upgrade of the value alone": (
@@ -97,7 +105,7 @@ DECLARATIONS: dict[str, Case] = {
     "the type alone": (lambda: key(int), KeyTypeError, ["the name comes first"]),
     "a resident value with a version": (lambda: key("n", int, resident=True, version=2), KeyTypeError, ["is never stored"]),
     "a type as text": (lambda: key("n", "int"), KeyTypeError, ["'int'", "give the type itself"]),
-    "an empty name": (lambda: key("", int), KeyTypeError, ["a name is 1 to 64 printable characters"]),
+    "an empty name": (lambda: key("", int), KeyTypeError, ["a name is a str of 1 to 64 printable characters"]),
     "a list of sockets": (lambda: ListKey("conns", socket.socket), KeyTypeError, ["socket.socket", "ListKey"]),
     "changing a key": (lambda: setattr(key("n", int), "version", 2), AttributeError, ["a key is what it was declared as"]),
 }
@@ -165,7 +173,18 @@ USES: dict[str, Case] = {
         PolicyError,
         ["the cookie policy has no max_age", "CookiePolicy(max_age=...)"],
     ),
-    "an overlap that is no time": (used(lambda s: s.renew(overlap=-1)), PolicyError, ["renew(overlap=-1)", "0 or more"]),
+    "an overlap that is no time": (
+        used(lambda s: s.renew(overlap=-1)),
+        PolicyError,
+        ["renew(overlap=...) = -1", "seconds, 0 to"],
+    ),
+    "an overlap as text": (used(lambda s: s.renew(overlap="60")), PolicyError, ["renew(overlap=...) = '60'"]),
+    "a timeout beyond all numbers": (used(lambda s: setattr(s, "timeout", 10**5000)), PolicyError, ["a number of 16610 bits"]),
+    "an answer of no status": (
+        used(lambda s: s.require(bool, error=(99, ()))),
+        PolicyError,
+        ["error = (99, ())", "a status of 300 to 599"],
+    ),
 }
 
 

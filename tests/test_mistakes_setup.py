@@ -5,6 +5,7 @@ What a type checker would have said before is passed as Any.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -22,6 +23,7 @@ from typed_sessions import (
     MemoryStore,
     NoSession,
     PolicyError,
+    Request,
     SealingKeys,
     SessionManager,
     SessionOptions,
@@ -47,7 +49,11 @@ OPTIONS: dict[str, Case] = {
     "a class for the store": (lambda: anything(MemoryStore), TypeError, ["expected a store, such as MemoryStore()"]),
     "no store at all": (lambda: anything({}), TypeError, ["SessionManager({})", "expected a store, such as MemoryStore()"]),
     "a timeout of 0": (lambda: SessionManager(timeout=0), PolicyError, ["timeout = 0", "None is never"]),
-    "a timeout as text": (lambda: anything(timeout="600"), PolicyError, ["timeout = '600'", "a positive number of seconds, or None"]),
+    "a timeout as text": (
+        lambda: anything(timeout="600"),
+        PolicyError,
+        ["timeout = '600'", "a positive number of seconds, or None"],
+    ),
     "a lifetime of nothing": (lambda: SessionManager(lifetime=-1), PolicyError, ["lifetime = -1"]),
     "a wrong word to create": (
         lambda: anything(create="on-write"),
@@ -72,6 +78,12 @@ OPTIONS: dict[str, Case] = {
     ),
     "the options by themselves": (lambda: SessionOptions(max_clients=0), PolicyError, ["max_clients = 0", "at least 1"]),
     "a store without room": (lambda: MemoryStore(max_sessions=0), PolicyError, ["MemoryStore(max_sessions=0)", "at least 1"]),
+    "a lifetime beyond all numbers": (
+        lambda: anything(lifetime=float("inf")),
+        PolicyError,
+        ["lifetime = inf", "seconds up to 1e+12, or None; None is never"],
+    ),
+    "a granularity beyond all numbers": (lambda: anything(granularity=10**400), PolicyError, ["granularity = a number of 1329 bits"]),
     "SameSite=None in the open": (lambda: CookiePolicy(same_site="none"), PolicyError, ["same_site='none'", "secure=True beside it"]),
     "a wrong SameSite": (lambda: CookiePolicy(same_site=cast("Any", "laxx")), PolicyError, ["'strict', 'lax' or 'none'", "'laxx'"]),
     "a prefix by hand": (lambda: CookiePolicy(name="__Host-APP"), PolicyError, ["without prefix", "added over https"]),
@@ -87,6 +99,7 @@ OPTIONS: dict[str, Case] = {
     "everybody a proxy": (lambda: AddressPolicy(trusted_proxies=["0.0.0.0/0"]), PolicyError, ["every client could choose its address"]),
     "one sealing key": (lambda: SealingKeys(cast("Any", bytes(32))), PolicyError, ["a sequence of one or more keys", "[os.urandom(32)]"]),
     "a short sealing key": (lambda: SealingKeys([b"secret"]), PolicyError, ["key 0 is 6 bytes", "os.urandom(32)"]),
+    "a redirect to a number": (lambda: redirect(cast("Any", 5)), PolicyError, ["redirect(5)"]),
     "a redirect that is none": (lambda: redirect("/", 200), PolicyError, ["redirect(status=200)", "300 to 399"]),
 }
 
@@ -168,6 +181,7 @@ MANAGERS: dict[str, Case] = {
         ["coroutine_function", "gave an awaitable", "use AsyncSessionManager"],
     ),
     "a condition to await": (lambda: _end_all(coroutine_function), TypeError, ["end_all", "it gave an awaitable"]),
+    "a path for a store": (lambda: anything(Path("sessions.db")), TypeError, ["SessionManager(", "sessions.db", "expected a store"]),
     "a listener to nothing": (lambda: sync().on("End", print), PolicyError, ["on('End', ...)", "such as typed_sessions.End"]),
     "a session for a handle": (used(lambda s: sync().end(s)), TypeError, ["a handle is text, such as session.handle gives"]),
     "bytes for a handle": (lambda: sync().end(bytes(16)), TypeError, ["a handle is text"]),
@@ -177,6 +191,12 @@ MANAGERS: dict[str, Case] = {
         lambda: sync().start_check({"HTTP_COOKIE": "SESSION_KEY=secret"}),
         TypeError,
         ["a typed_sessions.Request, not a builtins.dict", "Request(headers=..., peer=...)", "or use the filter"],
+    ),
+    "headers as a mapping": (lambda: Request(headers=cast("Any", {}), peer=None), TypeError, ["Request(headers=dict)", "headers.items()"]),
+    "a socket's address": (
+        lambda: Request(headers=[], peer=cast("Any", ("192.0.2.7", 4711))),
+        TypeError,
+        ["Request(peer=('192.0.2.7', 4711))", "client_address[0]"],
     ),
 }
 

@@ -108,6 +108,17 @@ def check_headers(headers: Headers) -> None:
             raise ValueError(f"the header {name!r} of an error: expected a token, and a value of Latin-1 without line ends")
 
 
+def check_error(error: tuple[int, Headers]) -> None:
+    """Raise `PolicyError` unless it is a status with header pairs, like what `redirect` returns."""
+    fits = isinstance(error, tuple) and len(error) == 2 and type(error[0]) is int and 300 <= error[0] <= 599
+    if not fits or isinstance(error[1], str) or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in error[1]):
+        raise PolicyError(f'error = {error!r}: expected a status of 300 to 599 with header pairs, such as (403, []) or redirect("/login")')
+    try:
+        check_headers(error[1])
+    except (TypeError, ValueError) as problem:
+        raise PolicyError(f"error = {error!r}: {problem}") from None
+
+
 class Rejected(SessionError):
     """A check refused the request: answer with `status` and `headers`; `reason` says which check it was."""
 

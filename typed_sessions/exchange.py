@@ -9,14 +9,15 @@ from __future__ import annotations
 import http
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, final
+from types import NoneType
+from typing import Any, Protocol, cast, final
 from urllib.parse import quote
 
 import msgspec
 
 from .clients import Client
 from .cookies import SetCookie, is_value, parse_cookies
-from .errors import PolicyError, Rejected, RejectedReason, SessionClosed, check_headers
+from .errors import PolicyError, Rejected, RejectedReason, SessionClosed, check_error
 from .lifecycle import Verdict
 from .policy import CookiePolicy, SessionCookies, filtered, leave_alone
 from .session import Create, Error, Session
@@ -46,6 +47,12 @@ class Request:
     path: str = "/"
     https: bool = False
     client: Client | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(cast("object", self.peer), (str, NoneType)):
+            raise TypeError(f"Request(peer={self.peer!r}): expected an address as text, such as client_address[0], or None")
+        if hasattr(self.headers, "items"):
+            raise TypeError(f"Request(headers={type(self.headers).__name__}): expected header pairs, such as headers.items()")
 
 
 class Reader(Protocol):
@@ -137,22 +144,11 @@ class Guard:
         self.error: Error = error
 
 
-def check_error(error: Error) -> None:
-    """Raise `PolicyError` unless it is a status with header pairs, like what `redirect` returns."""
-    fits = isinstance(error, tuple) and len(error) == 2 and type(error[0]) is int and 300 <= error[0] <= 599
-    if not fits or isinstance(error[1], str) or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in error[1]):
-        raise PolicyError(f'error = {error!r}: expected a status of 300 to 599 with header pairs, such as (403, []) or redirect("/login")')
-    try:
-        check_headers(error[1])
-    except (TypeError, ValueError) as problem:
-        raise PolicyError(f"error = {error!r}: {problem}") from None
-
-
 def redirect(location: str, /, status: int = 303) -> Error:
     """An `error` that sends the browser elsewhere: `Location`, and a status that makes it GET (RFC 9110 15.4.4)."""
-    if not 300 <= status <= 399:
+    if type(status) is not int or not 300 <= status <= 399:
         raise PolicyError(f"redirect(status={status!r}): expected a status of 300 to 399")
-    if not location or any(character in location for character in "\r\n\0"):
+    if not isinstance(location, str) or not location or any(character in location for character in "\r\n\0"):
         raise PolicyError(f"redirect({location!r}): expected an address without control characters")
     return status, (("Location", quote(location, safe=_URI)),)
 

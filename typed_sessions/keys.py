@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from typing import Any, Final, Generic, Literal, NoReturn, TypeAlias, TypeVar, cast, final, overload
 
-from typing_extensions import TypeForm, override
+from typing_extensions import Self, TypeForm, override
 
 from .codecs import DecodeRefused, HookedCodec, TypedCodec
 from .declared import caller, hook_name, in_module, misfit
@@ -34,6 +34,26 @@ _missing: Final = object()
 _PLAIN: Final = "must be a plain function: it runs while a value is read, which never waits"
 
 
+class _Declared:
+    """What is declared once in a process: unchangeable, and its own copy."""
+
+    __slots__ = ()
+
+    @override
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"{self!r} cannot be changed: a key is what it was declared as")
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    @override
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{self!r} cannot be pickled: a process declares its keys itself, by importing the module that does")
+
+
 class KeyView(Generic[T_co]):
     """A key as reading takes it: that of a `list[str]` will do where an `Iterable[str]` is wanted. Writing takes the `Key`.
 
@@ -44,7 +64,7 @@ class KeyView(Generic[T_co]):
 
 
 @final
-class Key(KeyView[T]):
+class Key(_Declared, KeyView[T]):
     """The key of one value of type `T` in every session.
 
     Three kinds:
@@ -175,7 +195,10 @@ class Key(KeyView[T]):
             for option, hook in (("save", save), ("load", load)):
                 if not callable(hook):
                     _refuse(name, where, f"{option}= must be a function, not {hook!r}")
-            codec = HookedCodec(save, load, deterministic)
+            try:
+                codec = HookedCodec(save, load, deterministic)
+            except KeyTypeError as problem:
+                _refuse(name, where, str(problem))
         elif type is _missing:
             _refuse(
                 name,
@@ -214,6 +237,8 @@ class Key(KeyView[T]):
             if was == name:
                 _refuse(name, where, "was= is the name that the key had before, not the one it has")
         if downgrade is not None:
+            if not isinstance(cast("object", downgrade), Downgrade):
+                _refuse(name, where, f"downgrade= must be Downgrade(OldType, function), not {downgrade!r}")
             if was is None:
                 _refuse(name, where, "downgrade= is for code that knows the key by another name: give was= with it")
             first = upgrade.first if isinstance(upgrade, Upgrades) else 1
@@ -247,10 +272,6 @@ class Key(KeyView[T]):
         _register(self)
 
     @override
-    def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError(f"{self!r} cannot be changed: a key is what it was declared as")
-
-    @override
     def __repr__(self) -> str:
         return f"<{self.kind} Key {self.name!r} declared at {self.where}>"
 
@@ -265,7 +286,7 @@ class Key(KeyView[T]):
 
 
 @final
-class ListKey(Generic[T]):
+class ListKey(_Declared, Generic[T]):
     """The key of many values of type `T`, in order: SWI-Prolog's facts. `session[key]` is a `SessionList`.
 
     Two requests that append both succeed, and one that removes takes away only what it has seen. Elements are values, not places:
@@ -307,10 +328,6 @@ class ListKey(Generic[T]):
         parts = ("list", _type_name(type), version, _upgrade_name(upgrade))
         set_(self, "signature", (*(in_module(part, module) for part in parts), _file(where)))
         _register(self)
-
-    @override
-    def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError(f"{self!r} cannot be changed: a key is what it was declared as")
 
     @override
     def __repr__(self) -> str:
@@ -418,7 +435,7 @@ def _check_first(name: object, where: str) -> None:
 
 def _check_name_and_version(name: str, version: int, where: str, option: str = "") -> None:
     if type(name) is not str or not name or len(name) > MAX_NAME or not name.isprintable():
-        raise KeyTypeError(f"Key({option}{name!r}) declared at {where}: a name is 1 to {MAX_NAME} printable characters")
+        raise KeyTypeError(f"Key({option}{name!r}) declared at {where}: a name is a str of 1 to {MAX_NAME} printable characters")
     if type(version) is not int or not 1 <= version <= MAX_VERSION:
         raise KeyTypeError(f'Key("{name}", version={version!r}) declared at {where}: a version is a whole number, 1 to {MAX_VERSION}')
 

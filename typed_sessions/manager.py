@@ -20,6 +20,7 @@ from .background import Background
 from .changes import Use
 from .clients import Client
 from .core import Core
+from .durations import check_timeout
 from .errors import KeyTypeError, NoSession, SessionEnded, SessionError
 from .events import Event
 from .exchange import BAD_REQUEST, Exchange, Guard, Request, RequestReader
@@ -32,7 +33,6 @@ from .session import Create, Error, Session, SessionView, answered, tracking_of
 from .settings import Configured, locator_of
 from .stores.base import Store
 from .tracking import Tracking
-from .view import check_timeout
 
 E = TypeVar("E", bound=Event)
 R = TypeVar("R")

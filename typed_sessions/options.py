@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, fields
 from typing import Literal, final
 
+from .durations import check_seconds, check_timeout
 from .errors import PolicyError
 from .session import Create
-from .view import check_timeout
 
 _ROUTE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -55,11 +54,9 @@ class SessionOptions:
         check_timeout("timeout", self.timeout)
         check_timeout("lifetime", self.lifetime)
         for name, least in (("granularity", 0.0), ("overlap", 0.0), ("linger", 0.0), ("deadline", 0.001), ("reap_grace", 0.0)):
-            value: object = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < math.inf:
-                raise PolicyError(f"{name} = {value!r}: expected a number of seconds, {least:g} or more")
+            check_seconds(name, getattr(self, name), least)
         for name, allowed in (("create", ("on_write", True, False)), ("gc", ("passive", "active")), ("old_id", ("report", "end"))):
-            value = getattr(self, name)
+            value: object = getattr(self, name)
             if not any(value is word or (isinstance(value, str) and value == word) for word in allowed):
                 hint = nearest(value, [word for word in allowed if isinstance(word, str)])
                 raise PolicyError(f"{name} = {value!r}: expected {' or '.join(map(repr, allowed))}{hint}")

@@ -15,7 +15,7 @@ import msgspec
 from typing_extensions import override
 
 from .clients import Client
-from .errors import Headers, KeyTypeError, NoSession, Rejected
+from .errors import Headers, KeyTypeError, NoSession, Rejected, check_error
 from .keys import AnyKey, Key, KeyView, ListKey, known_key
 from .residents import ABSENT
 from .tracking import Tracking
@@ -78,7 +78,8 @@ class SessionList(Sequence[T], Generic[T]):
 
     @override
     def __repr__(self) -> str:
-        return f"<SessionList of {self._key!r}, {len(self)} values>"
+        # For logs and debuggers, so also when the session can no longer be read.
+        return f"<SessionList of {self._key!r}, {'closed' if self._tracking.closed else f'{len(self)} values'}>"
 
 
 class SessionView(msgspec.Struct, eq=False):
@@ -264,7 +265,11 @@ class Session(SessionView, eq=False):
         self._tracking.ask_renew(overlap, clear)
 
     def require(self, check: Callable[[Session], bool], /, *, error: Error = _FORBIDDEN) -> None:
-        """Refuse the request, raising `Rejected` with `error`, unless `check(session)`. The session stays."""
+        """Refuse the request, raising `Rejected` with `error`, unless `check(session)`. The session stays.
+
+        Raises `PolicyError` for an `error` that is no status of 300 to 599 with header pairs.
+        """
+        check_error(error)
         if not answered(check(self), "session.require", check):
             raise refused(self, error)
 

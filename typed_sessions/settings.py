@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Final, Generic, Literal, TypeVar
@@ -62,7 +63,7 @@ class Configured(Generic[S]):
     ) -> None:
         refuse(unknown)
         used = MemoryStore() if store is None else store
-        if isinstance(used, type) or not callable(getattr(used, "open", None)):
+        if isinstance(used, (type, os.PathLike)) or not callable(getattr(used, "open", None)):
             raise TypeError(f"{type(self).__name__}({store!r}): expected a store, such as MemoryStore()")
         options = SessionOptions(
             timeout=timeout,

@@ -7,7 +7,6 @@ nobody has to look at it again.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from types import CoroutineType
 from typing import Any, NoReturn, Protocol
@@ -16,6 +15,7 @@ import msgspec
 
 from .clients import Client
 from .codecs import DecodeRefused
+from .durations import check_seconds, check_timeout
 from .errors import HeadersSent, KeyTypeError, PolicyError, Rejected, SessionClosed, SessionEnded, SessionError
 from .keys import AnyKey, Key, ListKey, key_of, known_key
 from .record import FIELD_HEAD, FIELD_LIST, FIELD_SEALED, Record, field_revision, unpack_elements, unpack_field
@@ -359,8 +359,8 @@ class View(msgspec.Struct, eq=False):
 
     def ask_renew(self, overlap: float | None, clear: bool) -> None:
         self._before_lifecycle("renewed")
-        if overlap is not None and (isinstance(overlap, bool) or not 0 <= overlap < math.inf):
-            raise PolicyError(f"renew(overlap={overlap!r}): expected a number of seconds, 0 or more")
+        if overlap is not None:
+            check_seconds("renew(overlap=...)", overlap)
         if self.headers_sent:
             raise HeadersSent(
                 "the session cannot be renewed any more: the response's headers have left without the new cookie; renew earlier"
@@ -451,12 +451,3 @@ class View(msgspec.Struct, eq=False):
         if codec is None or not codec.mutable or not codec.comparable or slot.encoded is None:
             return False
         return codec.encode(slot.value) != slot.encoded
-
-
-def check_timeout(option: str, seconds: float | None) -> None:
-    """Raise `PolicyError` unless it is None or a positive, finite number of seconds."""
-    if seconds is None:
-        return
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf:
-        hint = "; None is never" if seconds == 0 else ""
-        raise PolicyError(f"{option} = {seconds!r}: expected a positive number of seconds, or None{hint}")

@@ -24,7 +24,7 @@ from typing import Any, Concatenate, Generic, TypeVar, cast, final, overload
 
 from typing_extensions import ParamSpec
 
-from ..exchange import check_error
+from ..errors import check_error
 from ..keys import Key, ListKey
 from ..residents import ABSENT
 from ..session import Error, Session, SessionList, current_session, refused
