@@ -100,7 +100,7 @@ def test_rule_25_what_is_written_and_taken_back_begins_nothing(face: Face, kind:
     keys: dict[str, Key[Any]] = {
         "text": Key("text", str),
         "nested": Key("nested", list[str]),
-        "hooked": Key("hooked", str, cleanup_delete=str.strip),
+        "hooked": Key("hooked", str, cleanup_delete=print),
         "resident": Key("resident", object, resident=True),
     }
     key = keys[kind]
