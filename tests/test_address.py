@@ -147,7 +147,7 @@ def test_without_a_trusted_peer_headers_are_not_looked_at(policy: AddressPolicy)
     assert policy.origin("[2001:DB8::1]:4711", not_asked) == Origin("2001:db8::1", None)
 
 
-@pytest.mark.parametrize("policy", [AddressPolicy(), BEHIND_PROXY, AddressPolicy(trusted_proxies=("unix",))])
+@pytest.mark.parametrize("policy", [AddressPolicy(), BEHIND_PROXY])
 def test_a_peer_that_is_no_address_is_no_address(policy: AddressPolicy) -> None:
     """A4: a test client's "testclient" neither raises, nor equals anything, nor is trusted."""
     address, https = policy.origin("testclient", not_asked)
@@ -170,13 +170,44 @@ def test_no_peer_is_fine_when_addresses_do_not_matter() -> None:
     assert AddressPolicy(match="off").origin(None, not_asked) == Origin(None, None)
 
 
-@pytest.mark.parametrize("peer", [None, ""])
+@pytest.mark.parametrize("peer", [None, "", "localhost", "<local>", "unix", "unix:/run/server.sock"])
 def test_on_a_unix_socket_the_proxy_tells(peer: str | None) -> None:
-    """Rule 21: "unix" trusts whoever connects without a peer; the client's own hops stay unbelieved."""
+    """Rule 21: "unix" trusts whoever connects without an address, whatever a server calls that; the client's own hops stay unbelieved."""
     policy = AddressPolicy(trusted_proxies=("unix",))
     assert policy.origin(peer, sent(xff=["8.8.8.8, " + CLIENT], proto=["https"])) == Origin(CLIENT, True)
     assert policy.origin(peer, sent()) == Origin(None, None)
     assert policy.origin(PROXY, not_asked) == Origin(PROXY, None)
+
+
+# ------------------------------------------------------------------ headers that do not arrive
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+@pytest.mark.parametrize(("peer", "named"), [(PROXY, PROXY), (None, "Unix socket"), ("localhost", "Unix socket")])
+def test_a_trusted_proxy_without_any_header_is_reported_once(caplog: pytest.LogCaptureFixture, peer: str | None, named: str) -> None:
+    """Rule 21: there are servers that remove the headers, which nothing else would tell; each policy says it once."""
+    for _ in range(2):
+        policy = AddressPolicy(trusted_proxies=(PROXY, "unix"))
+        for _ in range(3):
+            policy.origin(peer, sent())
+        assert policy.origin(peer, sent(xff=[CLIENT])).address == CLIENT
+    first, second = warnings_of(caplog)
+    assert first == second
+    for text in (named, "X-Forwarded-For", "waitress", "clear_untrusted_proxy_headers=False"):
+        assert text in first
+
+
+@pytest.mark.parametrize("headers", [sent(xff=[CLIENT]), sent(forwarded=[f"for={CLIENT}"]), sent(proto=["https"]), sent(xff=["unknown"])])
+def test_where_the_headers_arrive_nothing_is_reported(caplog: pytest.LogCaptureFixture, headers: Headers) -> None:
+    """Rule 21: nor for the proxy's own requests after that (health checks), nor for peers that are no proxies."""
+    policy = AddressPolicy(trusted_proxies=(PROXY,))
+    policy.origin(CLIENT, not_asked)
+    policy.origin(PROXY, headers)
+    policy.origin(PROXY, sent())
+    assert warnings_of(caplog) == []
 
 
 # ------------------------------------------------------------------ X-Forwarded-For

@@ -8,6 +8,7 @@ it is read from there, as far as the hops are proxies that the policy trusts, an
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import Literal, NamedTuple, cast, final
 
 from .errors import NoPeerAddress, PolicyError
+
+_log = logging.getLogger("typed_sessions")
 
 LONGEST_ADDRESS = 100  # characters; the longest IPv6 text with brackets, a zone and a port stays well below
 LONGEST_ELEMENT = 2048  # characters of one hop in `Forwarded`: room for host names of 255
@@ -37,6 +40,12 @@ _NO_PEER = (
     "the request came without a peer address, so no session can be bound to it. If the server listens on a Unix socket behind a proxy "
     'that sets X-Forwarded-For (or Forwarded), say so with AddressPolicy(trusted_proxies=("unix",)); to bind sessions to no address, '
     'use AddressPolicy(match="off")'
+)
+_NOT_FORWARDED = (
+    "the first request of a trusted proxy (%s) came with none of the headers Forwarded, X-Forwarded-For and X-Forwarded-Proto. If others "
+    "come like this, all visitors have the proxy's own address, or none, and its scheme: over https they get the cookies of http. Either "
+    "the proxy is not told to set these headers, or the server removes them (waitress does, without clear_untrusted_proxy_headers=False). "
+    "A health check of the proxy's own needs none. This is said once"
 )
 
 
@@ -109,7 +118,7 @@ class AddressPolicy:
         cookies are left alone, so that a stolen cookie does not sign its owner out. `"end"`: the session ends. `"report"`: it is
         only reported.
     trusted_proxies: the proxies whose forwarded headers are believed: addresses, networks (`"10.0.0.0/8"`), or the word `"unix"` for
-        whoever connects through a Unix socket, where servers give no peer. List every proxy of the route. Each must append to the
+        whoever connects through a Unix socket, where servers give no address. List every proxy of the route. Each must append to the
         header, or set it.
 
     Raises `PolicyError` if a word, a prefix or a proxy is not of this kind. Names are not resolved. `0.0.0.0/0` and `::/0` are refused:
@@ -126,6 +135,7 @@ class AddressPolicy:
     mismatch: Literal["refuse", "end", "report"] = "refuse"
     trusted_proxies: Sequence[str] = ()
     _unix: bool = field(init=False, repr=False, compare=False)
+    _heard: bool = field(default=False, init=False, repr=False, compare=False)  # whether a trusted proxy has been heard of
     _networks: tuple[tuple[int, int, int], ...] = field(init=False, repr=False, compare=False)  # version, first number, mask
 
     def __post_init__(self) -> None:
@@ -150,17 +160,20 @@ class AddressPolicy:
         The scheme is the `proto=` of the element where the walk ended, or the value of `X-Forwarded-Proto` at that place from the right
         (a single value applies to all hops); None if nobody tells, or if the two differ.
 
-        Nothing that a client sends makes it raise. A peer that cannot be parsed (`"testclient"`) is no address. With no peer (None or
-        empty) and `"unix"` not trusted it raises `NoPeerAddress`, unless `match="off"`.
+        Nothing that a client sends makes it raise. A peer that cannot be parsed (`"testclient"`) is no address; where `"unix"` is
+        trusted, it is the other end of a Unix socket. With no peer (None or empty) and `"unix"` not trusted it raises `NoPeerAddress`,
+        unless `match="off"`. The first request of a trusted proxy is logged as a warning if it has none of these headers.
         """
-        if peer:
-            address = canonical(peer)
-            if not self._networks or address is None or not self._trusts(address):
+        address = canonical(peer) if peer else None
+        if address is not None:
+            if not self._networks or not self._trusts(address):
                 return Origin(address, None)
             return self._forwarded_origin(address, headers)
         if self._unix:
+            # Servers that listen on a Unix socket give no peer, or a word of their own: "localhost", "<local>", "unix". A client
+            # cannot claim to be one: it is the server that says who its peer is, and on an internet socket that is an address.
             return self._forwarded_origin(None, headers)
-        if self.match == "off":
+        if peer or self.match == "off":
             return Origin(None, None)
         raise NoPeerAddress(_NO_PEER)
 
@@ -196,7 +209,13 @@ class AddressPolicy:
         # Several fields of one name are one list (RFC 9110 section 5.3); WSGI servers hand them over already joined. Leading emptiness
         # comes from proxies that append to a header which was not there.
         standard, customary = (",".join(headers(name)).lstrip(" \t,") for name in ("forwarded", "x-forwarded-for"))
-        by_custom = self._by_x_forwarded(peer, customary, ",".join(headers("x-forwarded-proto")))
+        schemes = ",".join(headers("x-forwarded-proto"))
+        if not self._heard:
+            # Once: where headers do come, a request without them is the proxy's own, and where none comes, one line says it.
+            object.__setattr__(self, "_heard", True)
+            if not (standard or customary or schemes):
+                _log.warning(_NOT_FORWARDED, peer or "on a Unix socket")
+        by_custom = self._by_x_forwarded(peer, customary, schemes)
         if not standard:
             return by_custom
         by_standard = self._by_forwarded(peer, standard)

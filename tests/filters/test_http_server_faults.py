@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
 from tests.filters.http_site import Handler, Site
 from tests.filters.servers import Connection, exchange, serving
 from typed_sessions import Conflict, Rejected, StoreUnavailable, TooLarge
+from typed_sessions.filters import http_server
 
 FAILURES = [(StoreUnavailable("it is down"), 503), (Conflict("eight times"), 503), (TooLarge("too large"), 500)]
 
@@ -167,6 +171,65 @@ def test_a_commit_that_fails_after_the_headers_cuts_the_connection(site: Site) -
         with pytest.raises(Exception, match="IncompleteRead"):
             browser.ask("/page")
     assert [type(error) for error in server.errors] == [StoreUnavailable]
+
+
+def refuses(handler: Handler) -> None:
+    raise Rejected("require", 403)
+
+
+def head_of_post(length: int) -> bytes:
+    return f"POST /refused HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n".encode()
+
+
+def answer_on(raw: socket.socket) -> bytes:
+    """All that the other end says."""
+    return b"".join(iter(lambda: raw.recv(65_536), b""))
+
+
+@pytest.mark.parametrize("read", [0, 200_000])
+def test_a_refused_post_whose_body_nobody_has_read_gets_its_answer(site: Site, read: int) -> None:
+    """What is still under way is taken and dropped; otherwise the connection is reset, and the answer with it."""
+
+    def refused(handler: Handler) -> None:
+        handler.rfile.read(read)
+        refuses(handler)
+
+    with ExitStack() as kept:
+        with serving(site.handler({"/refused": refused})) as server:
+            raw = kept.enter_context(socket.create_connection(("127.0.0.1", server.port), 10))
+            raw.sendall(head_of_post(400_000) + b"x" * 200_000)
+            assert answer_on(raw).startswith(b"HTTP/1.1 403 ")
+            raw.sendall(b"x" * 200_000)
+            raw.shutdown(socket.SHUT_WR)
+        # The handler has ended: a reset would be known by now.
+        assert raw.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+    assert server.errors == []
+
+
+@pytest.mark.parametrize("bound", ["seconds", "the server's timeout", "bytes"])
+def test_what_is_dropped_of_a_refused_post_is_bounded(site: Site, monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
+    """A client that neither sends what it has announced nor goes away keeps no thread for long."""
+    monkeypatch.setattr(http_server, "LINGER", 0.5 if bound == "seconds" else 60)
+    monkeypatch.setattr(http_server, "MOST_DROPPED", 1000 if bound == "bytes" else 1 << 20)
+    attributes = {"timeout": 0.5} if bound == "the server's timeout" else {}
+    started = time.monotonic()
+    with ExitStack() as kept:
+        with serving(site.handler({"/refused": refuses}, **attributes)) as server:
+            raw = kept.enter_context(socket.create_connection(("127.0.0.1", server.port), 10))
+            raw.sendall(head_of_post(10**9) + b"x" * 50_000)
+            if bound != "bytes":  # where the connection is reset, the answer may not be seen
+                assert answer_on(raw).startswith(b"HTTP/1.1 403 ")
+        assert time.monotonic() - started < 30  # the handler's thread has ended, the client is still there
+    assert server.errors == []
+
+
+@pytest.mark.parametrize("length", ["nonsense", "-1", "9" * 5000, "\xb2"])
+def test_a_refused_post_with_a_length_that_is_none(site: Site, length: str) -> None:
+    """The client's text is no reason for an error."""
+    with serving(site.handler({"/refused": refuses})) as server:
+        request = f"POST /refused HTTP/1.1\r\nContent-Length: {length}\r\n\r\n"
+        assert exchange(server, request.encode("latin-1")).startswith(b"HTTP/1.1 403 ")
+    assert server.errors == []
 
 
 def test_a_store_that_is_down_is_no_anonymous_request(site: Site) -> None:

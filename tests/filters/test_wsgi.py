@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import http.client
+import io
 import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
+from wsgiref.util import FileWrapper
 from wsgiref.validate import validator
 
 import pytest
@@ -194,6 +197,69 @@ def test_an_empty_body(site: Site) -> None:
 
     assert wsgi(site.app(app), jar).status == 200
     assert site.stored(jar) == 3
+
+
+@pytest.mark.parametrize("chunks", [[], [b""], [b"one", b"two"]], ids=len)
+def test_the_headers_are_there_when_the_application_has_returned(site: Site, chunks: list[bytes]) -> None:
+    """Some servers look for them before they take the body: where the application has said them, they are complete by then."""
+    taken: list[bytes] = []
+
+    def take(chunk: bytes) -> bytes:
+        taken.append(chunk)
+        current_session()[site.visits] = len(taken)
+        return chunk
+
+    def app(_: dict[str, Any], start_response: Start) -> Iterator[bytes]:
+        current_session()[site.name] = "ann"
+        start_response("404 Not Found", [("Content-Type", "text/plain"), ("X-Mine", "1")])
+        return map(take, chunks)
+
+    jar = Jar()
+    request = WSGIRequest(site.app(app), environ(), jar)
+    with contextlib.closing(request):
+        begun = request.answer()
+        assert (begun.status, begun.all("X-Mine"), len(jar.cookies)) == (404, ["1"], 2)
+        assert (taken, site.stored(jar)) == (chunks[:1], len(chunks[:1]))
+        assert [request.step() for _ in range(len(chunks) + 1)] == [*chunks, None]
+    assert site.stored(jar) == len(chunks)
+
+
+def test_a_stream_without_a_session_is_taken_one_step_ahead(site: Site) -> None:
+    """Rule 25: no trip and no header, and nothing of the body is waited for but its first chunk."""
+    taken: list[int] = []
+
+    def take(n: int) -> bytes:
+        taken.append(n)
+        return b"x"
+
+    def app(_: dict[str, Any], start_response: Start) -> Iterator[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return map(take, range(3))
+
+    request = WSGIRequest(site.app(app), environ(site.jar()))
+    with contextlib.closing(request):
+        assert taken == [0]
+        assert request.step() == b"x"
+        assert taken == [0]
+        answer = request.run()
+    assert (answer.text, answer.headers, site.store.trips) == ("xxx", [("Content-Type", "text/plain")], 0)
+
+
+@pytest.mark.parametrize("looks", [False, True])
+def test_a_file_is_left_to_the_server(site: Site, looks: bool) -> None:
+    """PEP 3333's `wsgi.file_wrapper`: nothing is put around the server's own, so that it can send the file by itself."""
+
+    def app(request: dict[str, Any], start_response: Start) -> Any:
+        if looks:
+            current_session()[site.visits] = 1
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return request["wsgi.file_wrapper"](io.BytesIO(b"text"))
+
+    jar = Jar()
+    request = WSGIRequest(SessionMiddleware(app, site.sessions), {**environ(), "wsgi.file_wrapper": FileWrapper}, jar)
+    assert isinstance(request.body, FileWrapper) is not looks
+    answer = request.run()
+    assert (answer.status, answer.text, len(jar.cookies)) == (200, "text", 2 if looks else 0)
 
 
 def test_the_write_callable(site: Site) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -154,6 +155,95 @@ def test_rejected_after_the_headers_goes_to_the_server(site: Site) -> None:
     with pytest.raises(Rejected):
         wsgi(site.app(streams(lambda: "begun", refused)), jar)
     assert site.stored(jar) == 1
+
+
+class Laconic(WSGIRequest):
+    """A server whose `start_response` gives nothing and never raises; there are several."""
+
+    starts = 0
+
+    def _start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        self.starts += 1
+        self.status, self.headers = int(status[:3]), headers
+
+
+@pytest.mark.parametrize("problem", [Rejected("require", 303), StoreUnavailable("it is down"), ZeroDivisionError()], ids=repr)
+@pytest.mark.parametrize("how", ["raise", "exc_info"])
+def test_an_answer_that_has_begun_is_cut_off_on_any_server(site: Site, problem: Exception, how: str) -> None:
+    """Where the server does not say whether the headers have left: no second answer follows what is there of the first."""
+    jar = site.jar()
+
+    def app(_: dict[str, Any], start_response: Start) -> Iterator[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        yield b""
+        yield b"begun"
+        yield b"more"
+        current_session()[site.visits] = 9
+        if how == "raise":
+            raise problem
+        try:
+            raise problem
+        except Exception:
+            start_response("503 Busy", [("Content-Type", "text/plain")], sys.exc_info())
+
+    request = Laconic(site.app(app), environ(jar), jar)
+    with pytest.raises(type(problem)):
+        request.run()
+    assert (request.starts, request.status, request.sent, site.stored(jar)) == (1, 200, [b"begun", b"more"], 1)
+
+
+def test_a_refusal_before_the_first_byte_is_an_answer_on_any_server(site: Site) -> None:
+    """Empty chunks say nothing yet."""
+    jar = site.jar()
+
+    def refused() -> None:
+        raise Rejected("require", 403)
+
+    answer = Laconic(site.app(streams(lambda: b"", refused)), environ(jar)).run()
+    assert (answer.status, answer.text) == (403, "403 Forbidden\n")
+
+
+def test_a_server_without_write_is_named(site: Site) -> None:
+    """PEP 3333 asks servers for it; some have none."""
+
+    def app(_: dict[str, Any], start_response: Start) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])(b"text")
+        return []
+
+    with pytest.raises(TypeError, match=r"no write\(\)"):
+        Laconic(site.app(app), environ())
+
+
+@pytest.mark.parametrize("problem", [None, Rejected("require", 403)])
+def test_a_body_whose_first_step_fails_is_closed(site: Site, problem: Exception | None) -> None:
+    """Before the application's call returns: an exception is the call's, a refusal is the answer; and nothing is committed."""
+    jar = site.jar()
+    closed: list[bool] = []
+
+    class Body:
+        def __iter__(self) -> Iterator[bytes]:
+            return self
+
+        def __next__(self) -> bytes:
+            current_session()[site.visits] = 9
+            raise problem or ZeroDivisionError
+
+        def close(self) -> None:
+            closed.append(current_session().exists)
+
+    def app(_: dict[str, Any], start_response: Start) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return Body()
+
+    if problem is None:
+        with pytest.raises(ZeroDivisionError):
+            WSGIRequest(site.app(app), environ(jar)).close()
+    else:
+        request = WSGIRequest(site.app(app), environ(jar))
+        with closing(request):
+            assert request.status == 403
+            assert request.step() == b"403 Forbidden\n"
+    assert (len(closed), site.stored(jar)) == (1, 1)
 
 
 @pytest.mark.parametrize(("failure", "status"), FAILURES, ids=lambda value: type(value).__name__)

@@ -147,6 +147,10 @@ def test_rule_21_the_remedies_work(make_face: Make) -> None:
     browser = begun(face, None, forwarded="192.0.2.1")
     assert stored(face, handle_of(browser)).address == "192.0.2.1"
     assert opens(browser, ("X-Forwarded-For", "192.0.2.1"))
+    for word in ("localhost", "<local>", "unix"):  # what some servers call the other end of a Unix socket
+        assert opens(browser.copy(address=word), ("X-Forwarded-For", "192.0.2.1"))
+        assert not opens(browser.copy(address=word), ("X-Forwarded-For", "198.51.100.1"))
+        assert opens(begun(face, word, forwarded="192.0.2.1"), ("X-Forwarded-For", "192.0.2.1"))
     face.renew(address_policy=AddressPolicy(match="off"))
     for peer in (None, "testclient"):
         assert opens(begun(face, peer))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import socket
 import ssl
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from http.server import BaseHTTPRequestHandler
@@ -22,6 +23,11 @@ from ..finish import close_exchange, discard_exchange
 from ..manager import SessionManager
 from ..policy import CookiePolicy
 from ..session import Create, Error, Session, enter, leave
+
+MOST_DROPPED = 1 << 20
+"""Bytes of a refused request's body that are read and dropped."""
+LINGER = 5.0
+"""Seconds in which they have to come."""
 
 
 @final
@@ -90,6 +96,7 @@ class SessionHandler(BaseHTTPRequestHandler):
     _exchange: Exchange | None = None
     _status = 0
     _held: io.BufferedIOBase | None = None
+    _undrained = 0
 
     @property
     def session(self) -> Session:
@@ -129,6 +136,23 @@ class SessionHandler(BaseHTTPRequestHandler):
             super().finish()
         finally:
             self._connection.close()
+        if self._undrained:
+            with suppress(OSError):  # it has gone, or does not send what it announced
+                self._drain()
+
+    def _drain(self) -> None:
+        """Read what the client may still be sending of a refused request: a connection closed before that is reset, and the answer lost.
+
+        How much of it the handler has read is not known, so a client that has sent everything is told first that nothing more will come.
+        """
+        deadline = time.monotonic() + LINGER
+        self.connection.shutdown(socket.SHUT_WR)
+        while self._undrained > 0 and (left := deadline - time.monotonic()) > 0:
+            self.connection.settimeout(left if self.timeout is None else min(left, self.timeout))
+            dropped = len(self.connection.recv(65_536))
+            if not dropped:
+                return
+            self._undrained -= dropped
 
     @override
     def parse_request(self) -> bool:
@@ -231,3 +255,13 @@ class SessionHandler(BaseHTTPRequestHandler):
         super().end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+        if exchange is not None:
+            self._undrained = self._announced()
+
+    def _announced(self) -> int:
+        """How many bytes of the request's body may be under way, as far as they are worth reading."""
+        if "transfer-encoding" in self.headers:
+            return MOST_DROPPED
+        length = self.headers.get("content-length", "")
+        # int() has a limit of its own, and this is the client's text.
+        return min(int(length), MOST_DROPPED) if length.isascii() and length.isdigit() and len(length) < 20 else 0

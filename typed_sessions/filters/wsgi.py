@@ -1,7 +1,8 @@
 """Sessions for any WSGI server (PEP 3333): a middleware.
 
 Nothing happens until somebody looks at the session. What changed is committed when the first byte of the body, or its end, is at hand and
-before the headers leave; what the body changes while it streams, at its end. Each step of the body runs in the request's context.
+before the headers leave; what the body changes while it streams, at its end. Each step of the body runs in the request's context; the
+first one is taken at once if the application has called `start_response`, for some servers read status and headers when it has returned.
 """
 
 from __future__ import annotations
@@ -83,15 +84,17 @@ class SessionMiddleware:
                 response.current()
             body = self._app(environ, response.start)
             kind: object = type(body)
-            if (kind is list or kind is tuple) and response.status:
-                # The application is done: nothing of it runs any more.
-                written = response.write is not None
+            if not response.status:
+                return _Body(response, body)
+            if kind is list or kind is tuple or (kind is environ.get("wsgi.file_wrapper") and not exchange.looked):
+                # The application is done: nothing of it runs any more. A file may be sent by the server itself, without a copy.
+                written = response.started
                 response.send_headers()
                 if written and exchange.tracking is not None:
                     self._sessions.commit_exchange(exchange)  # what it has done after its first `write`
                 close_exchange(exchange)
                 exchange.source = None  # no reference cycle through the environ
-                return cast("Sequence[bytes]", body)
+                return body
         except (Rejected, *COMMIT_FAILURES) as refused:
             return response.refuse(refused)
         except BaseException:
@@ -99,7 +102,7 @@ class SessionMiddleware:
             raise
         finally:
             leave(token)
-        return _Body(response, body)
+        return _Body(response, body).begun()
 
 
 def open_session(environ: WSGIEnvironment, /) -> Session:
@@ -121,6 +124,10 @@ class _Response(msgspec.Struct, eq=False):
     headers: list[tuple[str, str]] = []
     exc_info: Any = None  # Any: typeshed's triple, passed through
     write: _Write | None = None
+    started: bool = False
+    """The server has the headers. `write` does not tell: from many servers' `start_response` comes None."""
+    begun: bool = False
+    """Something of the body was handed over, so nothing can be said in its place any more."""
 
     def current(self) -> Session:
         exchange = self.exchange
@@ -134,13 +141,14 @@ class _Response(msgspec.Struct, eq=False):
             raise
 
     def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None, /) -> _Write:
-        if status[:3] == "500" and self.write is None:
+        if status[:3] == "500" and not self.started:
             refused = self.exchange.refusal
             if refused is not None:
                 raise refused  # the application's framework would answer it as an error of its own
-        if exc_info is not None and self.write is not None:
+        if exc_info is not None and self.started:
             try:
-                # Which raises if the headers have left; after empty chunks alone they have not.
+                if self.begun:
+                    raise exc_info[1].with_traceback(exc_info[2])  # what PEP 3333 asks of the server; some do not do it
                 return self.start_response(status, [*headers, *self.exchange.headers()], exc_info)
             finally:
                 exc_info = None
@@ -149,12 +157,15 @@ class _Response(msgspec.Struct, eq=False):
 
     def _write(self, data: bytes) -> object:
         self.send_headers()
-        assert self.write is not None
+        if self.write is None:
+            raise TypeError("this server has no write(): its start_response returned None; return the body instead")
+        if data:
+            self.begun = True
         return self.write(data)
 
     def send_headers(self) -> None:
         """Commit, and let the headers go. Raises what the commit raises, and then nothing has gone."""
-        if self.write is not None:
+        if self.started:
             return
         exchange = self.exchange
         if exchange.looked:
@@ -174,20 +185,24 @@ class _Response(msgspec.Struct, eq=False):
     def _let_go(self, status: str, headers: list[tuple[str, str]]) -> None:
         self.write = self.start_response(status, headers, self.exc_info) if self.exc_info else self.start_response(status, headers)
         self.exc_info = None
+        self.started = True
         self.exchange.headers_sent = True
         if self.exchange.tracking is not None:
             self.exchange.tracking.headers_sent = True
 
     def refuse(self, refused: Rejected | CommitFailure) -> list[bytes]:
         """Answer with an error in the application's place. Raises it again if the headers have left."""
-        if self.write is not None:
+        if self.begun:
+            self.abandon()
+            raise refused
+        if self.started:
             self.exc_info = (type(refused), refused, refused.__traceback__)  # with which only the server can tell whether they have
         extra: Headers = ()
         if not self.exchange.done:
             discard_exchange(self.exchange)
             extra = self.exchange.headers()
         status, headers, body = plain_answer(refused.status, [*refused.headers, *extra])
-        if self.write is None:
+        if not self.started:
             self.exc_info = None
         self._let_go(status, headers)
         return [body]
@@ -200,18 +215,32 @@ class _Response(msgspec.Struct, eq=False):
 class _Body:
     """The application's body, each step in the request's context; at the end, what it changed is committed."""
 
-    __slots__ = ("_body", "_iterator", "_over", "_response")
+    __slots__ = ("_body", "_first", "_iterator", "_over", "_response")
 
     def __init__(self, response: _Response, body: Iterable[bytes]) -> None:
         self._response = response
         self._body = body
         self._iterator: Iterator[bytes] | None = None
+        self._first: bytes | None = None
         self._over = False
+
+    def begun(self) -> _Body:
+        """With the first step taken, and so the headers out: some servers look for them when the application has returned."""
+        try:
+            self._first = next(self, None)
+        except BaseException:
+            self.close()  # the server does not get it
+            raise
+        return self
 
     def __iter__(self) -> Iterator[bytes]:
         return self
 
     def __next__(self) -> bytes:
+        first = self._first
+        if first is not None:
+            self._first = None
+            return first
         if self._over:
             raise StopIteration
         response = self._response
@@ -226,6 +255,8 @@ class _Body:
                 self._finish()
                 raise
             response.send_headers()  # before an empty chunk too: a server is owed the headers before the first of any kind
+            if chunk:
+                response.begun = True
             return chunk
         except (Rejected, *COMMIT_FAILURES) as refused:
             self._over = True
