@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # The name of a folder is its `__init__.py`, and `__init__` is the package's own.
 LAYERS = (
     "errors",
-    "clock",
+    "clock forks",
     "wheel",
     "record",
     "changes",
@@ -45,6 +45,7 @@ LAYERS = (
     "stores.base",
     "stores.shard",
     "stores.memory",
+    "stores.sqlite_places",
     "stores.sqlite_file",
     "stores.turns",
     "stores.postgres_schema",
@@ -80,6 +81,8 @@ LAYERS = (
     "offloop",
     "aio",
     "filters",
+    "filters.asgi_base",
+    "filters.asgi_websocket",
     "filters.asgi filters.http_server filters.wsgi",
     "filters.decorators filters.bottle",
     "filters.*",

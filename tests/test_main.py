@@ -91,6 +91,24 @@ def test_a_snapshot_that_cannot_be_written(tmp_path: Path) -> None:
     assert "--snapshot" in fails("--port", 0, "--snapshot", tmp_path)
 
 
+def test_a_snapshot_that_is_refused_is_left_as_it_is(tmp_path: Path) -> None:
+    """A link is not followed, and not replaced, whether it leads anywhere or not; nor is a pipe or a folder. No lock is left behind."""
+    (tmp_path / "elsewhere").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    before = sorted(tmp_path.iterdir())
+    for name in ("link", "dangling"):
+        assert "it is a symbolic link, which is not followed" in fails("--port", 0, "--snapshot", tmp_path / name)
+    for name in ("pipe", "folder"):
+        assert "it is no plain file" in fails("--port", 0, "--snapshot", tmp_path / name)
+    assert "--snapshot" in fails("--port", 0, "--snapshot", tmp_path / ("n" * 240))  # there is no room for what a save adds to the name
+    assert sorted(path for path in tmp_path.iterdir() if path.suffix != ".journal") == before
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "elsewhere").read_text() == "mine"
+
+
 def test_a_snapshot_that_another_demo_uses(tmp_path: Path) -> None:
     """Two servers that save to one file would undo each other's work: the second does not start."""
     with Demo(tmp_path / "snapshot") as first:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import os
 import subprocess
 import sys
@@ -32,6 +33,46 @@ def sealed(request: pytest.FixtureRequest) -> Iterator[Face]:
     face = Face("sync", STORES[request.param](*served), seal=SealingKeys([OLD]))
     yield face
     face.close()
+
+
+def test_rotation_while_processes_are_restarted_one_after_another(tmp_path: Path) -> None:
+    """Behind the old key, in front, rewritten, alone: a process of any step reads and updates what one of the next has written, and the
+    other way round. In one step it would not: what the restarted process writes is lost to the other, and to both then."""
+    counter, who = Key("counter", int), Key("who", str)
+    count = 0
+
+    def process(*keys: bytes) -> Face:
+        return Face("sync", SQLiteStore(tmp_path / "sessions.db"), seal=SealingKeys(keys))
+
+    def hit(face: Face) -> None:
+        nonlocal count
+        browser.face = face
+        with browser.visit() as session:
+            assert session[who] == f"user {count}"
+            count += 1
+            assert session.update(counter, lambda n: n + 1, default=0) == count
+            session[who] = f"user {count}"
+
+    begun = process(OLD)
+    browser = begun.browser()
+    with browser.visit() as session:
+        session[who] = "user 0"
+    steps = [begun, process(OLD, NEW), process(NEW, OLD), process(NEW)]
+    for step, (before, after) in enumerate(itertools.pairwise(steps)):
+        if step == 2:
+            done = all_of(after, BOTH)
+            assert (done.rewritten + done.current, done.refused) == (2, 0)
+        for face in (before, after, after, before, before, after):
+            hit(face)
+    assert count == 18
+    browser.face = steps[2]
+    with browser.visit() as session:
+        session[who] = "user 18"
+    browser.face = steps[0]
+    with browser.visit() as session:
+        assert counter not in session
+    for face in steps:
+        face.close()
 
 
 @pytest.fixture

@@ -66,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     reseal = commands.add_parser(
         "reseal",
         help="seal every value of a store with the newest key",
-        description="Seal every value of a store with the newest of the keys, while requests go on. It can be stopped and run again.",
+        description="Seal every value of a store with the first of the keys, while requests go on. It can be stopped and run again. "
+        "Before it, give the new key to every process that uses the store: behind the old one, and restart them all; then in front of it, "
+        "and restart them all. After it, the old key can go.",
     )
     reseal.add_argument("--store", metavar="URL", required=True, help="sqlite:///FILE, redis://HOST, postgresql://HOST/DATABASE, ...")
     reseal.add_argument(

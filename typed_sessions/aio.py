@@ -17,10 +17,11 @@ from typing_extensions import Self, override
 from . import endings, plans, steps
 from .changes import Outcome, Use
 from .clients import Client, Close
+from .errors import SessionEnded
 from .events import Event
 from .exchange import BAD_REQUEST, Exchange, Guard, Request, RequestReader
 from .finish import Finishing, close_exchange
-from .keeper import keeper_of
+from .keeper import absolute, is_cuttable, keeper_of
 from .lifecycle import judge
 from .manager import SCAN_PAGE, check_every, exchange_of, hold_for_edit, still_open
 from .offloop import OffLoop
@@ -72,7 +73,10 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
         self._direct: Store | None = None if awaited or store.blocking else store
         """The store, if its verbs neither wait nor have to be awaited."""
         self._offloop = None if awaited or self._direct is not None else OffLoop(store)
+        self._core.sleep = asyncio.sleep
         self._tasks = Tasks()
+        if is_cuttable(store):
+            self._core.keeper = keeper_of(store, self._core.options.timeout, self)
 
     def on(self, event: type[E], listener: Callable[[E], Awaitable[None] | None], /) -> Callable[[], None]:
         """As `SessionManager.on`; a listener may be a coroutine function, which is awaited."""
@@ -243,23 +247,24 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
         await self.run(plans.abandon(self._core, exchange))
         close_exchange(exchange)
 
-    async def use_exchange(self, exchange: Exchange) -> bool:
-        """For filters: a message came on a long connection, which is a use. False if the session is over."""
-        tracking = exchange.tracking
+    async def use_exchange(self, exchange: Exchange, asked: float | None = None, *, look: bool = False) -> float | None:
+        """For filters: a message came (a use) or leaves (`look`). When the store was asked last, as `asked` says; or `SessionEnded`."""
+        tracking, core = exchange.tracking, self._core
         if tracking is None or tracking.record is None:
-            return True
-        if tracking.over:
-            return False
-        record, core = tracking.record, self._core
-        now = core.clock()
-        if record.deadline is not None and now >= record.deadline:
-            return False
-        if 0 <= now - record.used < record.granularity:
-            return True
-        if not await self._ask(core.store.touch, record.locator, record.digest, core.idle, now):
-            return False
-        record.used = now
-        return True
+            return asked
+        record, now = tracking.record, core.clock()
+        if (tracking.over and not look) or (record.deadline is not None and now >= record.deadline):
+            raise SessionEnded("the session has ended")
+        before = record.used if not look else tracking.now if asked is None else asked  # None: not since it was opened
+        if 0 <= now - before < record.granularity:
+            return asked
+        if look:
+            still_open(record, await self._ask(core.store.open, record.locator, None, core.idle, now), now)
+        elif await self._ask(core.store.touch, record.locator, record.digest, core.idle, now):
+            record.used = now
+        else:
+            raise SessionEnded("the session has ended")
+        return now
 
     async def check_session_cookie(self, request: Request, /, *, cookie_policy: CookiePolicy | None = None) -> bool:
         """As `SessionManager.check_session_cookie`."""
@@ -392,16 +397,14 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
     async def save_sessions(self, path: str | os.PathLike[str], /) -> int:
         """As `SessionManager.save_sessions`; the file is written in a thread."""
         core = self._core
-        if core.keeper is None:
-            core.keeper = keeper_of(core.store, core.options.timeout)
-        return await asyncio.to_thread(core.keeper.save, path, core.clock())
+        core.keeper = keeper_of(core.store, core.options.timeout, self)
+        return await asyncio.to_thread(core.keeper.save, absolute(path), core.clock())
 
     async def load_sessions(self, path: str | os.PathLike[str], /, *, strict: bool = False) -> int:
         """As `SessionManager.load_sessions`."""
         core = self._core
-        if core.keeper is None:
-            core.keeper = keeper_of(core.store, core.options.timeout)
-        count, problems = await asyncio.to_thread(core.keeper.load, path, core.clock())
+        core.keeper = keeper_of(core.store, core.options.timeout, self)
+        count, problems = await asyncio.to_thread(core.keeper.load, absolute(path), core.clock())
         if strict and problems:
             raise problems[0]
         return count
@@ -409,9 +412,11 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
     def autosave(self, path: str | os.PathLike[str], /, *, every: float = 60) -> None:
         """As `SessionManager.autosave`; begins with the first request, or with `async with`."""
         check_every(every)
-        keeper_of(self._core.store, None)
-        self._tasks.path = path
-        self._tasks.repeat("autosave", every, lambda: self.save_sessions(path))
+        core = self._core
+        core.keeper = keeper_of(core.store, core.options.timeout, self)
+        place = self._tasks.path = absolute(path)
+        core.keeper.autosaves(self, place)
+        self._tasks.repeat("autosave", every, lambda: self.save_sessions(place))
 
     @override
     def _tend(self) -> None:
@@ -432,7 +437,7 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
                 self._tasks.path = None
         finally:
             if self._core.keeper is not None:
-                self._core.keeper.close()
+                self._core.keeper.leave(self)
             await (self._ask(self._core.store.close) if self._offloop is None else self._offloop.close())
 
     async def __aenter__(self) -> Self:

@@ -30,6 +30,10 @@ _ABSTRACT: Final[frozenset[object]] = frozenset(
     {Any, object, Collection, Sequence, MutableSequence, AbstractSet, MutableSet, Mapping, MutableMapping}
 )
 
+_EMPTY: Final[tuple[object, ...]] = (msgspec.NODEFAULT, list, dict, set, tuple, frozenset, bytearray, bytes, str, int, float, bool)
+"""Factories of defaults that give the same each time."""
+_AFTER_READING: Final = ("__post_init__", "__attrs_pre_init__", "__attrs_post_init__")
+
 Records: TypeAlias = dict[type, tuple[str, ...]]
 
 
@@ -37,13 +41,15 @@ Records: TypeAlias = dict[type, tuple[str, ...]]
 class Parts:
     """One walk over all parts of a type. Raises `KeyTypeError` for one that cannot be carried."""
 
-    __slots__ = ("_name", "_seen", "abstract", "exact", "mutable", "records")
+    __slots__ = ("_name", "_seen", "abstract", "exact", "mutable", "records", "repeatable")
 
     def __init__(self, form: object, info: shapes.Type) -> None:
         self._name = describe(form)
         self._seen: set[object] = set()  # recursive types come back to where they were
         self.mutable: bool = False
         """Whether a value of the type, or a part of it, can be changed in place."""
+        self.repeatable: bool = True
+        """Whether reading the same bytes twice gives the same; a class that runs code when it is read may draw an id, or the time."""
         self.records: Records = {}
         """The classes in it that have fields, with the fields' names."""
         self.exact: type | None = next((cls for shape, cls in _EXACT if info == shape), None)
@@ -104,6 +110,10 @@ class Parts:
                 raise KeyTypeError(f"{self._name} cannot be carried: {cls.__qualname__}.{private}: {why} {_WAY_OUT}")
         for field in info.fields:
             self._visit(field.type, f"{cls.__qualname__}.{field.name}")
+            if not _gives_the_same(field.default_factory, self.records):
+                self.repeatable = False
+        if any(hasattr(cls, name) for name in _AFTER_READING):
+            self.repeatable = False
 
     def _in_set(self, info: shapes.Type, path: str) -> None:
         culprit = _unhashable(info)
@@ -154,6 +164,11 @@ _INSTEAD: Final[dict[type, str]] = {
     Iterator: "use Sequence",
     complex: "use tuple[float, float], or " + _WAY_OUT,
 }
+
+
+def _gives_the_same(factory: object, records: Collection[object]) -> bool:
+    """Whether a default that is made when it is needed is the same each time, as far as can be told: a class of fields tells for itself."""
+    return factory in _EMPTY or get_origin(factory) in _EMPTY or (isinstance(factory, type) and factory in records)
 
 
 def _frozen(cls: type) -> bool:

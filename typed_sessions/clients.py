@@ -13,6 +13,7 @@ from typing import TypeAlias, final
 from typing_extensions import override
 
 from .errors import Rejected
+from .forks import renew_after_fork
 from .record import LOCATOR_BYTES
 from .wheel import Wheel
 
@@ -68,6 +69,11 @@ class Clients:
         # Addresses that linger, each with the moment until which it does. As small as can be: every new session has one.
         self._lingering: dict[int, tuple[tuple[str | None, float], ...]] = {}
         self._due = Wheel()
+        renew_after_fork(self)
+
+    def renew_locks(self) -> None:
+        """In the child of a fork."""
+        self._lock = threading.Lock()
 
     def attach(self, client: Client, locator: bytes) -> None:
         """The connection carries this session from now on. Raises `Rejected` (429) when the session has as many as it may."""

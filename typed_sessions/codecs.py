@@ -54,6 +54,11 @@ class Codec(Protocol[T]):
         """Whether two encodings of an unchanged value, in one process, are the same bytes."""
         ...
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether decoding the same bytes twice gives the same value; if not, a part of it is made anew each time, such as an id."""
+        ...
+
     def accept(self, value: T, /) -> bytes:
         """The bytes for a value that is being assigned. Raises KeyTypeError if the next request would not get the same kind of value."""
         ...
@@ -84,7 +89,7 @@ class TypedCodec(Generic[T]):
     `TypedCodec(form)` raises KeyTypeError if the type cannot be carried.
     """
 
-    __slots__ = ("_abstract", "_decode", "_encode", "_name", "_records", "comparable", "exact", "form", "mutable")
+    __slots__ = ("_abstract", "_decode", "_encode", "_name", "_records", "comparable", "exact", "form", "mutable", "repeatable")
 
     def __init__(self, form: TypeForm[T], /) -> None:
         self.form: TypeForm[T] = form
@@ -101,6 +106,7 @@ class TypedCodec(Generic[T]):
         parts = Parts(form, info)
         self.comparable: bool = True
         self.mutable: bool = parts.mutable
+        self.repeatable: bool = parts.repeatable
         self.exact: type | None = parts.exact
         self._records = parts.records
         self._abstract = parts.abstract
@@ -166,10 +172,11 @@ class HookedCodec(Generic[T]):
     """Values that the user's functions turn into bytes and back.
 
     What `save` raises is left alone, since it is raised in the user's own assignment. What `load` raises is a stored value that cannot be
-    read, which is `DecodeRefused`. `deterministic` promises that `save` gives the same bytes for an unchanged value.
+    read, which is `DecodeRefused`. `deterministic` promises that `save` gives the same bytes for an unchanged value, and for each that
+    `load` makes of the same bytes.
     """
 
-    __slots__ = ("_load", "_save", "comparable", "exact", "mutable")
+    __slots__ = ("_load", "_save", "comparable", "exact", "mutable", "repeatable")
 
     def __init__(self, save: Callable[[T], bytes], load: Callable[[bytes], T], deterministic: bool = False) -> None:
         _check_hook("save", save, "the value")
@@ -177,6 +184,7 @@ class HookedCodec(Generic[T]):
         self._save = save
         self._load = load
         self.comparable: bool = deterministic
+        self.repeatable: bool = True
         self.mutable: bool = True
         self.exact: type | None = None
 

@@ -12,6 +12,7 @@ import logging
 import math
 import secrets
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from hmac import compare_digest
@@ -25,6 +26,7 @@ from .clients import Client, Clients
 from .errors import KeyTypeError, NoPeerAddress, PolicyError, Rejected
 from .events import Event
 from .exchange import Exchange
+from .forks import renew_after_fork
 from .keeper import Keeper
 from .keys import Key
 from .lifecycle import Draw, Presented, Verdict, first_record, idle_of, issue, judge, new_record, present
@@ -84,6 +86,8 @@ class Core:
         self.address_policy = address_policy
         self.clock = clock
         self.draw: Draw = secrets.token_bytes
+        self.sleep: Callable[[float], Any] = time.sleep
+        """For a `Pause`: what waits so many seconds, in a synchronous manager's thread or (awaited) in an event loop."""
         self.asynchronous = asynchronous
         self.clients: Clients = Clients(options.max_clients)
         self.residents: Residents = Residents()
@@ -104,6 +108,11 @@ class Core:
         self.any_address: bool = address_policy.match == "off"
         self.next_sweep: float = math.inf
         self.set_options(options)
+        renew_after_fork(self)
+
+    def renew_locks(self) -> None:
+        """In the child of a fork."""
+        self._lock = threading.Lock()
 
     def set_options(self, options: SessionOptions) -> None:
         self.options = options
@@ -277,7 +286,7 @@ class Core:
 
     def is_plain(self, tracking: Tracking) -> bool:
         """Prepare: whether committing is telling the store what was written and nothing else; if not, it is for `plans.commit`."""
-        return not (tracking.flagged or tracking.over or tracking.discarding or tracking.refusals)
+        return not (tracking.flagged or tracking.over or tracking.discarding or tracking.refusals or tracking.let_go)
 
     def is_simple(self, changes: Changes) -> bool:
         """Whether nothing but the store is concerned by these changes."""
@@ -376,7 +385,11 @@ class Core:
         return SessionView(tracking)
 
     def tracking_of(self, record: Record | None, address: str | None, now: float) -> Tracking:
-        return Tracking(self, record, address, now)
+        tracking = Tracking(self, record, address, now)
+        if self.cookie_policy.max_age is not None:
+            tracking.lasting = True
+            tracking.persistent = record is None or record.persistent is not False
+        return tracking
 
 
 def within(path: str, prefix: str) -> bool:

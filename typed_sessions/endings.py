@@ -27,6 +27,10 @@ R = TypeVar("R")
 
 LEASE = 60.0
 """Seconds for which one process has an ended session to itself while it runs the hooks."""
+ENOUGH = 1 / 6
+"""The part of it that has to be left for the hooks of one more session."""
+LOOKS = 8
+"""How many sessions with values in this process a step of a sweep looks for."""
 _FLAGS_AT = 6
 
 
@@ -75,7 +79,8 @@ def _is_first(record: Record) -> bool:
 def bury(core: Core, record: Record, by: Exchange | None = None, carrier: Client | None = None, *, reached: bool = True) -> Plan[bool]:
     """Everything that follows when a session has been marked as ended, in the order of rule 13; whether all hooks that it has have run.
 
-    Where the store cannot be `reached`, the hooks of what it holds are left to whoever claims the session next.
+    Where the store cannot be `reached`, the hooks of what it holds are left to whoever claims the session next; and where the hooks of
+    others, claimed together with it, have used up the time for which it was.
     """
     now = core.clock()
     ending = record.ending
@@ -86,8 +91,11 @@ def bury(core: Core, record: Record, by: Exchange | None = None, carrier: Client
     session = Session(tracking)
     if _is_first(record):
         yield from emit(core, End(SessionView(tracking), ending.reason), session)
+    if record.hooked and ending.claimed_until - ENOUGH * LEASE <= core.clock() < ending.at + core.options.reap_grace:
+        reached = False
     residents = core.residents.drop(record.locator)  # what comes now falls to the commit that brings it
     stored = core.tracking_of(record, record.address, now)  # what is in `session`, listeners and hooks may have changed
+    stored.told = not _is_first(record)  # what nobody can read comes back after each lease
     for view in (tracking, stored):
         view.hold_residents(residents)
     for key in _keys_of([*record.fields, *residents] if reached else residents):
@@ -95,8 +103,9 @@ def bury(core: Core, record: Record, by: Exchange | None = None, carrier: Client
             yield from _clean(core, session, key, stored)
     failure: StoreUnavailable | None = None
     if record.hooked and reached:
-        hooked = [name for name, packed in record.fields.items() if packed[_FLAGS_AT] & FIELD_HOOKED]
-        left = [name for name in hooked if key_of(name) is None and now < ending.at + core.options.reap_grace]
+        if now < ending.at + core.options.reap_grace:
+            hooked = (name for name, packed in record.fields.items() if packed[_FLAGS_AT] & FIELD_HOOKED)
+            left = [name for name in hooked if not _can_read(stored, name)]
         try:
             yield Ask(core.store.clear, (record.locator, [name for name in record.fields if name not in left] if left else None))
         except StoreUnavailable as problem:
@@ -112,9 +121,10 @@ def bury(core: Core, record: Record, by: Exchange | None = None, carrier: Client
     return record.hooked and reached and not left
 
 
-def clean_late(core: Core, record: Record, residents: Mapping[str, object]) -> Plan[None]:
-    """Values of this process that a commit has put into a session whose clean-up was over by then."""
-    stored, tracking = (core.tracking_of(record, record.address, core.clock()) for _ in range(2))
+def clean_late(core: Core, record: Record | None, residents: Mapping[str, object]) -> Plan[None]:
+    """Values of this process in a session whose clean-up was over before they came, or is another process's affair, and so is the rest."""
+    address = None if record is None else record.address
+    stored, tracking = (core.tracking_of(record, address, core.clock()) for _ in range(2))
     for view in (tracking, stored):
         view.hold_residents(residents)
     tracking.discarding = True
@@ -127,6 +137,12 @@ def clean_late(core: Core, record: Record, residents: Mapping[str, object]) -> P
 def _keys_of(names: Iterable[str]) -> list[AnyKey]:
     """The keys of stored names, each once: a renamed key's value may be stored under two."""
     return list(dict.fromkeys(key for name in names if (key := key_of(name)) is not None))
+
+
+def _can_read(stored: Tracking, name: str) -> bool:
+    """Whether this process has the key of a stored value, and can read it; in a rolling deployment another one can."""
+    key = key_of(name)
+    return isinstance(key, Key) and key.codec is not None and not stored.slot(key).refused
 
 
 def _clean(core: Core, session: Session, key: Key[Any], stored: Tracking) -> Plan[None]:
@@ -218,7 +234,19 @@ def _sweep_step(core: Core, now: float, limit: int, carrier: Client | None) -> P
         raise failure
     left = core.clients.lapse(now, limit)
     yield from clients_left(core, left)
+    for locator in core.residents.some(LOOKS) if core.residents.busy else ():
+        yield from _look_for(core, locator, now)
     return len(records), more or len(left) == limit
+
+
+def _look_for(core: Core, locator: bytes, now: float) -> Plan[None]:
+    """Clean up after a session that has values in this process, if another one has ended it: nobody tells this one of it."""
+    record: Record | None = yield Ask(core.store.open, (locator, None, core.idle, now))
+    if not core.residents.missed(locator, record is None):
+        return
+    yield from clean_late(core, None, core.residents.drop(locator))
+    for client in core.clients.ended(locator):
+        yield from close_client(client.take_close())
 
 
 def sweep(core: Core) -> Plan[int]:

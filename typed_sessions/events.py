@@ -46,7 +46,8 @@ class CommitRefused(Event):
 @dataclass(frozen=True)
 class LostUpdate(Event):
     """Of two changes of a value one is lost: changed in place without a `merge`, it overwrote another request's change; or an `update`
-    without a default was dropped, since another request had removed the value."""
+    without a default was dropped, since another request had removed the value; or a value was changed in place after a commit or a
+    refresh had replaced it by what another request stored. What a listener changes in the session then is committed once more."""
 
     name: str
 

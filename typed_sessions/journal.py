@@ -14,6 +14,9 @@ damaged costs itself and never a neighbour:
 
 An entry's order in the file is the order in which it was promised. Several threads and processes may append: every batch is one write
 under the file's lock, and one fsync, outside of it, serves all the threads whose entries were written before (group commit).
+
+An `ended` with a payload is about something that is still to be done: it is kept, whatever its time, until an `ended` of the same
+locator without one says that it is done. Of two `ended` the later one counts, until the later time of both.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from struct import Struct
 from threading import Condition
 from typing import Literal, TypeAlias, final
@@ -54,7 +57,8 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What happened to the record of `locator` (16 bytes). After `until` (seconds since 1970; None is never) it may be forgotten."""
+    """What happened to the record of `locator` (16 bytes). After `until` (seconds since 1970; None is never) it may be forgotten, but not
+    an `ended` with a payload."""
 
     kind: Kind
     locator: bytes
@@ -67,7 +71,7 @@ class Entry:
 
 
 def replay(path: str | os.PathLike[str], *, now: float, fs: FileSystem = OS) -> tuple[list[Entry], int]:
-    """The entries of the journal beside the snapshot `path`, in order, without those whose `until` is past; and how many are damaged.
+    """The entries of the journal beside the snapshot `path`, in order, without those that may be forgotten; and how many are damaged.
 
     `now`: seconds since 1970. No file is no entries. SnapshotDamaged: the file is not safe to read (as in `read_snapshot`).
     StoreUnavailable: it could not be read.
@@ -162,6 +166,18 @@ class Journal:
         if batch.fault is not None:
             # An exception of its own for every caller: one object raised in several threads would mix their tracebacks.
             raise StoreUnavailable(*batch.fault.args) from batch.fault
+
+    def prepare(self) -> None:
+        """Make the file if there is none. StoreUnavailable: nothing could be appended to it now, and why."""
+        with self._alone():
+            self._refuse_if_closed()
+            with _writing("the journal could not be opened", self._path):
+                try:
+                    self._hold(os.O_CREAT)
+                    self._fs.unlock(self._fd)
+                except BaseException:
+                    self._drop()
+                    raise
 
     def compact(self, now: float) -> None:
         """Write the file anew without what may be forgotten at `now` (seconds since 1970), or is superseded: an `ended` supersedes every
@@ -384,15 +400,19 @@ def _parse(line: bytes) -> Entry | None:
     return None if kind is None else Entry(kind, locator, until if timed else None, body[_HEAD.size :])
 
 
+def _until(entry: Entry) -> float:
+    return math.inf if entry.until is None else entry.until
+
+
 def _past(entry: Entry, now: float) -> bool:
-    return entry.until is not None and entry.until < now
+    return entry.until is not None and entry.until < now and not (entry.kind == "ended" and entry.payload)
 
 
 def _worth_keeping(text: bytes, now: float) -> tuple[bytes, int]:
     """(the lines of a journal that cannot be done without, how many others are damaged)."""
     lines = [line for line in text.split(b"\n") if line]
-    ended: dict[bytes, tuple[float, int]] = {}
-    renewed: dict[bytes, tuple[float, int]] = {}
+    ended: dict[bytes, tuple[Entry, int]] = {}
+    renewed: dict[bytes, tuple[Entry, int]] = {}
     keep: list[int] = []
     damaged = 0
     for number, line in enumerate(lines):
@@ -404,11 +424,15 @@ def _worth_keeping(text: bytes, now: float) -> tuple[bytes, int]:
             else:
                 damaged += 1
             continue
-        until = math.inf if entry.until is None else entry.until
         if entry.kind == "renewed":
-            renewed[entry.locator] = (until, number)
-        else:
-            ended[entry.locator] = max((until, number), ended.get(entry.locator, (until, number)))
-    keep += [number for until, number in ended.values() if until >= now]
-    keep += [number for locator, (until, number) in renewed.items() if until >= now and locator not in ended]
+            renewed[entry.locator] = (entry, number)
+            continue
+        if entry.locator in ended:
+            before, _ = ended[entry.locator]
+            if _until(before) > _until(entry):
+                entry = replace(entry, until=before.until)
+                lines[number] = _line(entry).strip(b"\n")
+        ended[entry.locator] = (entry, number)
+    keep += [number for entry, number in ended.values() if not _past(entry, now)]
+    keep += [number for locator, (entry, number) in renewed.items() if not _past(entry, now) and locator not in ended]
     return b"".join([b"\n" + lines[number] + b"\n" for number in sorted(keep)]), damaged

@@ -8,14 +8,17 @@ secrets. A field without a name says that the renewal (or one before it) dropped
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 from collections.abc import Sequence
 from typing import Protocol, final
+from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 from typing_extensions import TypeIs
 
-from .errors import PolicyError, SnapshotDamaged
+from .errors import PolicyError, SnapshotDamaged, StoreUnavailable
+from .forks import renew_after_fork
 from .journal import Entry, Journal, replay
 from .record import LOCATOR_BYTES, OWN_TIMEOUT, Record, field_revision, pack_field
 from .snapshot import load_latest, write_snapshot
@@ -28,6 +31,8 @@ LONGEST = 400 * 86_400.0
 """Seconds: browsers keep no cookie for longer (RFC 6265bis 5.5), so a session with a timeout of its own may have had this much."""
 _AND_GRANULARITY = 1.1
 """A session's granularity is a tenth of its timeout at most."""
+JOURNALS = 8
+"""How many snapshots are told of each end; every one of them costs the request an fsync, and the process a descriptor."""
 
 
 class Cuttable(Protocol):
@@ -38,13 +43,36 @@ class Cuttable(Protocol):
 
 
 @final
-class Keeper:
-    """The files of one memory store. Ends and renewals go to the journal beside every snapshot that was saved or loaded."""
+class _Latest:
+    """The clock of the journals: the managers' latest time, which need not be that of the machine."""
 
-    def __init__(self, store: Cuttable, timeout: float | None) -> None:
-        self._store = store
-        self._timeout = timeout
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@final
+class Keeper:
+    """The files of one memory store, for all its managers. Ends and renewals go to the journals beside what was saved or loaded.
+
+    Of those, `JOURNALS` at most: the one that was saved least recently is let go, but none that was loaded or that autosave writes.
+    """
+
+    def __init__(self, store: Cuttable) -> None:
+        self.store = store  # for as long as there is a keeper: it is known by the id of its store
+        self._timeout: float | None = 0.0
+        """The longest idle timeout that sessions may have, or have had in what was loaded; None is no timeout."""
+        self._lead = 0.0
+        """By how many seconds, at most, what was loaded had been written under a clock that was ahead."""
+        self._latest = _Latest()
+        self._users: WeakKeyDictionary[object, str | None] = WeakKeyDictionary()
+        """The managers, and where each of them saves by itself."""
         self._journals: dict[str, Journal] = {}
+        """By absolute path, the most recently saved or loaded last. Replaced as a whole, for threads go through it without a lock."""
+        self._loaded: set[str] = set()
+        self._let_go: WeakSet[Journal] = WeakSet()
         self._ended: set[bytes] | None = None
         """While something is loaded: what has ended since it was begun to be read."""
         self._cleared: dict[bytes, int] = {}
@@ -52,6 +80,27 @@ class Keeper:
         self._lock = threading.Lock()
         self._saving = threading.Lock()
         """One at a time, or an older cut could be the last to be written."""
+        renew_after_fork(self)
+
+    def join(self, user: object) -> None:
+        """A manager uses this; it says `leave` when it is closed."""
+        with self._lock:
+            self._users.setdefault(user, None)
+
+    def autosaves(self, user: object, path: str) -> None:
+        """A manager saves to this absolute path by itself from now on."""
+        with self._lock:
+            self._users[user] = path
+
+    def leave(self, user: object) -> None:
+        """A manager is closed. With the last one the files are."""
+        with self._lock:
+            self._users.pop(user, None)
+            if not self._users:
+                for journal in self._journals.values():
+                    journal.close()
+                self._journals = {}
+                self._loaded.clear()
 
     def lives(self, timeout: float | None) -> None:
         """Sessions may have this idle timeout from now on: what has ended is remembered for as long as it."""
@@ -59,10 +108,15 @@ class Keeper:
 
     def save(self, path: str | os.PathLike[str], now: float) -> int:
         """Write a snapshot of this moment; how many sessions. Nothing in memory changes. Raises `StoreUnavailable`."""
+        path = absolute(path)
         with self._saving:
-            # The journal first: what ends from here on is either missing from the cut or in the journal.
-            journal = self._journal(path)
-            records = self._store.cut()
+            self._latest.now = now
+            journal = self._journals.get(path) or Journal(path, clock=self._latest)
+            # The journal first: without one that can be used, a good snapshot must not be replaced (what could not be loaded for the same
+            # reason would be lost). And what ends from here on is either missing from the cut or in the journal.
+            journal.prepare()
+            self._note_in(path, journal)
+            records = self.store.cut()
             count = write_snapshot(path, (locator + packed for locator, packed in records), now=now)
             journal.compact(now)
             return count
@@ -72,16 +126,16 @@ class Keeper:
         with self._saving:
             self._ended = set()
             try:
-                return self._load(path, now)
+                return self._load(absolute(path), now)
             finally:
                 self._ended = None
 
-    def _load(self, path: str | os.PathLike[str], now: float) -> tuple[int, list[SnapshotDamaged]]:
-        name = os.fspath(path)
-        snapshot, problems = load_latest(path)
+    def _load(self, name: str, now: float) -> tuple[int, list[SnapshotDamaged]]:
+        snapshot, problems = load_latest(name)
         entries: Sequence[Entry] = ()
         try:
-            entries, damaged = replay(path, now=now)
+            # None is too old: it may have been noted under a clock that was behind.
+            entries, damaged = replay(name, now=-math.inf)
             if damaged:
                 problems.append(SnapshotDamaged(f"{name}.journal", f"{damaged} entries of the journal could not be read"))
         except SnapshotDamaged as problem:
@@ -90,8 +144,11 @@ class Keeper:
             snapshot = None
         for found in problems:
             logger.error("%s", found)
-        self._journal(path)
+        self._loaded.add(name)
+        self._note_in(name, self._journals.get(name) or Journal(name, clock=self._latest))
         records: dict[bytes, Record] = {}
+        if snapshot is not None:
+            self._lead = max(self._lead, snapshot.saved_at - now)
         # Without a snapshot too: what had ended before there was one may still wait for its hooks.
         for packed in () if snapshot is None else snapshot.records:
             try:
@@ -100,7 +157,10 @@ class Keeper:
                 problems.append(SnapshotDamaged(name, str(problem)))
                 logger.error("%s", problems[-1])
                 continue
-            # Written under a clock that was ahead: it must not live for longer than its timeout from now (L10).
+            # Written under a clock that was ahead: it must not live for longer than its timeout or its lifetime from now (L10).
+            self._lead = max(self._lead, record.used - now, record.created - now)
+            if record.deadline is not None and record.created > now:
+                record.deadline -= record.created - now
             record.used, record.created = min(record.used, now), min(record.created, now)
             records[record.locator] = record
             if self._timeout is not None and not record.flags & OWN_TIMEOUT:
@@ -114,7 +174,7 @@ class Keeper:
                 self._renew(records, entry)
         # Those whose time ran out meanwhile too: they are not open to anybody, but their ends are still to be told and cleaned up after.
         ended = self._ended or ()
-        return self._store.restore([record for record in records.values() if record.locator not in ended], now), problems
+        return self.store.restore([record for record in records.values() if record.locator not in ended], now), problems
 
     @property
     def keeping(self) -> bool:
@@ -123,7 +183,8 @@ class Keeper:
 
     def note_ended(self, records: Sequence[Record], now: float) -> None:
         """Remember for good that sessions have ended, and what their hooks are to run on. Returns when that is on the disk."""
-        self._note([Entry("ended", r.locator, self._until(r, now), r.pack() if r.hooked else b"") for r in records])
+        # With a payload it is not forgotten before `note_cleaned`, however long the program is down.
+        self._note([Entry("ended", r.locator, self._until(r, now), r.pack() if r.hooked else b"") for r in records], now)
         for record in records:
             self._cleared.pop(record.locator, None)
             if self._ended is not None:
@@ -131,7 +192,7 @@ class Keeper:
 
     def note_cleaned(self, records: Sequence[Record], now: float) -> None:
         """Remember that the hooks of ended sessions have run. Returns when that is on the disk."""
-        self._note([Entry("ended", record.locator, self._until(record, now)) for record in records])
+        self._note([Entry("ended", record.locator, self._until(record, now)) for record in records], now)
 
     def note_renewed(self, record: Record, cleared: bool, now: float) -> None:
         """Remember a session's new digests, and whether its values were dropped. Returns when that is on the disk."""
@@ -139,13 +200,12 @@ class Keeper:
             self._cleared[record.locator] = record.revision
         revision = self._cleared.get(record.locator)
         fields = {} if revision is None else {_CLEARED: pack_field(revision, 0, 0, b"")}
-        self._note([Entry("renewed", record.locator, self._until(record, now), record.copy(fields).pack())])
+        self._note([Entry("renewed", record.locator, self._until(record, now), record.copy(fields).pack())], now)
 
-    def close(self) -> None:
-        with self._lock:
-            journals, self._journals = self._journals, {}
-        for journal in journals.values():
-            journal.close()
+    def renew_locks(self) -> None:
+        """In the child of a fork."""
+        self._lock, self._saving = threading.Lock(), threading.Lock()
+        self._ended = None  # what is loaded there is the parent's
 
     def _renew(self, records: dict[bytes, Record], entry: Entry) -> None:
         record = records[entry.locator]
@@ -166,25 +226,63 @@ class Keeper:
             # an entry from before would look newer than what is renewed from now on.
             record.revision = renewed.revision
 
-    def _note(self, entries: Sequence[Entry]) -> None:
-        for journal in list(self._journals.values()):
-            journal.append(entries)
+    def _note(self, entries: Sequence[Entry], now: float) -> None:
+        self._latest.now = now
+        failure: StoreUnavailable | None = None
+        for path, journal in self._journals.items():
+            try:
+                journal.append(entries)
+            except StoreUnavailable as problem:
+                if journal not in self._let_go and not self._let_go_without_folder(path, journal):
+                    failure = problem  # the others are told all the same
+        if failure is not None:
+            raise failure
 
     def _until(self, record: Record, now: float) -> float | None:
-        # As long as any older snapshot could still hold this session alive, whatever its timeout was then.
+        # As long as any older snapshot could still hold this session alive, whatever its timeout and the clock were then.
         timeouts = [record.timeout, self._timeout, LONGEST if record.flags & OWN_TIMEOUT else 0]
-        idle = None if None in timeouts else now + max(seconds for seconds in timeouts if seconds is not None) * _AND_GRANULARITY
+        begun = max(now, record.used) + self._lead
+        idle = None if None in timeouts else begun + max(seconds for seconds in timeouts if seconds is not None) * _AND_GRANULARITY
         if record.deadline is None:
             return idle
-        return record.deadline if idle is None else min(idle, record.deadline)
+        deadline = record.deadline + self._lead
+        return deadline if idle is None else min(idle, deadline)
 
-    def _journal(self, path: str | os.PathLike[str]) -> Journal:
-        name: str = os.path.abspath(os.fspath(path))
+    def _note_in(self, path: str, journal: Journal) -> None:
+        """Note what ends in this journal too from now on, and in the least recent of too many no more."""
         with self._lock:
-            journal = self._journals.get(name)
-            if journal is None:
-                journal = self._journals[name] = Journal(path)
-            return journal
+            journals = {other: kept for other, kept in self._journals.items() if other != path}
+            needed = {*self._loaded, *self._users.values()}
+            spare = [other for other in journals if other not in needed][: max(0, len(journals) + 1 - JOURNALS)]
+            gone = [journals.pop(other) for other in spare]
+            journals[path] = journal
+            self._let_go.update(gone)
+            self._journals = journals
+        for let_go in gone:
+            let_go.close()
+
+    def _let_go_without_folder(self, path: str, journal: Journal) -> bool:
+        """Let go of a journal if its folder is gone: no snapshot is there that could bring anything back. Whether that is so."""
+        folder = os.path.dirname(path)
+        try:
+            os.stat(folder)
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError:
+            return False
+        else:
+            return False
+        with self._lock:
+            self._let_go.add(journal)
+            self._journals = {other: kept for other, kept in self._journals.items() if kept is not journal}
+        journal.close()
+        logger.warning(
+            "the folder %s is gone, so what ends is no longer noted in %s.journal: a snapshot of there that is put back brings ended "
+            "sessions back. Saving there again, when the folder is back, begins anew",
+            folder,
+            path,
+        )
+        return True
 
 
 def _wait(records: dict[bytes, Record], entry: Entry) -> None:
@@ -194,13 +292,46 @@ def _wait(records: dict[bytes, Record], entry: Entry) -> None:
         logger.error("an end in the journal could not be read; the hooks of the session %s do not run", entry.locator.hex())
 
 
-def _is_cuttable(store: object) -> TypeIs[Cuttable]:
+def absolute(path: str | os.PathLike[str]) -> str:
+    """Of a path as it is given: the program may change its folder later."""
+    return os.path.abspath(os.fspath(path))
+
+
+def is_cuttable(store: object) -> TypeIs[Cuttable]:
+    """Whether the sessions of a store have to be kept by somebody."""
     # Not a runtime_checkable protocol: since Python 3.12 that overlooks what a wrapper around a store passes on in __getattr__.
     return callable(getattr(store, "cut", None)) and callable(getattr(store, "restore", None))
 
 
-def keeper_of(store: object, timeout: float | None) -> Keeper:
-    """The keeper of a store, if it is one whose sessions have to be kept. Raises `PolicyError` for another."""
-    if _is_cuttable(store):
-        return Keeper(store, timeout)
-    raise PolicyError(f"{store!r} keeps its sessions itself: save_sessions and load_sessions are for MemoryStore")
+@final
+class _Keepers:
+    """The keeper of each store."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._by_id: WeakValueDictionary[int, Keeper] = WeakValueDictionary()
+        """By the id of the store, which lives for as long as its keeper does."""
+        renew_after_fork(self)
+
+    def renew_locks(self) -> None:
+        self._lock = threading.Lock()
+
+    def of(self, store: Cuttable) -> Keeper:
+        with self._lock:
+            keeper = self._by_id.get(id(store))
+            if keeper is None:
+                keeper = self._by_id[id(store)] = Keeper(store)
+            return keeper
+
+
+_keepers = _Keepers()
+
+
+def keeper_of(store: object, timeout: float | None, user: object) -> Keeper:
+    """The one keeper of a store whose sessions have to be kept, for a manager with this idle timeout. Raises `PolicyError` for another."""
+    if not is_cuttable(store):
+        raise PolicyError(f"{store!r} keeps its sessions itself: save_sessions and load_sessions are for MemoryStore")
+    keeper = _keepers.of(store)
+    keeper.join(user)
+    keeper.lives(timeout)
+    return keeper

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import math
 import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -25,14 +26,13 @@ from .errors import KeyTypeError, NoSession, SessionEnded, SessionError
 from .events import Event
 from .exchange import BAD_REQUEST, Exchange, Guard, Request, RequestReader
 from .finish import Finishing, close_exchange
-from .keeper import keeper_of
+from .keeper import absolute, is_cuttable, keeper_of
 from .lifecycle import judge, opens
 from .policy import CookiePolicy
 from .record import Record
 from .session import Create, Error, Session, SessionView, answered, tracking_of
 from .settings import Configured, locator_of
 from .stores.base import Store
-from .tracking import Tracking
 
 E = TypeVar("E", bound=Event)
 R = TypeVar("R")
@@ -114,7 +114,15 @@ class SessionManager(Configured[Store]):
             raise TypeError(f"SessionManager({store!r}): that store is for AsyncSessionManager; use its synchronous sibling")
         self._store = store
         self._blocking = store.blocking
-        self._background = Background()
+        core = self._core
+
+        def forked() -> None:
+            core.next_sweep = -math.inf  # the child's first request has to look after the background
+
+        self._background = Background(forked)
+        if is_cuttable(store):
+            # Also of a manager that saves nothing: another one of this store may, and what ends here must not come back there.
+            core.keeper = keeper_of(store, core.options.timeout, self)
 
     def on(self, event: type[E], listener: Callable[[E], None], /) -> Callable[[], None]:
         """Call `listener` for every event of this class; what is returned takes it back. Listeners are called in this order."""
@@ -171,7 +179,7 @@ class SessionManager(Configured[Store]):
             _refuse_running_loop()
         now = core.clock()
         if now >= core.next_sweep:
-            run(endings.in_passing(core, exchange, now))
+            self._clear_up(exchange, now)
         presented = core.ask(exchange)
         record = None
         if presented is not None:
@@ -184,6 +192,13 @@ class SessionManager(Configured[Store]):
         if session is not None:
             return session
         return run(plans.open_session(core, exchange, presented, record, now))
+
+    def _clear_up(self, exchange: Exchange, now: float) -> None:
+        self._background.revive()
+        if self._core.options.gc == "active":
+            self._core.next_sweep = math.inf  # this process has just been forked; its own thread sweeps now
+        else:
+            run(endings.in_passing(self._core, exchange, now))
 
     def commit_exchange(self, exchange: Exchange, *, strict: bool = False) -> None:
         """For filters: commit what the request has done so far."""
@@ -357,12 +372,13 @@ class SessionManager(Configured[Store]):
     def save_sessions(self, path: str | os.PathLike[str], /) -> int:
         """Write a snapshot of the memory store; how many sessions. Nothing in memory changes; resident values are not saved.
 
-        From now on, ends and renewals are noted in `<path>.journal` before the response, so that no older snapshot brings them back.
-        Raises `StoreUnavailable` if the file cannot be written whole; the previous one is still there then.
+        From now on, ends and renewals are noted in `<path>.journal` before the response, so that no older snapshot brings them back. That
+        costs each of them an fsync for every path, so eight paths are kept up like this at most: then the one saved least recently is let
+        go (never one that was loaded, nor that of `autosave`). A backup does not remember what ended after eight others were saved.
+        Raises `StoreUnavailable` if the snapshot or the journal cannot be written; what was saved before is still there then.
         """
         core = self._core
-        if core.keeper is None:
-            core.keeper = keeper_of(core.store, core.options.timeout)
+        core.keeper = keeper_of(core.store, core.options.timeout, self)
         return core.keeper.save(path, core.clock())
 
     def load_sessions(self, path: str | os.PathLike[str], /, *, strict: bool = False) -> int:
@@ -371,23 +387,28 @@ class SessionManager(Configured[Store]):
         A damaged file is reported and kept under another name, and the previous good one is loaded; with `strict`, `SnapshotDamaged`.
         """
         core = self._core
-        if core.keeper is None:
-            core.keeper = keeper_of(core.store, core.options.timeout)
+        core.keeper = keeper_of(core.store, core.options.timeout, self)
         count, problems = core.keeper.load(path, core.clock())
         if strict and problems:
             raise problems[0]
         return count
 
     def autosave(self, path: str | os.PathLike[str], /, *, every: float = 60) -> None:
-        """Save to `path` every so many seconds, and when the manager is closed. A failure is logged, and tried again next time."""
+        """Save to `path` every so many seconds, and when the manager is closed. A failure is logged, and tried again next time.
+
+        A process that is forked afterwards saves nothing, and logs that with its first request: call this in the process that serves.
+        """
         check_every(every)
-        keeper_of(self._core.store, None)
-        self._background.path = path
-        self._background.start("autosave", every, lambda: self.save_sessions(path))
+        core = self._core
+        core.keeper = keeper_of(core.store, core.options.timeout, self)
+        place = self._background.path = absolute(path)
+        core.keeper.autosaves(self, place)
+        self._background.start("autosave", every, lambda: self.save_sessions(place))
 
     @override
     def _tend(self) -> None:
         options = self._core.options
+        self._background.revive()
         if options.gc == "active":
             self._background.start("sweep", max(options.granularity, 0.01), self.sweep)
         else:
@@ -406,7 +427,7 @@ class SessionManager(Configured[Store]):
                 self._background.path = None
         finally:
             if self._core.keeper is not None:
-                self._core.keeper.close()
+                self._core.keeper.leave(self)
             self._store.close()
 
     def __enter__(self) -> Self:
@@ -445,8 +466,9 @@ def hold_for_edit(core: Core, exchange: Exchange, record: Record | None, handle:
     exchange.address = record.address
     exchange.verdict = "live"
     exchange.headers_sent = True
-    exchange.tracking = Tracking(core, record, record.address, now, exchange, headers_sent=True)
-    session = exchange.session = Session(exchange.tracking)
+    tracking = exchange.tracking = core.tracking_of(record, record.address, now)
+    tracking.owner, tracking.headers_sent = exchange, True
+    session = exchange.session = Session(tracking)
     return session
 
 

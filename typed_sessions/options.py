@@ -32,7 +32,7 @@ class SessionOptions:
     old_id       a secret presented after its time is reported, or answered by ending the session
     deadline     for so long a commit repeats itself when other requests are faster, and a call of a store that blocks waits for a thread in
                  an AsyncSessionManager; what a call may take is the store's own `deadline`
-    reap_grace   for so long an ended session keeps values whose hooks no process here knows
+    reap_grace   for so long an ended session keeps values whose hooks no process here knows, or that none here can read
     max_clients  of one session
     """
 

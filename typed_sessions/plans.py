@@ -16,7 +16,7 @@ from .finish import forget_changes
 from .lifecycle import ANSWERS, Presented, ended_by, idle_of, issue, opens, renewal
 from .record import Record, SessionId
 from .session import Opened, Session, SessionView, enter, leave
-from .steps import Ask, Plan, Tell, Work, emit
+from .steps import Ask, Pause, Plan, Tell, Work, emit
 from .stores.base import Created
 from .tracking import Tracking
 
@@ -25,7 +25,11 @@ logger: logging.Logger = logging.getLogger("typed_sessions")
 R = TypeVar("R")
 
 ATTEMPTS = 8
-"""How often a commit is repeated, and an id drawn."""
+"""How often an id is drawn."""
+AT_ONCE = 3
+"""How often a commit is tried without a pause. Then there is one before every second attempt: the one between knows what is stored."""
+SHORTEST, LONGEST = 0.001, 0.05
+"""Seconds that a pause takes; where it ends between them is drawn, and the upper end doubles each time."""
 
 
 # ------------------------------------------------------------------ opening
@@ -179,10 +183,11 @@ def _repeated() -> StoreUnavailable:
     return StoreUnavailable(f"{ATTEMPTS} ids drawn in a row were taken: the source of random bytes repeats itself")
 
 
-def commit(core: Core, exchange: Exchange, now: float, *, strict: bool, outcome: Outcome | None = None) -> Plan[None]:
+def commit(core: Core, exchange: Exchange, now: float, *, strict: bool, outcome: Outcome | None = None, again: bool = True) -> Plan[None]:
     """Commit what the request has done, whatever that takes. `outcome` is that of a first attempt that was not enough.
 
-    What comes of a session that has ended meanwhile: `CommitRefused`, and with `strict` `SessionEnded` (rule 8).
+    What comes of a session that has ended meanwhile: `CommitRefused`, and with `strict` `SessionEnded` (rule 8). What listeners of
+    `LostUpdate` change is committed too, but not `again` what those of that commit do, which would have no end.
     """
     tracking = exchange.tracking
     assert tracking is not None
@@ -200,25 +205,31 @@ def commit(core: Core, exchange: Exchange, now: float, *, strict: bool, outcome:
         if tracking.begins():
             yield from create(core, exchange, now)
         return
+    for name in dict.fromkeys(tracking.changed_after_all() if tracking.let_go else ()):
+        logger.warning("%r was changed in place in a value that a commit or refresh had replaced, and that is lost: read it again", name)
+        yield from emit(core, LostUpdate(SessionView(tracking), name), exchange.session)
     if not tracking.resident_changes():
-        yield from _commit_changes(core, exchange, tracking, record, now, strict, outcome)
-        return
-    core.residents.expect(record.locator)
-    try:
-        yield from _commit_changes(core, exchange, tracking, record, now, strict, outcome)
-    finally:
-        late = core.residents.settle(record.locator)
-        if late:
-            yield from clean_late(core, record, late)
+        lost = yield from _commit_changes(core, exchange, tracking, record, now, strict, outcome)
+    else:
+        core.residents.expect(record.locator)
+        try:
+            lost = yield from _commit_changes(core, exchange, tracking, record, now, strict, outcome)
+        finally:
+            late = core.residents.settle(record.locator)
+            if late:
+                yield from clean_late(core, record, late)
+    if lost and again and core.listeners(LostUpdate) and (tracking.end_asked or tracking.changes() is not None):
+        yield from commit(core, exchange, core.clock(), strict=strict, again=False)
 
 
 def _commit_changes(
     core: Core, exchange: Exchange, tracking: Tracking, record: Record, now: float, strict: bool, outcome: Outcome | None
-) -> Plan[None]:
-    deadline = now + core.options.deadline
+) -> Plan[Sequence[str]]:
+    """The names of the keys of which a change was lost; the listeners have been told."""
     lost: list[str] = []
     session_id = None
-    for attempt in range(ATTEMPTS + 1):
+    attempt, slept = 0, 0.0
+    while True:
         if outcome is None:
             changes = tracking.changes()
             if changes is None:
@@ -235,13 +246,20 @@ def _commit_changes(
             assert outcome is not None
         if outcome.status != "conflict" or outcome.record is None:
             break
-        if attempt == ATTEMPTS or core.clock() > deadline:
-            raise Conflict(f"other requests were faster {attempt + 1} times: nothing was committed", names=tracking.changed_names())
-        lost += tracking.rebase(outcome.record)
+        attempt += 1
+        deadline = core.options.deadline
+        if max(core.clock() - now, slept) >= deadline:  # a clock may be set back
+            raise Conflict(
+                f"other requests were faster {attempt} times within the deadline of {deadline:g} s: nothing was committed",
+                names=tracking.changed_names(),
+            )
+        if attempt >= AT_ONCE and (attempt - AT_ONCE) % 2 == 0:
+            slept += yield from _pause(core, tracking, (attempt - AT_ONCE) // 2)
+        lost += tracking.rebase(outcome.record, in_hand=attempt == 1)
         outcome = None
     if outcome is None:  # Others have stored just that, or removed what was to be updated: nothing is left to commit.
         yield from _report_lost(core, exchange, tracking, lost)
-        return
+        return lost
     if outcome.status != "committed" or outcome.record is None:
         names = tracking.changed_names()
         reason: Literal["ended", "renewed"] = "renewed" if outcome.status == "superseded" else "ended"
@@ -252,7 +270,7 @@ def _commit_changes(
         yield from emit(core, CommitRefused(core.view(record, now), reason, names))
         if strict:
             raise SessionEnded(f"the session was {reason} by another request: nothing was committed")
-        return
+        return ()
     after = outcome.record
     persistent_set, cleared = tracking.persistent_set, tracking.clear
     residents = core.residents.apply(record.locator, tracking.resident_changes())
@@ -270,6 +288,19 @@ def _commit_changes(
         if not opens(after, record.digest, now):
             tracking.shut_out(record)
     yield from _report_lost(core, exchange, tracking, lost)
+    return lost
+
+
+def _pause(core: Core, tracking: Tracking, number: int) -> Plan[float]:
+    """Step back, for those that collide to go apart; for how many seconds. Pauses are counted from 0."""
+    drawn = int.from_bytes(core.draw(2), "big") / 65_536
+    seconds = SHORTEST + drawn * (min(LONGEST, SHORTEST * (2 << min(number, 10))) - SHORTEST)
+    tracking.committing = True
+    try:
+        yield Pause(core.sleep, (seconds,))
+    finally:
+        tracking.committing = False
+    return seconds
 
 
 def _report_lost(core: Core, exchange: Exchange, tracking: Tracking, names: Sequence[str]) -> Plan[None]:

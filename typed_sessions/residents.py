@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, final
 
+from .forks import renew_after_fork
+
 ABSENT: Final = object()
 """Stands for a value that is not there, where None is a value."""
 
@@ -28,6 +30,14 @@ class Residents:
         self._sessions: dict[bytes, dict[str, object]] = {}
         # Commits under way that bring values, by session: how many, and whether the session has ended meanwhile.
         self._expected: dict[bytes, tuple[int, bool]] = {}
+        # Sessions that have values and are still to be looked for in this round, and those that were missed in the last one.
+        self._round: list[bytes] = []
+        self._missed: set[bytes] = set()
+        renew_after_fork(self)
+
+    def renew_locks(self) -> None:
+        """In the child of a fork."""
+        self._lock = threading.Lock()
 
     @property
     def busy(self) -> bool:
@@ -44,6 +54,25 @@ class Residents:
             change.name: self._update(locator, change) if change.functions else self._set(locator, change.name, change.value)
             for change in changes
         }
+
+    def some(self, limit: int) -> list[bytes]:
+        """Some of the sessions that have values, others each time, until it was everybody's turn."""
+        with self._lock:
+            if not self._round:
+                self._round = list(self._sessions)
+            taken = self._round[-limit:]
+            del self._round[-limit:]
+            return [locator for locator in taken if locator in self._sessions]
+
+    def missed(self, locator: bytes, missing: bool) -> bool:
+        """Whether a session is missing now and was at its last turn too: then it is not one whose end this process is about to tell."""
+        with self._lock:
+            before = locator in self._missed
+            if missing and not before:
+                self._missed.add(locator)
+            else:
+                self._missed.discard(locator)
+            return missing and before
 
     def expect(self, locator: bytes) -> None:
         """A commit that brings values is under way; `settle` tells it what it has put into a session that has ended meanwhile."""

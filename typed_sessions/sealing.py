@@ -27,10 +27,13 @@ _HEAD_BYTES = len(_FORMAT) + _ID_BYTES + _NONCE_BYTES
 
 @final
 class SealingKeys:
-    """Keys of 32 random bytes, newest first: the first one seals, all of them open.
+    """Keys of 32 random bytes: the first one seals, all of them open.
 
-    To rotate, put a new key in front and keep the old one for as long as values sealed with it may live. `read_plain=True` also accepts
-    values that are not sealed, for the time in which a store is changed over; otherwise such a value counts as absent.
+    To rotate while several processes run, put the new key *behind* the old one, `[old, new]`, and restart every process; then in front,
+    `[new, old]`, and restart every process again. In one step, a process that is not restarted yet cannot read what the restarted ones
+    write, and overwrites it. Keep the old key for as long as values sealed with it may live, or until `typed-sessions reseal` is done.
+    `read_plain=True` also accepts values that are not sealed, for the time in which a store is changed over; otherwise such a value counts
+    as absent. A manager without `seal=` reads nothing that is sealed, so processes that begin to seal are restarted all at once.
     Raises `PolicyError` for anything but keys of 32 bytes.
     """
 
@@ -38,7 +41,7 @@ class SealingKeys:
 
     def __init__(self, keys: Sequence[bytes], *, read_plain: bool = False) -> None:
         if isinstance(keys, (bytes, bytearray, str)) or not keys:
-            raise PolicyError("SealingKeys: expected a sequence of one or more keys, [os.urandom(32)], newest first")
+            raise PolicyError("SealingKeys: expected a sequence of one or more keys, [os.urandom(32)], the one that seals first")
         for number, key in enumerate(keys):
             if not isinstance(key, bytes) or len(key) != KEY_BYTES:
                 what = f"{len(key)} bytes" if isinstance(key, bytes) else type(key).__name__

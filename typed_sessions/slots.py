@@ -30,6 +30,8 @@ class Slot(msgspec.Struct, eq=False):
     older: bytes | None = None
     """The field under the name that the key had before."""
     stored: bytes | None = None
+    seen: bytes | None = None
+    """The encoding of what was read, where another look at the same bytes may give something else (an upgrade that draws an id)."""
     version: int = 0
     refused: bool = False
     encoded: bytes | None = None

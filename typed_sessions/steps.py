@@ -5,6 +5,7 @@ A plan yields a step, somebody else carries it out, and the result (or the excep
     Ask    a verb of the store
     Tell   a function of the user: a hook, a listener, a client's `close`
     Work   work of ours that waits for a disk
+    Pause  seconds to wait
     Whole  a plan of its own, which is not left half done when the request is cancelled
 
 `run` in `manager` carries the steps out one after the other, the one in `aio` awaits what has to be awaited. Since user code only runs
@@ -47,6 +48,13 @@ class Work(NamedTuple):
     args: tuple[Any, ...]
 
 
+class Pause(NamedTuple):
+    """Wait: `sleep(seconds)`, which may give an awaitable."""
+
+    sleep: Callable[[float], Any]
+    args: tuple[float]
+
+
 @final
 class Whole(NamedTuple):
     """Carry out a plan to its end, also when whoever waits for it is cancelled: what has ended is cleaned up after (rule 13)."""
@@ -54,7 +62,7 @@ class Whole(NamedTuple):
     plan: Plan[Any]
 
 
-Plan: TypeAlias = Generator[Ask | Tell | Work | Whole, Any, R]  # Any: each step has a result of its own type
+Plan: TypeAlias = Generator[Ask | Tell | Work | Pause | Whole, Any, R]  # Any: each step has a result of its own type
 
 
 def tell(core: Core, session: Session | None, function: Callable[..., Any], value: object, what: str, otherwise: object) -> Plan[object]:

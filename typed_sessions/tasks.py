@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar, final
@@ -22,7 +21,7 @@ class Tasks:
         self._spawned: set[asyncio.Task[Any]] = set()  # Any: each gives something else
         self.repeated: dict[str, tuple[float, Callable[[], Coroutine[Any, Any, object]]]] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
-        self.path: str | os.PathLike[str] | None = None
+        self.path: str | None = None
 
     def spawn(self, work: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
         """Do it in a task of its own."""

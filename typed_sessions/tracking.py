@@ -16,7 +16,7 @@ from .keys import Key, ListKey
 from .record import FIELD, FIELD_HOOKED, FIELD_SEALED, FIELD_TWIN, Record, field_revision, unpack_field
 from .residents import ABSENT, ResidentChange
 from .slots import Item, ListSlot, Slot
-from .view import View, logger
+from .view import View, encoded, logger
 
 
 @final
@@ -39,7 +39,7 @@ class Tracking(View, eq=False):
     @property
     def untouched(self) -> bool:
         """Whether there is certainly nothing to commit or to report."""
-        return not (self.slots or self.flagged or self.lists or self.refusals)
+        return not (self.slots or self.flagged or self.lists or self.refusals or self.let_go)
 
     def changes(self, locator: bytes | None = None) -> Changes | None:
         """What to tell the store, or None if nothing was done. `locator` is that of a session about to be created.
@@ -178,10 +178,11 @@ class Tracking(View, eq=False):
                 found.append(ResidentChange(name, slot.value if slot.present else ABSENT))
         return found
 
-    def rebase(self, current: Record) -> list[str]:
+    def rebase(self, current: Record, *, in_hand: bool = True) -> list[str]:
         """Make every conditional change fit what is stored now. The names of those of which one change is lost (`LostUpdate`).
 
-        Runs `update` functions and `merge` again; what they raise goes to the caller, and nothing has been applied.
+        Runs `update` functions and `merge` again; what they raise goes to the caller, and nothing has been applied. `in_hand` says that
+        the handler may have the values that are replaced, and not only the rebase before.
         """
         lost: list[str] = []
         for slot in self.slots.values():
@@ -191,11 +192,12 @@ class Tracking(View, eq=False):
                 continue
             if self._bases(key, current) == (slot.base, field_revision(slot.older)):
                 continue
-            theirs = Slot(key)
+            theirs, mine, encoding = Slot(key), slot.value, slot.encoded
             self._look(theirs, current)
             if slot.in_place:
                 if key.merge is not None and theirs.present and slot.stored is not None:
-                    slot.value = key.merge(key.load(slot.stored, slot.version), slot.value, theirs.value)
+                    base = key.load(slot.stored, slot.version) if slot.seen is None else codec.decode(slot.seen)
+                    slot.value = key.merge(base, slot.value, theirs.value)
                     slot.encoded = self._accepted(key, slot.value)
                 elif theirs.stored not in (slot.encoded, slot.stored):  # the same bytes again are no change: they were sealed anew
                     lost.append(key.name)
@@ -212,7 +214,26 @@ class Tracking(View, eq=False):
                 slot.present, slot.mode, slot.value, slot.functions = False, "read", None, ()
                 lost.append(key.name)
             slot.base, slot.older, slot.stored, slot.version = theirs.base, theirs.older, theirs.stored, theirs.version
+            slot.seen = theirs.seen
+            if in_hand and slot.value is not mine:
+                self._let_go(key, mine, encoding)
         return lost
+
+    def _let_go(self, key: Key[Any], value: object, encoding: bytes | None) -> None:
+        if encoding is not None and key.codec is not None and key.codec.mutable and key.codec.comparable:
+            self.let_go = [*(self.let_go or ()), (key, value, encoding)]
+
+    def changed_after_all(self) -> list[str]:
+        """The names of the keys of which the handler has changed a value that is not the session's any more."""
+        names: list[str] = []
+        held = self.let_go or []
+        for number, (key, value, before) in enumerate(held):
+            slot = self.slots.get(key.name)
+            now = None if key.codec is None or (slot is not None and slot.value is value) else encoded(key.codec, value)
+            if now is not None and now != before:
+                held[number] = key, value, now
+                names.append(key.name)
+        return names
 
     @staticmethod
     def _bases(key: Key[Any], record: Record) -> tuple[int, int]:
@@ -222,6 +243,8 @@ class Tracking(View, eq=False):
     def committed(self, record: Record, residents: Mapping[str, object]) -> None:
         """Take over what is stored now: the next change in this request starts from it."""
         self.record = record
+        if self.lasting:
+            self.persistent = record.persistent is not False  # another request may have chosen
         self.values.clear()
         slots: dict[str, Slot] = {}
         for name, slot in self.slots.items():
@@ -240,6 +263,7 @@ class Tracking(View, eq=False):
                 slot.base = field_revision(record.fields.get(name))
                 slot.older = None if key.was is None else record.fields.get(key.was)
                 slot.stored = slot.encoded if name in record.fields else None
+                slot.seen = None if key.codec.repeatable else slot.stored
                 slot.version = key.version
             else:
                 continue
@@ -257,9 +281,17 @@ class Tracking(View, eq=False):
             if self.presented is None:
                 self.presented = self.record.digest
         self.record = record
+        if self.lasting and not self.persistent_set:
+            self.persistent = record.persistent is not False
         self.values.clear()
         for name, slot in list(self.slots.items()):
-            if slot.mode == "read" and self._changed_in_place(slot) is None:
+            key = slot.key
+            if slot.mode != "read":
+                continue
+            if key.codec is not None and self._bases(key, record) == (slot.base, field_revision(slot.older)):
+                continue  # nobody has written it: what the handler holds stays the session's
+            if self._changed_in_place(slot) is None:
+                self._let_go(key, slot.value, encoded(key.codec, slot.value) if slot.present and key.codec is not None else None)
                 del self.slots[name]
         for items in (self.lists or {}).values():
             new = [item for item in items.items if item.sequence is None]
@@ -289,7 +321,12 @@ class Tracking(View, eq=False):
         names = list(self.changed_names())
         for name, slot in self.slots.items():
             codec = slot.key.codec
-            if name not in names and slot.present and isinstance(codec, TypedCodec) and slot.version == slot.key.version:
+            if (
+                name not in names
+                and slot.present
+                and isinstance(codec, TypedCodec)
+                and (slot.seen is not None or slot.version == slot.key.version)
+            ):
                 try:
                     changed = self._changed_in_place(slot) is not None
                 except KeyTypeError:

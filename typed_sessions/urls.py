@@ -113,6 +113,8 @@ def open_existing_store(url: str) -> Store:
         raise PolicyError("a store's URL: memory: is in another process, and cannot be reached from here")
     if kind == "sqlite" and not os.path.exists(place):
         raise PolicyError(f"a store's URL: {shown_url(url)}: there is no file {place}")
+    if kind == "sqlite" and os.path.isfile(place) and not os.path.getsize(place):
+        raise PolicyError(f"a store's URL: {shown_url(url)}: the file {place} is empty; no store was ever in it")
     return open_store(url)
 
 

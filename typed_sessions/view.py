@@ -14,7 +14,7 @@ from typing import Any, NoReturn, Protocol
 import msgspec
 
 from .clients import Client
-from .codecs import DecodeRefused
+from .codecs import Codec, DecodeRefused
 from .durations import check_seconds, check_timeout
 from .errors import HeadersSent, KeyTypeError, PolicyError, Rejected, SessionClosed, SessionEnded, SessionError
 from .keys import AnyKey, Key, ListKey, key_of, known_key
@@ -79,10 +79,14 @@ class View(msgspec.Struct, eq=False):
     lasting: bool = False
     """Whether the policy has a Max-Age, so that `persistent` can be True."""
     refusals: list[tuple[str, str]] | None = None
+    told: bool = False
+    """Whether somebody has looked at all this before, and has said what is refused."""
     committing: bool = False
     """The store is being told what has changed: another task's changes would not be among them, and would count as committed."""
     presented: bytes | None = None
     """The digest of the secret that the request came with, if the record's is another since `refresh`."""
+    let_go: list[tuple[Key[Any], object, bytes]] | None = None
+    """Values that a conflict or a refresh has replaced, with their encoding: the handler may still hold and change them."""
     rejected: BaseException | None = None
     """What `require` has raised, until the request is over."""
 
@@ -151,6 +155,7 @@ class View(msgspec.Struct, eq=False):
     def _look(self, slot: Slot, record: Record) -> None:
         """Fill a slot with what a record holds for its key."""
         key, fields = slot.key, record.fields
+        codec = key.codec
         name: str | None = key.name
         if key.was is not None:
             slot.base, slot.older = field_revision(fields.get(key.name)), fields.get(key.was)
@@ -169,12 +174,15 @@ class View(msgspec.Struct, eq=False):
             slot.value = key.load(payload, field.version)
             slot.stored = payload
             slot.present = True
+            if codec is not None and codec.mutable and codec.comparable and (field.version != key.version or not codec.repeatable):
+                slot.seen = encoded(codec, slot.value)
         except DecodeRefused as problem:
             slot.refused = True
             self._report(key, str(problem))
 
     def _report(self, key: AnyKey, why: str) -> None:
-        logger.warning("a stored value of %r was refused and counts as absent: %s", key, why)
+        level = logging.DEBUG if self.told else logging.WARNING
+        logger.log(level, "a stored value of %r was refused and counts as absent: %s", key, why)
         if self.refusals is None:
             self.refusals = []
         self.refusals.append((key.name, why))
@@ -304,6 +312,8 @@ class View(msgspec.Struct, eq=False):
             # would begin from the changed default.
             encode = codec is not None and codec.mutable and default is not ABSENT
             slot.default = self._accepted(key, default) if encode else default
+        if not slot.present and codec is not None and codec.mutable:
+            default = self._copied(key, default)  # the caller's own may be one for everybody, and `change` may change it
         value = change(slot.value if slot.present else default)
         if type(value) is CoroutineType:
             value.close()
@@ -316,6 +326,14 @@ class View(msgspec.Struct, eq=False):
             slot.mode = "updated"
             slot.functions = (*slot.functions, change)
         return value
+
+    def _copied(self, key: Key[Any], value: object) -> object:
+        codec = key.codec
+        assert codec is not None
+        try:
+            return codec.decode(self._accepted(key, value))
+        except DecodeRefused:  # by a `load` that does not take what its `save` gives
+            return value
 
     def _accepted(self, key: Key[Any], value: object) -> bytes:
         codec = key.codec
@@ -432,9 +450,11 @@ class View(msgspec.Struct, eq=False):
             payload = codec.encode(slot.value)
         except Exception:  # a user's `save` may raise anything
             payload = b""
+        if slot.seen is not None:
+            return None if payload == slot.seen else self._accepted(slot.key, slot.value)
         if payload == slot.stored:
             return None
-        # Encoders need not be stable and upgrades change bytes: what counts is whether a fresh look at the store gives the same.
+        # Encoders need not be stable: what counts is whether a fresh look at the store gives the same.
         # A planted value may decode and not encode again; then it is the same too, and a reader never fails for it.
         try:
             fresh = slot.key.load(slot.stored, slot.version)
@@ -451,3 +471,10 @@ class View(msgspec.Struct, eq=False):
         if codec is None or not codec.mutable or not codec.comparable or slot.encoded is None:
             return False
         return codec.encode(slot.value) != slot.encoded
+
+
+def encoded(codec: Codec[Any], value: object) -> bytes | None:
+    try:
+        return codec.encode(value)
+    except Exception:  # a user's `save` may raise anything; then it is read once more to be compared with
+        return None

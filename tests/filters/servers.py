@@ -154,7 +154,7 @@ def scope(jar: Jar | None = None, *, kind: str = "http", headers: Pairs = (), pa
         pairs.append((b"cookie", jar.header().encode()))
     return {
         "type": kind,
-        "asgi": {"version": "3.0"},
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
         "http_version": "1.1",
         "method": "GET",
         "scheme": "ws" if kind == "websocket" else "http",

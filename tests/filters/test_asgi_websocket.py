@@ -371,26 +371,6 @@ async def test_a_page_of_another_origin_may_use_a_websocket_without_a_session(si
         await socket.accepted()
 
 
-@pytest.mark.parametrize("denial", [True, False])
-@in_loop
-async def test_rejected_before_accept(site: Site, denial: bool) -> None:
-    """With the extension, the answer has the error's status and headers, and the session's; without it, servers answer with 403."""
-    jar = await site.jar()
-    await site.sessions.end_all()
-    app = site.app(chat(echo), create=False, error=(401, [("WWW-Authenticate", "Cookie")]))
-    async with Socket(app, jar, denial=denial) as socket:
-        start = await socket.next()
-        if not denial:
-            assert start["type"] == "websocket.close"
-            return
-        assert (start["type"], start["status"]) == ("websocket.http.response.start", 401)
-        headers = [(name.decode(), value.decode()) for name, value in start["headers"]]
-        assert ("www-authenticate", "Cookie") in headers
-        assert (await socket.next())["body"] == b"401 Unauthorized\n"
-        jar.take(headers)
-    assert jar.cookies == {}
-
-
 @pytest.mark.parametrize("failure", [StoreUnavailable("it is down"), Conflict("eight times"), TooLarge("too large")])
 @in_loop
 async def test_a_commit_that_fails_at_accept_refuses_the_handshake(site: Site, failure: Any) -> None:

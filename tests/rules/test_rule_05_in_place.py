@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
@@ -12,9 +13,9 @@ import msgspec
 import pytest
 
 from tests.faces import Browser, Face
-from tests.planting import pack, plant, stored
+from tests.planting import heard, pack, plant, stored
 from tests.watched import Watched
-from typed_sessions import Key, KeyTypeError, ListKey
+from typed_sessions import Key, KeyTypeError, ListKey, LostUpdate, Upgrades
 
 
 @dataclass
@@ -321,3 +322,127 @@ def test_rule_05_a_reader_does_not_fail_for_what_cannot_be_saved_again(face: Fac
     assert stored(face, handle, "photo") == before
     with browser.visit() as session:
         assert session[name] == "ben"
+
+
+_drawn = itertools.count()
+
+
+@dataclass
+class Drawn:
+    items: list[str]
+    number: int = field(default_factory=lambda: next(_drawn))
+
+
+class DrawnStruct(msgspec.Struct):
+    items: list[str]
+    inner: list[Drawn] = msgspec.field(default_factory=lambda: [Drawn([])])
+
+
+@dataclass
+class DrawnLater:
+    items: list[str]
+    number: int = -1
+
+    def __post_init__(self) -> None:
+        if self.number < 0:
+            self.number = next(_drawn)
+
+
+def with_a_number(old: Any, version: int = 1) -> Drawn:
+    return Drawn(old["items"])
+
+
+NEVER_THE_SAME: dict[str, tuple[Any, dict[str, Any]]] = {
+    "an upgrade": (Drawn, {"version": 2, "upgrade": with_a_number}),
+    "a chain": (Drawn, {"version": 2, "upgrade": Upgrades(dict[str, Any], with_a_number)}),
+    "a new field": (Drawn, {}),
+    "a new field deep inside": (DrawnStruct, {}),
+    "a class that completes itself": (DrawnLater, {}),
+}
+
+
+@pytest.mark.parametrize(("type_", "options"), NEVER_THE_SAME.values(), ids=NEVER_THE_SAME.keys())
+def test_rule_05_a_reader_does_not_write_what_reading_has_made(face: Face, type_: Any, options: dict[str, Any]) -> None:
+    """An upgrade or a default that draws an id or takes the time gives another value at each look, and that is no change of the handler's.
+
+    What another request appends meanwhile stays.
+    """
+    key = Key[Any]("value", type_, **options)
+    browser, handle = holding(face, Key("user", str), "ann")
+    before = plant(face, handle, "value", pack({"items": ["book"]}))
+    store = watched(face)
+    lost = heard(face, LostUpdate)
+    with browser.visit() as session:
+        assert session[key].items == ["book"]
+        assert session[key] == session[key]
+    assert store.calls["commit"] == 0
+    assert stored(face, handle, "value") == before
+    reader, writer = browser.open(), browser.open()
+    assert reader.session[key].items == ["book"]
+    writer.session[key].items.append("pen")
+    writer.finish()
+    reader.finish()
+    with browser.visit() as session:
+        assert session[key].items == ["book", "pen"]
+    assert (store.calls["commit"], lost) == (1, [])
+
+
+@pytest.mark.parametrize(("type_", "options"), NEVER_THE_SAME.values(), ids=NEVER_THE_SAME.keys())
+def test_rule_05_a_change_of_what_reading_has_made_is_saved(face: Face, type_: Any, options: dict[str, Any]) -> None:
+    """With what was drawn, which is the same in every request after; each change once, also after a commit in the middle."""
+    key = Key[Any]("value", type_, **options)
+    browser, handle = holding(face, Key("user", str), "ann")
+    plant(face, handle, "value", pack({"items": ["book"]}))
+    store = watched(face)
+    with browser.visit() as session:
+        value = session[key]
+        for number in range(3):
+            value.items.append(f"pen {number}")
+            face.call(face.manager.commit(session))
+            face.call(face.manager.commit(session))
+    assert store.calls["commit"] == 3
+    with browser.visit() as session:
+        assert session[key] == value
+    assert store.calls["commit"] == 3
+
+
+def with_one_more(old: Any, version: int) -> list[str]:
+    return [*old, "added"]
+
+
+def test_rule_05_a_change_back_to_the_old_bytes_is_a_change(face: Face) -> None:
+    """What an upgrade has added and the handler takes away again is gone, though the bytes are then those of the older version."""
+    key = Key("value", list[str], version=2, upgrade=with_one_more)
+    browser, handle = holding(face, Key("user", str), "ann")
+    plant(face, handle, "value", pack(["a"]))
+    with browser.visit() as session:
+        session[key].remove("added")
+    with browser.visit() as session:
+        assert session[key] == ["a"]
+
+
+@pytest.mark.parametrize(("type_", "options"), NEVER_THE_SAME.values(), ids=NEVER_THE_SAME.keys())
+def test_rule_05_merge_begins_from_what_was_read(face: Face, type_: Any, options: dict[str, Any]) -> None:
+    """And not from another look at it: what this request has not touched is the same in the base and in its own value."""
+    seen: list[tuple[Any, Any, Any]] = []
+
+    def merge(base: Any, mine: Any, theirs: Any) -> Any:
+        seen.append((deepcopy(base), deepcopy(mine), deepcopy(theirs)))
+        theirs.items = [*theirs.items, *(item for item in mine.items if item not in base.items)]
+        return theirs
+
+    key = Key[Any]("value", type_, merge=merge, **options)
+    browser, handle = holding(face, Key("user", str), "ann")
+    plant(face, handle, "value", pack({"items": ["book"]}))
+    first, second = browser.open(), browser.open()
+    first.session[key].items.append("ink")
+    as_read = deepcopy(first.session[key])
+    second.session[key].items.append("pen")
+    second.finish()
+    first.finish()
+    base, mine, _ = seen[0]
+    assert mine == as_read
+    as_read.items.remove("ink")
+    assert base == as_read
+    with browser.visit() as session:
+        assert session[key].items == ["book", "pen", "ink"]

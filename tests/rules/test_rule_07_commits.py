@@ -1,7 +1,9 @@
-"""Rule 7: a commit is all or nothing, a repetition is one trip, and after 8 of them, or at the deadline, there is `Conflict`."""
+"""Rule 7: a commit is all or nothing, a repetition is one trip, and at the deadline there is `Conflict`."""
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,8 +20,10 @@ from typed_sessions import (
     ListKey,
     LostUpdate,
     Session,
+    SessionError,
     StoreUnavailable,
     TooLarge,
+    current_session,
 )
 
 
@@ -67,13 +71,33 @@ def test_rule_07_a_write_is_one_trip_after_the_opening(face: Face) -> None:
     assert watched.calls == {"open": 1, "commit": 1}
 
 
-@pytest.mark.parametrize("times", [1, 3, 8])
-def test_rule_07_a_conflict_costs_one_trip_more(face: Face, times: int) -> None:
-    """The reply to a commit that came too late carries the current bytes, so that nothing has to be opened again."""
+def overtaken(face: Face, *, clock_moves: bool = True, **options: Any) -> tuple[Overtaken, list[float]]:
+    """From now on the face's manager works on a store in which others may be faster; and how long it has paused, by its own clock only."""
+    store = Overtaken(face.store)
+    face.manager = face.another(store, **options)
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if clock_moves:
+            face.clock.advance(seconds)
+
+    async def sleep_soon(seconds: float) -> None:
+        sleep(seconds)
+
+    face.manager.core.sleep = sleep if face.kind == "sync" else sleep_soon
+    return store, slept
+
+
+@pytest.mark.parametrize(("times", "pauses"), [(1, 0), (2, 0), (3, 1), (4, 1), (5, 2), (8, 3), (40, 19)])
+def test_rule_07_a_conflict_costs_one_trip_more(face: Face, times: int, pauses: int) -> None:
+    """The reply to a commit that came too late carries the current bytes, so that nothing has to be opened again.
+
+    From the third on there is a pause before every second repetition.
+    """
     visits = Key("visits", int)
     browser, handle = begin(face, lambda session: session.__setitem__(visits, 0))
-    store = Overtaken(face.store)
-    face.manager = face.another(store)
+    store, slept = overtaken(face)
     left = list(range(times))
 
     def rival() -> None:
@@ -84,16 +108,33 @@ def test_rule_07_a_conflict_costs_one_trip_more(face: Face, times: int) -> None:
     with browser.visit() as session:
         session.update(visits, lambda n: n + 1)
     assert store.calls == {"open": 1, "commit": 1 + times}
+    assert len(slept) == pauses
     with browser.visit() as session:
         assert session[visits] == 1
 
 
-def test_rule_07_after_eight_repetitions_there_is_a_conflict(face: Face) -> None:
-    """The ninth overtaking raises `Conflict` with the names and what a server answers; nothing of the request is applied."""
+@pytest.mark.parametrize(
+    ("drawn", "pauses"),
+    [
+        (b"\x00", [0.001, 0.001, 0.001, 0.001, 0.001, 0.001, 0.001]),
+        (b"\x80", [0.0015, 0.0025, 0.0045, 0.0085, 0.0165, 0.0255, 0.0255]),
+        (b"\xff", [0.002, 0.004, 0.008, 0.016, 0.032, 0.05, 0.05]),
+    ],
+    ids=["shortest", "middle", "longest"],
+)
+@pytest.mark.parametrize("clock_moves", [True, False])
+def test_rule_07_when_the_deadline_is_over_there_is_a_conflict(
+    make_face: Callable[..., Face], drawn: bytes, pauses: list[float], clock_moves: bool
+) -> None:
+    """`Conflict` says so, with the names and what a server answers; nothing of the request is applied.
+
+    Until then a commit is repeated, after random pauses that may be twice as long each time, up to 50 ms; also if the clock stands still.
+    """
+    face = make_face()
     visits, name, facts = Key("visits", int), Key("name", str), ListKey("facts", int)
     browser, handle = begin(face, lambda session: session.__setitem__(visits, 0))
-    store = Overtaken(face.store)
-    face.manager = face.another(store)
+    store, slept = overtaken(face, deadline=0.15, clock_moves=clock_moves)
+    face.manager.core.draw = drawn.__mul__
     rivals: list[int] = []
 
     def rival() -> None:
@@ -106,17 +147,57 @@ def test_rule_07_after_eight_repetitions_there_is_a_conflict(face: Face) -> None
     turn.session[name] = "ann"
     turn.session[facts].append(1)
     turn.session.renew()
-    with pytest.raises(Conflict) as caught:
+    with pytest.raises(
+        Conflict, match=r"^other requests were faster \d+ times within the deadline of 0.15 s: nothing was committed$"
+    ) as caught:
         turn.send()
-    assert store.calls == {"open": 1, "commit": 9}
+    assert slept[: len(pauses)] == pytest.approx(pauses, rel=0.01)
+    assert 0.15 <= sum(slept) + 0.000_001 < 0.2 + 0.000_001
+    assert store.calls == {"open": 1, "commit": 2 + 2 * len(slept)}
     assert sorted(caught.value.names) == ["facts", "name", "visits"]
     assert caught.value.status == 503
     assert ("Retry-After", "1") in caught.value.headers
     store.rival = lambda: None
     with browser.visit() as session:  # the same secret opens it
-        assert session[visits] == 9000
+        assert session[visits] == 1000 * len(rivals)
         assert name not in session
         assert facts not in session
+
+
+def test_rule_07_what_others_store_in_a_pause_is_there_after_it(face: Face) -> None:
+    """And this request's own tasks cannot write meanwhile: that would be in the commit or not, as it happens."""
+    visits, name = Key("visits", int), Key("name", str)
+    browser, handle = begin(face, lambda session: session.__setitem__(visits, 0))
+    store, slept = overtaken(face)
+    values = [10, 20, 30]
+
+    def rival() -> None:
+        if values:
+            plant(face, handle, "visits", pack(values.pop(0)))
+
+    store.rival = rival
+    turn = browser.open()
+    turn.session.update(visits, lambda n: n + 1)
+    inner = face.manager.core.sleep
+
+    def sleep(seconds: float) -> Any:
+        plant(face, handle, "visits", pack(100))
+        with pytest.raises(SessionError, match="while another task of the request commits"):
+            turn.session[name] = "ann"
+        return inner(seconds)
+
+    face.manager.core.sleep = sleep
+    turn.finish()
+    assert len(slept) == 1
+    with browser.visit() as session:
+        assert session[visits] == 101
+        assert name not in session
+
+
+def test_rule_07_a_pause_is_a_real_one(face: Face) -> None:
+    """Of a thread, or of a task: an event loop goes on."""
+    expected: object = time.sleep if face.kind == "sync" else asyncio.sleep
+    assert face.manager.core.sleep is expected
 
 
 def test_rule_07_at_the_deadline_there_is_a_conflict(make_face: Callable[..., Face]) -> None:
@@ -146,8 +227,7 @@ def test_rule_07_after_a_conflict_the_request_may_go_on(face: Face) -> None:
     """`manager.commit` that raised has applied nothing and forgotten nothing: asked again, it commits."""
     visits, name = Key("visits", int), Key("name", str)
     browser, handle = begin(face, lambda session: session.__setitem__(visits, 0))
-    store = Overtaken(face.store)
-    face.manager = face.another(store)
+    store, _ = overtaken(face)
     store.rival = lambda: plant(face, handle, "visits", pack(10))
     turn = browser.open()
     turn.session.update(visits, lambda n: n + 1)
@@ -364,3 +444,53 @@ def test_rule_07_refresh_keeps_what_was_changed_in_place(face: Face) -> None:
     turn.finish()
     with browser.visit() as session:
         assert (session[mine], session[theirs]) == (["mine"], ["theirs"])
+
+
+@pytest.mark.parametrize("what", ["write", "end"])
+def test_rule_07_what_a_listener_of_lost_update_does_is_committed(face: Face, what: str) -> None:
+    """As what the handler does is, though the request has been committed then: a note for the user, or a sign-out."""
+    cart, note = Key("cart", list[str]), Key("note", str)
+    browser, handle = begin(face, lambda session: session.__setitem__(cart, ["book"]))
+
+    def hear(event: LostUpdate) -> None:
+        if what == "end":
+            current_session().end()
+        else:
+            current_session()[note] = f"a change of your {event.name} was lost"
+
+    face.manager.on(LostUpdate, hear)
+    turn = browser.open()
+    turn.session[cart].append("pen")
+    plant(face, handle, "cart", pack(["ink"]))
+    headers = turn.finish()
+    if what == "end":
+        assert record_of(face, handle) is None
+        assert "Max-Age=0" in dict(headers)["Set-Cookie"]
+        return
+    with browser.visit() as session:
+        assert session[cart] == ["book", "pen"]
+        assert session[note] == "a change of your cart was lost"
+
+
+def test_rule_07_a_listener_that_is_overtaken_each_time_comes_to_an_end(face: Face) -> None:
+    """What it does is committed once more, and not what it does about that."""
+    cart, note = Key("cart", list[str]), Key("note", list[str])
+    browser, handle = begin(face, lambda session: session.__setitem__(cart, []))
+    plant(face, handle, "note", pack([]))
+    store, _ = overtaken(face)
+    rivals: list[int] = []
+    lost: list[str] = []
+
+    def hear(event: LostUpdate) -> None:
+        lost.append(event.name)
+        current_session()[note].append(event.name)
+        rivals.append(len(rivals))
+        plant(face, handle, "note", pack([str(len(rivals))]))
+
+    face.manager.on(LostUpdate, hear)
+    turn = browser.open()
+    turn.session[cart].append("pen")
+    plant(face, handle, "cart", pack(["ink"]))
+    turn.finish()
+    assert lost == ["cart", "note"]
+    assert store.calls["commit"] == 4

@@ -242,6 +242,53 @@ def test_rule_13_a_crash_before_the_first_snapshot(memory_face: Face, tmp_path: 
     assert cleaned == ["value of key"]
 
 
+@pytest.mark.parametrize("saved", [True, False])
+def test_rule_13_a_crash_in_the_middle_of_the_hooks_and_a_day_without_a_process(memory_face: Face, tmp_path: Path, saved: bool) -> None:
+    """They run within `reap_grace`, not within the session's timeout; saving meanwhile changes nothing; nobody gets in."""
+    face = memory_face
+    path, cleaned = tmp_path / "sessions", list[str]()
+
+    class Killed(BaseException):
+        pass
+
+    def killed(value: str) -> None:
+        raise Killed
+
+    face.call(face.manager.save_sessions(path))
+    with isolated_keys():
+        browser = face.browser()
+        with browser.visit() as session:
+            session[Key("key", str, cleanup_delete=killed)] = "value of key"
+        if saved:
+            face.call(face.manager.save_sessions(path))
+        backup = path.read_bytes()
+        turn = browser.copy().open()
+        turn.session.end()
+        with pytest.raises(Killed):
+            turn.finish()
+    for _ in range(3):
+        face.clock.advance(WEEK / 8)
+        face.store = MemoryStore()
+        face.renew()
+        assert face.call(face.manager.load_sessions(path)) == 1
+        assert not is_open(browser)
+        assert live(face) == set()
+        face.call(face.manager.save_sessions(path))
+    Key("key", str, cleanup_delete=cleaned.append)
+    face.clock.advance(LEASE)
+    sweep(face)
+    assert cleaned == ["value of key"]
+    face.call(face.manager.save_sessions(path))
+    path.write_bytes(backup)
+    face.store = MemoryStore()
+    face.renew()
+    assert face.call(face.manager.load_sessions(path)) == 0
+    face.clock.advance(LEASE)
+    sweep(face)
+    assert cleaned == ["value of key"]
+    assert not is_open(browser)
+
+
 def test_rule_08_what_ends_while_it_is_loaded_stays_ended(memory_face: Face, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its owner signs out after the journal was read, and before the sessions are put back: a program that serves may load too."""
     face = memory_face

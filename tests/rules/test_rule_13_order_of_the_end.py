@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.faces import FACES, Browser, Face
+from tests.faces import FACES, PEER, Browser, Face
 from tests.rules.scene import Connection, Logged, handle_of, is_open, live, never
 from typed_sessions import AddressPolicy, Client, End, Key, MemoryStore, NoSession, Rejected, SessionClosed, current_session
 
@@ -175,8 +175,41 @@ def test_rule_13_on_any_node(make_face: Make, node: str) -> None:
         sweeping, idle = (other, scene.face.manager) if node == "the other" else (scene.face.manager, other)
         assert scene.face.call(sweeping.sweep()) == 1
         assert scene.face.call(idle.sweep()) == 0
-        hooks = [step for step in scene.log if step not in ("sweep", "clear", "close", "delete here")]
+        hooks = [step for step in scene.log if step not in ("sweep", "open", "clear", "close", "delete here")]
         assert hooks == ["End timeout", "no_client both", "delete both", "no_client refused", "delete late"]
+
+
+@pytest.mark.parametrize("how", ["ends", "sweeps"])
+def test_rule_13_values_of_this_process_when_another_ends_the_session(make_face: Make, how: str) -> None:
+    """Nobody tells this process, so its sweeps look for the sessions that have such values, some each time; a miss is none by itself."""
+    face = make_face()
+    cleaned: list[str] = []
+    door = Key("door", str, resident=True, cleanup_delete=cleaned.append)
+    closed: list[str] = []
+    with face.manager.connect(PEER, lambda: closed.append("gone")) as client:
+        gone, stays = face.browser(), face.browser()
+        for browser, name in ((gone, "gone"), (stays, "stays")):
+            turn = browser.open(client=client if browser is gone else None)
+            turn.session[door] = name
+            turn.finish()
+        other = face.another()
+        if how == "ends":
+            assert face.call(other.end(handle_of(gone)))
+        else:
+            face.clock.advance(600)
+            with stays.visit():
+                pass
+            face.clock.advance(61)
+            assert face.call(other.sweep()) == 1
+        face.call(face.manager.sweep())
+        assert cleaned == []
+        face.call(face.manager.sweep())
+        assert (cleaned, closed) == (["gone"], ["gone"])
+        for _ in range(3):
+            face.call(face.manager.sweep())
+    assert cleaned == ["gone"]
+    with stays.visit() as session:
+        assert session[door] == "stays"
 
 
 def test_rule_13_once_per_value(make_face: Make) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -64,15 +65,28 @@ def test_rule_29_autosave_saves_every_so_often(face: Face, tmp_path: Path) -> No
         assert session[name] == "ann"
 
 
-def test_rule_29_a_save_that_fails_is_tried_again(face: Face, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_rule_29_a_save_that_fails_is_tried_again(
+    face: Face, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is logged, and the background goes on."""
     name = Key("name", str)
     store = Cut(face.store)
     face.manager = face.another(store=store)
     server = Server(face, tmp_path / "missing")
+    said, emit = threading.Semaphore(0), caplog.handler.emit
+
+    def say(record: logging.LogRecord) -> None:
+        emit(record)
+        said.release()
+
+    def wait_for_two() -> None:
+        assert said.acquire(timeout=10)
+        assert said.acquire(timeout=10)
+
+    monkeypatch.setattr(caplog.handler, "emit", say)
     face.manager.autosave(server.path, every=0.005)
     signed_in(face, name)
-    while_it_runs(face, lambda: store.wait(2))
+    while_it_runs(face, wait_for_two)
     assert "the autosave of sessions failed; it is tried again in 0.005 s" in caplog.text
     assert "the folder does not exist" in caplog.text
     server.path.parent.mkdir()

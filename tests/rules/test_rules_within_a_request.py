@@ -14,6 +14,9 @@ from tests.watched import Watched
 from typed_sessions import (
     AddressPolicy,
     AsyncSessionManager,
+    CookiePolicy,
+    End,
+    HeadersSent,
     Key,
     ListKey,
     MemoryStore,
@@ -22,6 +25,7 @@ from typed_sessions import (
     SessionError,
     SessionManager,
     StoreUnavailable,
+    current_session,
 )
 from typed_sessions.record import Record
 
@@ -250,3 +254,62 @@ def test_rule_07_another_task_cannot_write_during_a_commit(loop: asyncio.Abstrac
         assert [view async for view in sessions.all()] == []
 
     loop.run_until_complete(work())
+
+
+@pytest.mark.parametrize("how", ["renews", "refreshes"])
+def test_rule_19_another_requests_choice_of_cookie_is_kept(make_face: Make, how: str) -> None:
+    """A request that was open when another chose a cookie without Max-Age ("do not remember me") sends none with it any more."""
+    face = make_face(cookie_policy=CookiePolicy(max_age=3600))
+    key = Key("key", int)
+    browser = face.browser()
+    with browser.visit() as session:
+        session[key] = 1
+    first, second = browser.open(), browser.open()
+    assert second.session.persistent
+    first.session.persistent = False
+    first.finish()
+    if how == "refreshes":
+        face.call(face.manager.refresh(second.session))
+        assert not second.session.persistent
+    second.session.renew()
+    cookies = [value for name, value in second.finish() if name == "Set-Cookie"]
+    assert len(cookies) == 2
+    assert not any("Max-Age" in cookie for cookie in cookies)
+
+
+def test_rule_15_listeners_see_the_choice_of_cookie(make_face: Make) -> None:
+    """At the end of a session as before."""
+    face = make_face(cookie_policy=CookiePolicy(max_age=3600))
+    seen: list[bool] = []
+
+    def hear(event: End) -> None:
+        seen.append(current_session().persistent)
+
+    face.manager.on(End, hear)
+    for persistent in (True, False):
+        browser = face.browser()
+        with browser.visit() as session:
+            session[Key("key", int)] = 1
+            session.persistent = persistent
+        with browser.visit() as session:
+            session.end()
+    assert seen == [True, False]
+
+
+def test_rule_19_an_edit_sees_the_choice_of_cookie(make_face: Make) -> None:
+    """And cannot make it: there is no response that could send the other cookie."""
+    face = make_face(cookie_policy=CookiePolicy(max_age=3600))
+    browser = face.browser()
+    seen: list[bool] = []
+
+    def work(session: Session) -> None:
+        seen.append(session.persistent)
+        with pytest.raises(HeadersSent):
+            session.persistent = True
+
+    for persistent in (True, False):
+        with browser.visit() as session:
+            session[Key("key", int)] = 1
+            session.persistent = persistent
+        face.edit(handle_of(browser), work)
+    assert seen == [True, False]

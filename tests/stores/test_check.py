@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -261,6 +263,74 @@ def test_a_file_that_is_no_store_is_told(folder: Path, command: str) -> None:
     assert "no SQLite database" in done.stderr
     assert "Traceback" not in done.stderr
     assert file.read_bytes() == b"Dear Sir or Madam, " * 100
+
+
+def looked_after(command: str, file: Path, folder: Path, user: int | None = None) -> tuple[int, str]:
+    """The status of a command on a file, and what it says on stderr; as another user, of group 2000."""
+    done = subprocess.run(
+        [
+            *(["setpriv", f"--reuid={user}", "--regid=2000", "--clear-groups"] if user is not None else []),
+            *[sys.executable, "-m", "typed_sessions", command, "--store", f"sqlite:///{file}"],
+            *(["--keys", "shop_keys"] if command == "check" else []),
+        ],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TYPED_SESSIONS_SEALING_KEYS": "00" * 32, "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("command", ["check", "reseal"])
+def test_an_empty_file_is_not_made_a_store(folder: Path, command: str) -> None:
+    """It is none, and stays empty."""
+    file = folder / "empty.db"
+    file.touch()
+    status, errors = looked_after(command, file, folder)
+    assert status == 2
+    assert "empty.db is empty" in errors
+    assert file.read_bytes() == b""
+    assert sorted(path.name for path in folder.iterdir()) == ["empty.db", "shop_keys.py"]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0 or not shutil.which("setpriv"), reason="takes other users")
+@pytest.mark.parametrize("command", ["check", "reseal"])
+@pytest.mark.parametrize("mode", [0o640, 0o660], ids=oct)
+def test_a_command_of_another_user_locks_nobody_out(command: str, mode: int) -> None:
+    """A file that a member of its group may only read is refused, with what to do; after any command the application goes on."""
+    with tempfile.TemporaryDirectory() as name:  # where other users may go
+        folder = Path(name)
+        os.chown(folder, 1000, 2000)
+        folder.chmod(0o2770)
+        (folder / "shop_keys.py").write_text(KEYS)
+        (folder / "shop_keys.py").chmod(0o644)
+        file = folder / "sessions.db"
+        store = open_store(f"sqlite:///{file}")
+        record = session(store, {"user": Write(pack("ann"))})
+        store.close()
+        os.chown(file, 1000, 2000)
+        file.chmod(mode)
+        status, errors = looked_after(command, file, folder, 1001)
+        if mode == 0o640:
+            assert status == 2
+            assert "run this as the application's user (the file belongs to user 1000)" in errors
+        else:
+            assert status == 1, errors  # the value is not sealed
+        assert sorted(path.name for path in folder.iterdir()) == ["sessions.db", "shop_keys.py"]
+        child = os.fork()
+        if child == 0:  # pragma: no cover  # in another process
+            try:
+                os.setgid(2000)
+                os.setuid(1000)
+                store = open_store(f"sqlite:///{file}")
+                outcome = store.commit(record.locator, Changes({"user": Write(pack("bob"))}), IDLE, time.time())
+                os._exit(0 if outcome.status == "committed" else 2)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_it_can_be_stopped(folder: Path) -> None:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
-import shutil
 import sqlite3
-import stat
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -340,85 +336,3 @@ def test_a_damaged_row_counts_as_none_and_is_reported(path: Path, store: SQLiteS
     assert [record.locator for record in store.sweep(NOW + 1_000, 10, LEASE, GRACE)[0]] == [good.locator]
     assert other.execute("SELECT count(*) FROM session").fetchone() == (0,)
     other.close()
-
-
-# -- the file is taken away -----------------------------------------------------
-
-
-def until_noticed(store: SQLiteStore, record: Record) -> None:
-    """Write until the store has looked where its file is, which it does every quarter of a second."""
-
-    def write_on() -> None:
-        begin = time.monotonic()
-        while time.monotonic() < begin + 5:
-            write(store, record, b"1")
-
-    with pytest.raises(StoreUnavailable, match="deleted or replaced while it was in use"):
-        write_on()
-
-
-@pytest.mark.parametrize("names", ["sessions.db", "sessions.db*"])
-def test_a_deleted_file_is_noticed(path: Path, store: SQLiteStore, caplog: pytest.LogCaptureFixture, names: str) -> None:
-    """Nobody writes for long into a file that is gone. It is reported, and afterwards there is a new one, without sessions."""
-    record = started(store)
-    for file in path.parent.glob(names):
-        file.unlink()
-    until_noticed(store, record)
-    assert "was deleted or replaced" in caplog.text
-    assert found(store, record) is None
-    assert value_of(found(store, started(store))) == b"0"
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-
-
-def test_a_file_that_was_replaced_is_taken_over(path: Path, tmp_path: Path, store: SQLiteStore) -> None:
-    """What lies in the place of the file then is what counts."""
-    backup = SQLiteStore(tmp_path / "backup.db")
-    kept = started(backup)
-    backup.close()
-    record = started(store)
-    for file in path.parent.glob("sessions.db-*"):
-        file.unlink()
-    os.replace(tmp_path / "backup.db", path)
-    until_noticed(store, record)
-    assert value_of(found(store, kept)) == b"0"
-    assert found(store, record) is None
-
-
-def test_a_folder_that_cannot_be_written(path: Path, store: SQLiteStore) -> None:
-    """A store in a read-only folder says what is wrong, whether the file is there or not."""
-    started(store)
-    store.close()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        shutil.copy(path, folder / "there.db")
-        (folder / "there.db").chmod(0o644)
-        folder.chmod(0o555)
-        said = [_as_nobody(folder / "there.db"), _as_nobody(folder / "missing.db")]
-        folder.chmod(0o755)
-    assert [text.partition(": ")[0] for text in said] == [str(folder / "there.db"), str(folder / "missing.db")]
-    assert "readonly database" in said[0] or "unable to open database file" in said[0]
-    assert "Permission denied" in said[1]
-
-
-def _as_nobody(path: Path) -> str:
-    """What `StoreUnavailable` says to a user without rights: the superuser may write everywhere."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:  # pragma: no cover  # in another process
-        try:
-            if os.getuid() == 0:
-                os.setgid(65534)
-                os.setuid(65534)
-            try:
-                store = SQLiteStore(path)
-                store.create(new(), NOW)
-                os.write(writing, b"it worked")
-            except StoreUnavailable as problem:
-                os.write(writing, str(problem).encode())
-        finally:
-            os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as pipe:
-        said = pipe.read()
-    os.waitpid(child, 0)
-    return said

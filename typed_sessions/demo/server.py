@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import socketserver
+import stat
 import sys
 import threading
 from collections.abc import Generator
@@ -189,10 +190,20 @@ def _signals() -> Generator[socket.socket]:
 
 @contextmanager
 def _alone(snapshot: Path) -> Generator[None]:
-    """Hold `<snapshot>.lock`: two servers that save to one file would undo each other's work."""
+    """Hold `<snapshot>.lock`: two servers that save to one file would undo each other's work. If it is made here, and then the snapshot
+    cannot be had, it is removed again."""
+    try:
+        kind = snapshot.lstat().st_mode
+    except OSError:
+        kind = stat.S_IFREG  # none yet, or one that will be refused below
+    if not stat.S_ISREG(kind):
+        what = "a symbolic link, which is not followed" if stat.S_ISLNK(kind) else "no plain file"
+        raise CannotServe(f"--snapshot {snapshot}: it is {what}. Give the file itself.")
     try:
         snapshot.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = open(f"{snapshot}.lock", "a")  # noqa: SIM115  # closed below
+        path = f"{snapshot}.lock"
+        made = not os.path.lexists(path)
+        lock = open(path, "a")  # noqa: SIM115  # closed below
     except OSError as problem:
         raise CannotServe(f"--snapshot {snapshot}: {problem.strerror}. Give a file in a folder that can be written.") from problem
     with lock:
@@ -203,6 +214,14 @@ def _alone(snapshot: Path) -> Generator[None]:
         else:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not os.fstat(lock.fileno()).st_nlink:  # removed by another that was just giving up
+                    raise BlockingIOError
             except OSError:
                 raise CannotServe(f"another demo is using {snapshot}. Give this one a file of its own with --snapshot.") from None
-        yield
+        try:
+            yield
+        except BaseException:
+            if made:
+                with suppress(OSError):
+                    os.unlink(path)
+            raise

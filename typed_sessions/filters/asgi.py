@@ -1,41 +1,38 @@
 """Sessions for any ASGI 3 server: a middleware for http and websocket; lifespan closes the manager.
 
 Nothing happens until somebody looks at the session, with `await open_session(scope)`. What changed is committed before the response's
-headers leave; what changes while the body streams, at its end. A WebSocket is a client: it is committed when it is accepted, at the
-manager's `commit` and at its end, a message counts as use, and when the session ends it is closed with 1008 (RFC 6455 7.4.1).
+headers leave; what changes while the body streams, before its last piece does; what comes after that, when the application returns.
+
+A WebSocket is a client: it is committed when it is accepted, at the manager's `commit` and at its end, a message that comes counts as use,
+and when the session ends it is closed with 1008 (RFC 6455 7.4.1): at once if it ends in this process, otherwise at the next message in
+either direction, `granularity` after the last question to the store at the latest.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Collection, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
-from typing import Any, Protocol, TypeAlias, cast, final
-from urllib.parse import urlsplit
+from typing import Any, cast, final
 
 import msgspec
 
 from ..aio import AsyncSessionManager
 from ..clients import Client
-from ..errors import COMMIT_FAILURES, CommitFailure, Headers, NoSession, NotOpened, Rejected
-from ..exchange import BAD_REQUEST, Exchange, Guard, plain_answer, refuse_late
+from ..errors import COMMIT_FAILURES, CommitFailure, Headers, NoSession, Rejected
+from ..exchange import BAD_REQUEST, Exchange, Guard, refuse_late
 from ..finish import close_exchange, discard_exchange, forget_changes
 from ..policy import CookiePolicy
 from ..session import Create, Error, Session, enter, leave
-
-Scope: TypeAlias = MutableMapping[str, Any]  # Any: what ASGI says it is
-Message: TypeAlias = MutableMapping[str, Any]  # Any: the same
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
-App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+from .asgi_base import App as App  # ASGI's types are for applications too
+from .asgi_base import Message as Message
+from .asgi_base import Receive as Receive
+from .asgi_base import Scope as Scope
+from .asgi_base import Send as Send
+from .asgi_base import answer, current, headers_of
+from .asgi_websocket import Cut, Origins, WebSocket
 
 _KEY = "typed_sessions"
-POLICY_VIOLATION = 1008
-_SET_COOKIE = b"set-cookie"
-_NO_STORE = (b"cache-control", b"no-store")
-_VARY = (b"vary", b"Cookie")
-_NAMES = {"Set-Cookie": _SET_COOKIE, "Cache-Control": b"cache-control", "Vary": b"vary"}
-INTERNAL_ERROR = 1011
 
 
 @final
@@ -62,7 +59,7 @@ class ScopeReader:
 
     def client(self, source: Any, /) -> Client | None:
         connection = source.get(_KEY)
-        return connection.client if isinstance(connection, _WebSocket) else None
+        return connection.client if isinstance(connection, WebSocket) else None
 
 
 @final
@@ -92,15 +89,13 @@ class SessionMiddleware:
     ) -> None:
         if not isinstance(cast("object", sessions), AsyncSessionManager):
             raise TypeError(f"SessionMiddleware(app, {sessions!r}): expected an AsyncSessionManager; SessionManager is for filters.wsgi")
-        if isinstance(allowed_origins, str):
-            raise TypeError(f'allowed_origins = {allowed_origins!r}: expected a list of origins, ["https://example.org"]')
         policy = sessions.cookie_policy if cookie_policy is None else cookie_policy
         self._guard = Guard(ScopeReader(has_clients=False), policy, create=create, check=check, error=error)
         self._socket_guard = Guard(ScopeReader(has_clients=True), policy, create=create, check=check, error=error)
         self._app = app
         self._sessions = sessions
         self._eager = eager or check is not None
-        self._origins = frozenset(origin.rstrip("/").lower() for origin in allowed_origins)
+        self._origins = Origins(allowed_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -138,13 +133,13 @@ class SessionMiddleware:
             exchange.source = None  # no reference cycle through the scope
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        connection = _WebSocket(self._sessions, self._socket_guard, scope, receive, send, self._same_origin(scope))
+        connection = WebSocket(self._sessions, self._socket_guard, scope, receive, send, self._origins)
         scope[_KEY] = connection
         token = enter(connection)
         try:
             if self._eager:
                 await connection.open()
-            with suppress(_Cut):
+            with suppress(Cut):
                 await self._app(scope, connection.receive, connection.send)
             await connection.finish()
         except (Rejected, *COMMIT_FAILURES) as refused:
@@ -162,22 +157,6 @@ class SessionMiddleware:
         finally:
             leave(token)
             self._sessions.disconnected(connection.client)
-
-    def _same_origin(self, scope: Scope) -> bool:
-        reader = self._socket_guard.reader
-        origins, hosts = reader.headers(scope, "origin"), reader.headers(scope, "host")
-        if not origins:
-            return True  # no browser: one that is made to connect sends the header
-        if len(origins) != 1:
-            return False
-        origin = origins[0].lower()
-        if origin in self._origins:
-            return True
-        try:
-            netloc = urlsplit(origin).netloc
-        except ValueError:
-            return False
-        return len(hosts) == 1 and netloc != "" and netloc == hosts[0].lower()
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = answered = closed = False
@@ -223,24 +202,10 @@ async def open_session(scope: Scope, /) -> Session:
         except (Rejected, *COMMIT_FAILURES) as refused:
             exchange.refused = refused
             raise
-    if isinstance(response, _WebSocket):
+    if isinstance(response, WebSocket):
         session = response.exchange.session
         return await response.open() if session is None or response.exchange.opening is not None else session
     raise NoSession("this request did not come through typed_sessions.filters.asgi.SessionMiddleware")
-
-
-class _Opening(Protocol):
-    exchange: Exchange
-
-
-def _current(response: _Opening) -> Session:
-    session = response.exchange.session
-    if session is None:
-        raise NotOpened(
-            "the session is not open yet: use `session = await open_session(scope)` first, "
-            "or SessionMiddleware(..., eager=True) for all requests"
-        )
-    return session
 
 
 @final
@@ -252,7 +217,7 @@ class _Response(msgspec.Struct, eq=False):
     raw_send: Send
 
     def current(self) -> Session:
-        return _current(self)
+        return current(self.exchange)
 
     def open(self) -> Session | Awaitable[Session]:
         refuse_late(self.exchange)
@@ -274,14 +239,28 @@ class _Response(msgspec.Struct, eq=False):
                     try:
                         committing = self.sessions.commit_soon(exchange)
                     except BaseException:
-                        forget_changes(exchange)  # as in `_start`
+                        forget_changes(exchange)  # as in `_settled`
                         raise
                     if committing is not None:
                         return self._start(message, committing)
                 tracking.headers_sent = True
                 # Another message: the application may use its own for everybody.
-                message = {**message, "headers": [*message.get("headers", ()), *_headers_of(exchange)]}
+                message = {**message, "headers": [*message.get("headers", ()), *headers_of(exchange)]}
             exchange.headers_sent = True
+        elif (
+            exchange.tracking is not None
+            and not exchange.tracking.untouched
+            and message["type"] == "http.response.body"
+            and not message.get("more_body", False)
+        ):
+            # Before the end leaves: whoever has read it may ask at once for what was written, and a whole response says that it is stored.
+            try:
+                ending = self.sessions.commit_soon(exchange)
+            except BaseException:
+                forget_changes(exchange)  # as in `_settled`
+                raise
+            if ending is not None:
+                return self._end(message, ending)
         return self.raw_send(message)
 
     async def _start(self, message: Message, committing: Awaitable[None] | None) -> None:
@@ -289,18 +268,25 @@ class _Response(msgspec.Struct, eq=False):
         if committing is None:
             discard_exchange(exchange)
         else:
-            try:
-                await committing
-            except BaseException:
-                forget_changes(exchange)  # an application that answers in another way now has not done this
-                raise
+            await self._settled(committing)
         if exchange.tracking is not None:
             exchange.tracking.headers_sent = True
         exchange.headers_sent = True
-        await self.raw_send({**message, "headers": [*message.get("headers", ()), *_headers_of(exchange)]})
+        await self.raw_send({**message, "headers": [*message.get("headers", ()), *headers_of(exchange)]})
+
+    async def _end(self, message: Message, committing: Awaitable[None]) -> None:
+        await self._settled(committing)
+        await self.raw_send(message)
+
+    async def _settled(self, committing: Awaitable[None]) -> None:
+        try:
+            await committing
+        except BaseException:
+            forget_changes(self.exchange)  # an application that answers in another way now has not done this
+            raise
 
     async def finish(self) -> None:
-        """The application has returned: commit what it changed while the body went out."""
+        """The application has returned: commit what it changed after the body's end."""
         exchange = self.exchange
         if exchange.done:
             return
@@ -322,149 +308,6 @@ class _Response(msgspec.Struct, eq=False):
         if exchange.headers_sent:
             raise refused
         exchange.headers_sent = True
-        start, body = answer("http.response", refused, extra)
+        start, body = answer("http.response", refused.status, [*refused.headers, *extra])
         await self.raw_send(start)
         await self.raw_send(body)
-
-
-@final
-class _Cut(ConnectionError):
-    """What an application gets that goes on sending after the session's end: as if the client had gone (an OSError, says ASGI)."""
-
-
-@final
-class _WebSocket:
-    """The session's part in one WebSocket connection, which is a client of it."""
-
-    __slots__ = ("_accepted", "_closed", "_cut", "_receive", "_refused", "_scope", "_send", "_sessions", "client", "exchange", "gone")
-
-    def __init__(self, sessions: AsyncSessionManager, guard: Guard, scope: Scope, receive: Receive, send: Send, same_origin: bool) -> None:
-        self.exchange = Exchange(guard, scope)
-        self._sessions = sessions
-        self._scope = scope
-        self._receive = receive
-        self._send = send
-        self._refused = not same_origin
-        self._accepted = False
-        self._closed = False
-        self._cut = False
-        self.gone = False
-        peer = scope.get("client")
-        self.client = Client(peer[0] if peer else None, self._close)
-
-    def current(self) -> Session:
-        return _current(self)
-
-    async def open(self) -> Session:
-        if self._refused:
-            raise Rejected(
-                "origin", 403, (), "a WebSocket from another origin opens no session; see SessionMiddleware(allowed_origins=[...])"
-            )
-        return await self._sessions.open_exchange(self.exchange)
-
-    async def _close(self, code: int = POLICY_VIOLATION, reason: str = "the session has ended") -> None:
-        """Close it over the application's head, which from now on gets to hear of that and of nothing else."""
-        self._cut = True
-        if not self._closed:
-            self._closed = True
-            await self._send({"type": "websocket.close", "code": code, "reason": reason})
-
-    async def receive(self) -> Message:
-        if self.client.closing:
-            await self._close()
-        message = await self._receive()
-        if message["type"] == "websocket.receive" and self.exchange.tracking is not None and not self._closed:
-            if not await self._sessions.use_exchange(self.exchange):
-                await self._close()
-        elif message["type"] == "websocket.disconnect":
-            self._closed = self.gone = True
-        if self._cut and message["type"] == "websocket.receive":
-            return {"type": "websocket.disconnect", "code": POLICY_VIOLATION}
-        return message
-
-    async def send(self, message: Message) -> None:
-        kind = message["type"]
-        if kind == "websocket.close" and self._closed:
-            return
-        if self._cut:
-            raise _Cut("the WebSocket was closed, since its session has ended")
-        if kind == "websocket.accept" and not self._accepted:
-            message = await self._leave(message, 101)
-            self._accepted = True
-        elif kind == "websocket.http.response.start":
-            message = await self._leave(message, message["status"])
-        elif kind == "websocket.close":
-            self._closed = True
-        await self._send(message)
-
-    async def _leave(self, message: Message, status: int) -> Message:
-        """The headers leave, in the answer to the handshake, which is returned with them."""
-        exchange = self.exchange
-        if exchange.tracking is not None:
-            if status >= 500:
-                discard_exchange(exchange)
-            else:
-                await self._sessions.commit_exchange(exchange)
-            exchange.tracking.headers_sent = True
-        exchange.headers_sent = True
-        return {**message, "headers": [*message.get("headers", ()), *_headers_of(exchange)]} if exchange.looked else message
-
-    async def finish(self) -> None:
-        """The application has returned: commit what it changed since."""
-        exchange = self.exchange
-        if exchange.tracking is not None and not exchange.done:
-            if exchange.headers_sent:
-                try:
-                    await self._sessions.commit_exchange(exchange)
-                finally:
-                    close_exchange(exchange)
-            else:
-                await self._sessions.abandon_exchange(exchange)
-        if self.client.closing:
-            await self._close()
-
-    async def refuse(self, refused: Rejected | CommitFailure) -> None:
-        """Refuse the handshake. After it: close the connection, and raise what was not the client's doing."""
-        exchange = self.exchange
-        extra: Headers = ()
-        if not exchange.done:
-            discard_exchange(exchange)
-            extra = exchange.headers()
-        if self._accepted:
-            if isinstance(refused, Rejected):
-                await self._close(reason="refused")
-                return
-            await self._close(INTERNAL_ERROR, "the session could not be saved")
-            raise refused
-        if not self._closed and "websocket.http.response" in (self._scope.get("extensions") or {}):
-            self._closed = True
-            start, body = answer("websocket.http.response", refused, extra)
-            await self._send(start)
-            await self._send(body)
-        elif not self._closed:
-            self._closed = True
-            await self._send({"type": "websocket.close", "code": POLICY_VIOLATION})
-
-
-def _headers_of(exchange: Exchange) -> list[tuple[bytes, bytes]]:
-    """`exchange.headers()` as ASGI wants them; what most responses have, and those that begin a session, without a detour."""
-    if not exchange.looked:
-        return []
-    if exchange.issued is None and exchange.quiet:
-        return [_VARY]
-    values = exchange.issued_headers()
-    if values is None:
-        return encoded(exchange.headers())
-    return [(_SET_COOKIE, values[0].encode("latin-1")), (_SET_COOKIE, values[1].encode("latin-1")), _NO_STORE, _VARY]
-
-
-def encoded(headers: Sequence[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
-    """Header pairs as ASGI wants them."""
-    return [(_NAMES.get(name) or name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-
-
-def answer(kind: str, refused: Rejected | CommitFailure, extra: Headers) -> tuple[Message, Message]:
-    """The two messages that refuse a request, with the status in words as the body."""
-    _, headers, body = plain_answer(refused.status, [*refused.headers, *extra])
-    start: Message = {"type": f"{kind}.start", "status": refused.status, "headers": encoded(headers)}
-    return start, {"type": f"{kind}.body", "body": body}

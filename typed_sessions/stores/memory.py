@@ -8,15 +8,14 @@ way round.
 
 from __future__ import annotations
 
-import os
 import threading
-import weakref
 from collections import deque
 from collections.abc import Sequence
 from typing import final
 
 from ..changes import GONE, Changes, Idle, Outcome, Use, apply, apply_touch, apply_use
 from ..errors import PolicyError, StoreFull, TooLarge
+from ..forks import renew_after_fork
 from ..record import ENDED, FIELD_HOOKED, REUSED, Ending, EndReason, Record
 from ..wheel import Wheel
 from .base import Created
@@ -60,9 +59,7 @@ class MemoryStore:
         self._newer: deque[int] = deque()
         self._unclaimed: deque[int] = deque()
         self._cutting = threading.Lock()
-        if hasattr(os, "register_at_fork"):
-            this = weakref.ref(self)
-            os.register_at_fork(after_in_child=lambda: _renew_locks(this()))
+        renew_after_fork(self)
 
     def __len__(self) -> int:
         return self._count
@@ -289,8 +286,8 @@ class MemoryStore:
 
     # -------------------------------------------------------------- inside
 
-    def after_fork(self) -> None:
-        """New locks for a child process."""
+    def renew_locks(self) -> None:
+        """In the child of a fork."""
         for shard in self._shards:
             shard.lock = threading.Lock()
         self._books = threading.Lock()
@@ -445,9 +442,3 @@ class MemoryStore:
             with self._books:
                 self._wheel.add(key, due, now)
         return record if claimed else None
-
-
-def _renew_locks(store: MemoryStore | None) -> None:
-    """After a fork: a lock that another thread held then would stay locked in the child for ever."""
-    if store is not None:
-        store.after_fork()

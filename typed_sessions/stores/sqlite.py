@@ -71,8 +71,9 @@ class SQLiteStore:
     deadline      how long a call waits for others, whatever for, in seconds; then `StoreUnavailable`
 
     What was committed survives a killed process. An end and a renewal also survive a loss of power, which may undo the last other
-    commits. The file must not be deleted or replaced while it is in use; to restore a copy of it, stop the program, and remove the
-    `-wal` and `-shm` files beside it. Raises `StoreUnavailable` if the file cannot be used, and `PolicyError` for a wrong option.
+    commits. Neither the file nor the `-wal` and `-shm` files beside it may be deleted or replaced while it is in use; a call that comes
+    a quarter of a second later notices. To restore a copy of it, stop the program, and remove `-wal` and `-shm`. Raises
+    `StoreUnavailable` if the file cannot be used, and `PolicyError` for a wrong option.
     """
 
     blocking = True

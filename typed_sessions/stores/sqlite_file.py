@@ -21,6 +21,7 @@ from contextlib import suppress
 from typing import Any, NoReturn, TypeAlias, TypeVar, final
 
 from ..errors import StoreUnavailable, TooLarge
+from .sqlite_places import BESIDE, Files, create, files_at, is_bereft, may_write
 
 R = TypeVar("R")
 
@@ -58,7 +59,9 @@ BOUND: tuple[str, ...] = (
 _FORK_PATIENCE = 1.0
 """Seconds for which a fork waits for calls that are under way in other threads."""
 _LOOK_EVERY = 0.25
-"""Seconds between two looks at whether the file is still where it was."""
+"""Seconds between two looks at whether the files are still where they were."""
+_MOMENT = 0.5
+"""Seconds that each call waits for other processes to notice what this one has noticed."""
 _SMALLEST = 512
 """Bytes of the smallest database: one page."""
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -66,13 +69,17 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 @final
 class _Lent:
-    """A connection, and in which era it was opened: one of an earlier era is closed when it comes back."""
+    """A connection, and in which era it was opened: one of an earlier era is closed when it comes back.
 
-    __slots__ = ("connection", "cursor", "era")
+    `files` says which ones it has open, by device and inode: nothing before it is ready, and once it is being closed.
+    """
+
+    __slots__ = ("connection", "cursor", "era", "files")
 
     def __init__(self, connection: sqlite3.Connection, era: int) -> None:
         self.connection = connection
         self.era = era
+        self.files: Files = ()
         self.cursor = connection.cursor()  # one of its own for every statement takes a tenth of what the statement does
 
 
@@ -94,11 +101,13 @@ class SQLiteFile:
         self._era = 0
         self._writing = threading.Lock()
         self._opening = threading.Lock()
-        self._forking = False
-        self._identity: tuple[int, int] | None = None
+        self._forking: int | None = None
+        """The thread that forks, while it has `_opening`."""
         self._next_look = 0.0
+        self._bereft = False
+        """Files were lost, and nothing was opened since."""
         self._warned = False
-        _files.add(self)
+        _files.add(weakref.ref(self, _files.discard))
         self._give(self._take(self.until()))
 
     # -------------------------------------------------------------- calls
@@ -196,10 +205,14 @@ class SQLiteFile:
     # -------------------------------------------------------------- connections
 
     def _take(self, until: float) -> _Lent:
+        if until - self.deadline >= self._next_look:
+            self._check_place(until)
         while True:
             try:
                 lent = self._idle.pop()
             except IndexError:
+                # One that is opened beside others would share with them what they know of a log that is gone.
+                self._check_place(until)
                 return self._open(until)
             if lent.era == self._era:
                 return lent
@@ -210,8 +223,6 @@ class SQLiteFile:
         if not self._writing.acquire(blocking=False) and not self._writing.acquire(timeout=_left(until)):
             raise StoreUnavailable(f"{self.path}: busy: other threads were writing for {self.deadline:g} s")
         try:
-            if time.monotonic() >= self._next_look:
-                self._check_place()
             return self._take(until)
         except BaseException:
             self._writing.release()
@@ -227,6 +238,7 @@ class SQLiteFile:
             self._discard(lent)
 
     def _discard(self, lent: _Lent) -> None:
+        lent.files = ()  # whoever closes the last connection removes two of them
         try:
             lent.connection.close()
         except sqlite3.Error:
@@ -238,9 +250,10 @@ class SQLiteFile:
             raise StoreUnavailable(f"{self.path}: busy: another thread was opening it for {self.deadline:g} s")
         try:
             try:
-                self._create()
+                create(self.path)
                 status = os.stat(self.path)
                 self._check_status(status)
+                self._wait_for_log(until)
                 lent = _Lent(sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False), self._era)
             except (OSError, *PROBLEMS) as problem:
                 self._refuse(problem)
@@ -254,22 +267,11 @@ class SQLiteFile:
                 except BaseException:
                     self._discard(lent)
                     raise
-            self._identity = (status.st_dev, status.st_ino)
+            self._bereft = False
+            lent.files = ((status.st_dev, status.st_ino), *files_at(self.path)[1:])
             return lent
         finally:
             self._opening.release()
-
-    def _create(self) -> None:
-        # Never opened if it is there: closing any descriptor of the file would drop the locks that SQLite holds in this process.
-        try:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600)
-        except FileExistsError:
-            return
-        try:
-            if hasattr(os, "fchmod"):
-                os.fchmod(descriptor, 0o600)  # SQLite gives -wal and -shm the mode of the file
-        finally:
-            os.close(descriptor)
 
     def _check_status(self, status: os.stat_result) -> None:
         mode = status.st_mode
@@ -277,28 +279,63 @@ class SQLiteFile:
             raise StoreUnavailable(f"{self.path}: no file, but a {'folder' if stat.S_ISDIR(mode) else 'special file'}")
         if 0 < status.st_size < _SMALLEST:  # SQLite would take it for an empty one, and write over it
             raise StoreUnavailable(f"{self.path}: damaged, or no SQLite database ({status.st_size} bytes); it was left as it is")
+        if not may_write(self.path):  # SQLite would read it all the same, and leave a -wal that those who may write could not
+            raise StoreUnavailable(
+                f"{self.path}: this user may not write it, which reading takes too: run this as the application's user "
+                f"(the file belongs to user {status.st_uid})"
+            )
         if os.name == "posix" and mode & _OTHERS and not self._warned:
             self._warned = True
             logger.warning("%s has the mode %04o: other users can read sessions; chmod 600 is what it needs", self.path, mode & 0o7777)
 
-    def _check_place(self) -> None:
-        """Raise if the file is no longer there: SQLite would go on writing to one that nobody can find any more."""
+    def _wait_for_log(self, until: float) -> None:
+        """Before the first connection: raise if others have lost what ours would be given anew. Two logs for one file would spoil it.
+
+        It may also be that another process has only just begun to open the file, or is about to close it.
+        """
+        if self._bereft:
+            until = min(until, time.monotonic() + _MOMENT)
+        real_path = os.path.realpath(self.path)
+        while not any(file._all for file in _known() if os.path.realpath(file.path) == real_path) and is_bereft(self.path):
+            if time.monotonic() >= until:
+                raise StoreUnavailable(
+                    f"{self.path}: its -wal or -shm was removed while another process had it open; it can be used again when that "
+                    "process has noticed, or has been stopped"
+                )
+            time.sleep(0.001)
+
+    def _check_place(self, until: float) -> None:
+        """Raise if a file is no longer there: SQLite would go on writing to one that nobody can find any more."""
         self._next_look = time.monotonic() + _LOOK_EVERY
-        identity = self._identity
-        if identity is None:
+        before = [(lent, lent.files) for lent in list(self._all)]
+        if not before:
             return
         try:
-            status = os.stat(self.path)
-            if (status.st_dev, status.st_ino) == identity:
-                return
-        except FileNotFoundError:
-            pass
+            now = files_at(self.path)
         except OSError as problem:
             self._refuse(problem)
-        self._identity = None
-        self.close()
-        logger.error("%s was deleted or replaced while it was in use", self.path)
-        raise StoreUnavailable(f"{self.path}: it was deleted or replaced while it was in use; the next call opens what is there then")
+        # Only what was open before and after the look counts: the last one to leave removes -wal and -shm, and the next one makes others.
+        lost = {
+            name
+            for lent, files in before
+            for name, then, there in zip(BESIDE, files, now, strict=False)
+            if then is not None and then != there and lent.files
+        }
+        if not lost:
+            return
+        self._bereft = True
+        # Nobody opens one until all are closed. With the last, SQLite puts into the file what was committed, if that is still in place.
+        opening = self._opening.acquire(timeout=_left(until))
+        try:
+            self.close()
+            while self._all and time.monotonic() < until:
+                time.sleep(0.0005)
+        finally:
+            if opening:
+                self._opening.release()
+        what = " and ".join(self.path + name for name in BESIDE if name in lost)
+        logger.error("%s was deleted or replaced while it was in use: commits may be lost", what)
+        raise StoreUnavailable(f"{what}: deleted or replaced while it was in use; the next call opens what is there then")
 
     # -------------------------------------------------------------- the schema
 
@@ -388,14 +425,15 @@ class SQLiteFile:
     def before_fork(self) -> None:
         """Let go of every connection: one that a child inherits spoils the locks of all others that the child has on the file."""
         until = time.monotonic() + _FORK_PATIENCE
-        self._forking = self._opening.acquire(timeout=_FORK_PATIENCE)
+        if self._opening.acquire(timeout=_FORK_PATIENCE):
+            self._forking = threading.get_ident()
         self.close()
         while self._all and time.monotonic() < until:
             time.sleep(0.0005)
 
     def after_fork_in_parent(self) -> None:
-        if self._forking:
-            self._forking = False
+        if self._forking == threading.get_ident():
+            self._forking = None
             self._opening.release()
 
     def after_fork_in_child(self) -> None:
@@ -403,7 +441,7 @@ class SQLiteFile:
         _abandoned.extend(self._all)
         self._all, self._idle = set(), []
         self._era += 1
-        self._writing, self._opening, self._forking = threading.Lock(), threading.Lock(), False
+        self._writing, self._opening, self._forking = threading.Lock(), threading.Lock(), None
 
 
 def _left(until: float) -> float:
@@ -421,22 +459,27 @@ def real(seconds: float) -> float | None:
     return None if seconds == math.inf else seconds
 
 
-_files: weakref.WeakSet[SQLiteFile] = weakref.WeakSet()
+_files: set[weakref.ref[SQLiteFile]] = set()
 _abandoned: list[_Lent] = []
 
 
+def _known() -> list[SQLiteFile]:
+    # Not a WeakSet, which cannot be gone through while other threads open files.
+    return [file for known in list(_files) if (file := known()) is not None]
+
+
 def _before_fork() -> None:
-    for file in list(_files):
+    for file in _known():
         file.before_fork()
 
 
 def _after_fork_in_parent() -> None:
-    for file in list(_files):
+    for file in _known():
         file.after_fork_in_parent()
 
 
 def _after_fork_in_child() -> None:
-    for file in list(_files):
+    for file in _known():
         file.after_fork_in_child()
 
 

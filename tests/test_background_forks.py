@@ -1,0 +1,156 @@
+"""A process that is forked after its manager was made, as by a server that loads the application first: what runs in the background."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+
+START = """
+import logging, os, sys, threading, time
+from typed_sessions import Key, MemoryStore, Request, SessionManager
+from typed_sessions.testing import login
+
+logging.basicConfig(level="WARNING", format="%(message)s")
+path = sys.argv[1]
+user = Key("user", str)
+
+def threads():
+    return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("typed_sessions"))
+
+def child(work):
+    pid = os.fork()
+    if not pid:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+"""
+
+SWEEP = """
+cleaned = []
+user = Key("user in the background", str, cleanup_delete=cleaned.append)
+sessions = SessionManager(timeout=0.1, granularity=0.01, gc="active")
+
+def serve():
+    assert threads() == []  # a child that serves nobody does not sweep its parent's sessions
+    login(sessions, {user: "ann"})
+    assert threads() == ["typed_sessions sweep"]
+    until = time.monotonic() + 20
+    while not cleaned and time.monotonic() < until:
+        time.sleep(0.01)
+    assert cleaned == ["ann"]
+    assert sessions.core.next_sweep == float("inf")
+    child(lambda: (login(sessions, {user: "ann"}), threads() == ["typed_sessions sweep"] or 1 / 0))
+    sessions.close()
+    assert threads() == []
+
+child(serve)
+assert threads() == ["typed_sessions sweep"]
+"""
+
+AUTOSAVE = """
+sessions = SessionManager()
+login(sessions, {user: "parent"})
+sessions.autosave(path, every=3600)
+assert threads() == ["typed_sessions autosave"]
+
+def serve():
+    assert threads() == []
+    for _ in range(3):
+        login(sessions, {user: "child"})
+    assert threads() == []
+    sessions.close()
+
+def close_only():
+    sessions.close()
+
+def save_elsewhere():
+    sessions.autosave(f"{path}.child", every=3600)
+    login(sessions, {user: "child"})
+    assert threads() == ["typed_sessions autosave"]
+    sessions.close()
+
+child(serve)
+child(close_only)
+assert not os.path.exists(path)
+child(save_elsewhere)
+assert SessionManager().load_sessions(f"{path}.child") == 2
+assert threads() == ["typed_sessions autosave"]
+sessions.close()
+assert SessionManager().load_sessions(path) == 1
+"""
+
+SAVING = """
+# Forked while another thread saves: the child closes all the same.
+import faulthandler
+
+begun, go_on = threading.Event(), threading.Event()
+
+class Slow:
+    blocking = False
+
+    def __init__(self):
+        self.store = MemoryStore()
+
+    def __getattr__(self, name):
+        return getattr(self.store, name)
+
+    def cut(self):
+        begun.set()
+        go_on.wait()
+        return self.store.cut()
+
+store = Slow()
+sessions = SessionManager(store)
+saving = threading.Thread(target=sessions.save_sessions, args=(path,))
+saving.start()
+begun.wait()
+
+def close():
+    faulthandler.dump_traceback_later(20, exit=True)
+    go_on.set()
+    sessions.save_sessions(f"{path}.child")
+    sessions.close()
+
+child(close)
+go_on.set()
+saving.join()
+"""
+
+
+def run(program: str, path: Path) -> str:
+    """Run it; what it has logged."""
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", START + program, str(path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def test_the_sweep_begins_again_in_a_child(tmp_path: Path) -> None:
+    """With its first request; a child's child too."""
+    assert run(SWEEP, tmp_path / "sessions") == ""
+
+
+def test_autosave_does_not_begin_in_a_child_and_says_so(tmp_path: Path) -> None:
+    """The file is the parent's, at the end too. One warning, with what to do; who calls autosave in the child saves there."""
+    said = run(AUTOSAVE, tmp_path / "sessions").splitlines()
+    assert len(said) == 2  # each of the two children that did nothing about it
+    for line in said:
+        assert f"forked after autosave('{tmp_path / 'sessions'}'), so its sessions are not saved" in line
+        assert "calls load_sessions and autosave itself, after the fork" in line
+
+
+def test_a_fork_while_a_thread_saves(tmp_path: Path) -> None:
+    """R7: the lock that the thread holds is none of the child's, where that thread does not exist."""
+    assert run(SAVING, tmp_path / "sessions") == ""

@@ -1,0 +1,55 @@
+"""What the two kinds of ASGI connection, http and WebSocket, have in common: ASGI's types, and headers as ASGI wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from typing import Any, TypeAlias
+
+from ..errors import NotOpened
+from ..exchange import Exchange, plain_answer
+from ..session import Session
+
+Scope: TypeAlias = MutableMapping[str, Any]  # Any: what ASGI says it is
+Message: TypeAlias = MutableMapping[str, Any]  # Any: the same
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+SET_COOKIE = b"set-cookie"
+_NO_STORE = (b"cache-control", b"no-store")
+_VARY = (b"vary", b"Cookie")
+_NAMES = {"Set-Cookie": SET_COOKIE, "Cache-Control": b"cache-control", "Vary": b"vary"}
+
+
+def current(exchange: Exchange) -> Session:
+    """The session of an exchange, which has to be open. Raises `NotOpened`."""
+    if exchange.session is None:
+        raise NotOpened(
+            "the session is not open yet: use `session = await open_session(scope)` first, "
+            "or SessionMiddleware(..., eager=True) for all requests"
+        )
+    return exchange.session
+
+
+def headers_of(exchange: Exchange) -> list[tuple[bytes, bytes]]:
+    """`exchange.headers()` as ASGI wants them; what most responses have, and those that begin a session, without a detour."""
+    if not exchange.looked:
+        return []
+    if exchange.issued is None and exchange.quiet:
+        return [_VARY]
+    values = exchange.issued_headers()
+    if values is None:
+        return encoded(exchange.headers())
+    return [(SET_COOKIE, values[0].encode("latin-1")), (SET_COOKIE, values[1].encode("latin-1")), _NO_STORE, _VARY]
+
+
+def encoded(headers: Sequence[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    """Header pairs as ASGI wants them."""
+    return [(_NAMES.get(name) or name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+
+
+def answer(kind: str, status: int, headers: Sequence[tuple[str, str]]) -> tuple[Message, Message]:
+    """The two messages that refuse a request, with the status in words as the body."""
+    _, pairs, body = plain_answer(status, headers)
+    start: Message = {"type": f"{kind}.start", "status": status, "headers": encoded(pairs)}
+    return start, {"type": f"{kind}.body", "body": body}

@@ -1,0 +1,260 @@
+"""A WebSocket as a client of its session: let in by its origin, opened in the handshake, and closed when the session ends."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from typing import final
+from urllib.parse import urlsplit
+
+from ..aio import AsyncSessionManager
+from ..clients import Client
+from ..errors import CommitFailure, HeadersSent, Rejected, SessionEnded
+from ..exchange import Exchange, Guard
+from ..finish import close_exchange, discard_exchange
+from ..session import Session
+from .asgi_base import SET_COOKIE, Message, Receive, Scope, Send, answer, current, encoded
+
+POLICY_VIOLATION = 1008
+INTERNAL_ERROR = 1011
+PRIVATE = 3000
+"""What is added to a code for servers that send only 1000 and 3000 to 4999: 4008 and 4011 are free for applications (RFC 6455 7.4.2)."""
+_CONNECTION = b"connection"
+_JOINED = frozenset({b"vary", b"cache-control"})
+
+logger: logging.Logger = logging.getLogger("typed_sessions")
+
+
+@final
+class Origins:
+    """The pages whose WebSockets may open a session: those of the request's own host, and those that are allowed by name."""
+
+    def __init__(self, allowed: Collection[str]) -> None:
+        if isinstance(allowed, str):
+            raise TypeError(f'allowed_origins = {allowed!r}: expected a list of origins, ["https://example.org"]')
+        self._allowed = frozenset(origin.rstrip("/").lower() for origin in allowed)
+        self._told = False
+
+    def check(self, origins: Sequence[str], hosts: Sequence[str]) -> None:
+        """Raise `Rejected` unless the page is one of them. The first that is not is logged: whoever runs the server can mend it."""
+        if self._fits(origins, hosts):
+            return
+        if not self._told:
+            self._told = True
+            logger.warning(
+                "a WebSocket was refused: its Origin is %.200r, and the request's Host %.200r. If the page is yours, name its origin in "
+                "SessionMiddleware(allowed_origins=[...]); if a proxy has changed the host, let it pass on what it got, with the port "
+                "(nginx: proxy_set_header Host $http_host). Further ones are not logged",
+                ", ".join(origins),
+                ", ".join(hosts),
+            )
+        raise Rejected("origin", 403, (), "a WebSocket from another origin opens no session; see SessionMiddleware(allowed_origins=[...])")
+
+    def _fits(self, origins: Sequence[str], hosts: Sequence[str]) -> bool:
+        if not origins:
+            return True  # no browser: one that is made to connect sends the header
+        if len(origins) != 1:
+            return False
+        origin = origins[0].lower()
+        if origin in self._allowed:
+            return True
+        try:
+            netloc = urlsplit(origin).netloc
+        except ValueError:
+            return False
+        return len(hosts) == 1 and netloc != "" and netloc == hosts[0].lower()
+
+
+@final
+class Cut(ConnectionError):
+    """What an application gets that goes on sending after the session's end: as if the client had gone (an OSError, says ASGI)."""
+
+
+@final
+class WebSocket:
+    """The session's part in one WebSocket connection, which is a client of it."""
+
+    __slots__ = (
+        "_accepted",
+        "_asked",
+        "_asking",
+        "_closed",
+        "_cut",
+        "_denied",
+        "_origins",
+        "_receive",
+        "_scope",
+        "_send",
+        "_sessions",
+        "client",
+        "exchange",
+        "gone",
+    )
+
+    def __init__(self, sessions: AsyncSessionManager, guard: Guard, scope: Scope, receive: Receive, send: Send, origins: Origins) -> None:
+        self.exchange = Exchange(guard, scope)
+        self._sessions = sessions
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._origins = origins
+        self._accepted = False
+        self._denied = False
+        self._closed = False
+        self._cut = False
+        self._asked: float | None = None
+        self._asking = False
+        self.gone = False
+        peer = scope.get("client")
+        self.client = Client(peer[0] if peer else None, self._close)
+
+    def current(self) -> Session:
+        return current(self.exchange)
+
+    async def open(self) -> Session:
+        headers = self.exchange.guard.reader.headers
+        self._origins.check(headers(self._scope, "origin"), headers(self._scope, "host"))
+        return await self._sessions.open_exchange(self.exchange)
+
+    async def _close(self, code: int = POLICY_VIOLATION, reason: str = "the session has ended") -> None:
+        """Close it over the application's head, which from now on gets to hear of that and of nothing else."""
+        if self._denied:
+            return  # the answer goes on, and is all that there is
+        self._cut = True
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            await self._send({"type": "websocket.close", "code": code, "reason": reason})
+        except OSError:
+            raise  # it has gone by itself
+        except Exception:
+            # Some servers, such as Daphne, send no codes of the protocol's own but 1000. What is wrong for another reason raises again.
+            await self._send({"type": "websocket.close", "code": PRIVATE + code, "reason": reason})
+
+    async def receive(self) -> Message:
+        if self.client.closing:
+            await self._close()
+        message = await self._receive()
+        if message["type"] == "websocket.receive" and self.exchange.tracking is not None and not self._closed:
+            await self._ask()
+        elif message["type"] == "websocket.disconnect":
+            self._closed = self.gone = True
+        if self._cut and message["type"] == "websocket.receive":
+            return {"type": "websocket.disconnect", "code": POLICY_VIOLATION}
+        return message
+
+    async def send(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == "websocket.close" and self._closed:
+            return
+        # One that is `closing` has ended its session itself: what it still has to say leaves.
+        if kind == "websocket.send" and self.exchange.tracking is not None and not (self._closed or self._asking or self.client.closing):
+            self._asking = True  # of many tasks that send, one waits for the answer
+            try:
+                await self._ask(look=True)
+            finally:
+                self._asking = False
+        if self._cut:
+            raise Cut("the WebSocket was closed, since its session has ended")
+        if kind == "websocket.accept" and not self._accepted:
+            self._check_cookies_leave()
+            message = await self._leave(message, 101)
+            self._accepted = True
+        elif kind == "websocket.http.response.start":
+            message = await self._leave(message, message["status"])
+            self._denied = self._closed = True
+        elif kind == "websocket.close":
+            self._closed = True
+        await self._send(message)
+
+    async def _ask(self, *, look: bool = False) -> None:
+        """A message came, or (`look`) is to leave: close the connection if the session is over, wherever it was ended."""
+        try:
+            self._asked = await self._sessions.use_exchange(self.exchange, self._asked, look=look)
+        except SessionEnded:
+            await self._close()
+
+    def _check_cookies_leave(self) -> None:
+        """Raise `HeadersSent` where the server says that it cannot send the cookies that are due: headers came with 2.1 of the protocol."""
+        tracking, asgi = self.exchange.tracking, self._scope.get("asgi")
+        if tracking is None or not asgi or asgi.get("spec_version", "2.0") != "2.0":
+            return
+        if tracking.renew_asked or (tracking.record is None and tracking.begins()):
+            raise HeadersSent(
+                f"a session cannot be {'renewed' if tracking.renew_asked else 'created'} in this WebSocket: the server sends no headers, "
+                "so no cookies, when it accepts one (its ASGI spec_version is below 2.1); do it in an http request before"
+            )
+
+    async def _leave(self, message: Message, status: int) -> Message:
+        """The headers leave, in the answer to the handshake, which is returned with them."""
+        exchange = self.exchange
+        if exchange.tracking is not None:
+            if status >= 500:
+                discard_exchange(exchange)
+            else:
+                await self._sessions.commit_exchange(exchange)
+            exchange.tracking.headers_sent = True
+        exchange.headers_sent = True
+        if not exchange.looked:
+            return message
+        headers = [*message.get("headers", ()), *self._headers(denying=status != 101)]
+        return {**message, "headers": headers if status == 101 else joined(headers)}
+
+    def _headers(self, *, denying: bool) -> list[tuple[bytes, bytes]]:
+        """The session's headers for the answer to the handshake, without `Connection`, which is the server's there.
+
+        A denial only has the cookies of a session that was created or renewed: those that are dead can be expired by the next http answer,
+        and there are servers (Granian 2.8) that a denial with two headers of one name brings down, for whoever sends an invented cookie.
+        """
+        left_out = (_CONNECTION, SET_COOKIE) if denying and self.exchange.issued is None else (_CONNECTION,)
+        return [pair for pair in encoded(self.exchange.headers()) if pair[0] not in left_out]
+
+    async def finish(self) -> None:
+        """The application has returned: commit what it changed since."""
+        exchange = self.exchange
+        if exchange.tracking is not None and not exchange.done:
+            if exchange.headers_sent:
+                try:
+                    await self._sessions.commit_exchange(exchange)
+                finally:
+                    close_exchange(exchange)
+            else:
+                await self._sessions.abandon_exchange(exchange)
+        if self.client.closing:
+            await self._close()
+
+    async def refuse(self, refused: Rejected | CommitFailure) -> None:
+        """Refuse the handshake. After it: close the connection, and raise what was not the client's doing."""
+        exchange = self.exchange
+        discard_exchange(exchange)
+        if self._accepted:
+            if isinstance(refused, Rejected):
+                await self._close(reason="refused")
+                return
+            await self._close(INTERNAL_ERROR, "the session could not be saved")
+            raise refused
+        if self._denied:
+            raise refused  # its answer has begun: the server cuts it off
+        if not self._closed and "websocket.http.response" in (self._scope.get("extensions") or {}):
+            self._denied = self._closed = True
+            own = exchange.headers()  # a `Rejected` may have them too
+            start, body = answer("websocket.http.response", refused.status, [pair for pair in refused.headers if pair not in own])
+            start["headers"] = joined([*start["headers"], *self._headers(denying=True)])
+            await self._send(start)
+            await self._send(body)
+        elif not self._closed:
+            self._closed = True
+            await self._send({"type": "websocket.close", "code": POLICY_VIOLATION})
+
+
+def joined(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Headers with one `Vary` and one `Cache-Control` (RFC 9110 5.3), where the application has its own."""
+    found: list[tuple[bytes, bytes]] = []
+    values: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        if name not in _JOINED:
+            found.append((name, value))
+        elif value not in values.setdefault(name, []):
+            values[name].append(value)
+    return [*found, *((name, b", ".join(parts)) for name, parts in values.items())]

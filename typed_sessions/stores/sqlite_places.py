@@ -1,0 +1,67 @@
+"""Where the files of a SQLite database lie, and who has them open. It knows no connections and no SQL."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TypeAlias
+
+BESIDE = ("", "-wal", "-shm")
+"""The files of a database, by what follows its name. Whoever has it open keeps the log and its index where they are."""
+Files: TypeAlias = Sequence[tuple[int, int] | None]
+"""By `BESIDE`: device and inode."""
+
+# The bytes that every connection has locked for reading (sqlite.org/fileformat2.html, "The Lock-Byte Page").
+_SHARED_FIRST, _SHARED_SIZE = 0x4000_0002, 510
+
+
+def create(path: str) -> None:
+    """Make an empty file of mode 0600, if none is there. Raises OSError."""
+    # Never opened if it is there: closing any descriptor of the file would drop the locks that SQLite holds in this process.
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600)
+    except FileExistsError:
+        return
+    try:
+        if hasattr(os, "fchmod"):
+            os.fchmod(descriptor, 0o600)  # SQLite gives -wal and -shm the mode of the file
+    finally:
+        os.close(descriptor)
+
+
+def files_at(path: str) -> Files:
+    """Which files are there; None for one that is not. Raises OSError."""
+    path = os.path.realpath(path)  # SQLite follows links to the database, and keeps the others beside that
+    found: list[tuple[int, int] | None] = [None] * len(BESIDE)
+    for number, name in enumerate(BESIDE):
+        with suppress(FileNotFoundError):
+            status = os.stat(path + name)
+            found[number] = status.st_dev, status.st_ino
+    return found
+
+
+def is_bereft(path: str) -> bool:
+    """Whether another process has the database open and its log or index is not there: for a moment, or because somebody removed it.
+
+    To be asked by a process that has not opened it: see `create`. Raises OSError.
+    """
+    if None not in files_at(path):
+        return False
+    try:
+        import fcntl
+    except ImportError:  # Windows, where nobody removes what is open
+        return False
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, _SHARED_SIZE, _SHARED_FIRST)
+    except (BlockingIOError, PermissionError):  # POSIX allows either
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def may_write(path: str) -> bool:
+    """Whether this user may write the file."""
+    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
