@@ -141,7 +141,32 @@ for line in sys.stdin:
 """
 
 
-@pytest.mark.skipif(os.name != "posix", reason="nobody can remove a file that is open")
+@pytest.mark.skipif(not os.path.exists("/proc/locks"), reason="which locks a process has, only Linux tells")
+def test_threads_that_open_the_file_at_once_keep_its_lock(path: Path, store: SQLiteStore) -> None:
+    """POSIX drops all locks that a process has on a file when it closes any descriptor of it, and SQLite's among them."""
+    started(store)
+    place = f":{path.stat().st_ino}"
+    for _ in range(50):
+        store.close()
+        barrier, opened = threading.Barrier(4), list[SQLiteStore]()
+
+        def open_it(barrier: threading.Barrier = barrier, opened: list[SQLiteStore] = opened) -> None:
+            barrier.wait()
+            opened.append(SQLiteStore(path))
+
+        threads = [threading.Thread(target=open_it) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        held = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+        mine = [words for words in held if words[4] == str(os.getpid()) and words[5].endswith(place)]
+        assert any(words[6] == str(0x4000_0002) for words in mine)
+        for one in opened:
+            one.close()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/locks"), reason="what other processes have open, only Linux tells")
 @pytest.mark.parametrize("name", ["-wal", "-shm"])
 def test_a_log_that_another_process_has_lost_is_not_made_anew(path: Path, store: SQLiteStore, name: str) -> None:
     """Two logs for one file would spoil it: who has noticed first waits for the others, and what all have committed is there."""

@@ -14,6 +14,7 @@ Files: TypeAlias = Sequence[tuple[int, int] | None]
 
 # The bytes that every connection has locked for reading (sqlite.org/fileformat2.html, "The Lock-Byte Page").
 _SHARED_FIRST, _SHARED_SIZE = 0x4000_0002, 510
+_LOCKS = "/proc/locks"
 
 
 def create(path: str) -> None:
@@ -44,22 +45,27 @@ def files_at(path: str) -> Files:
 def is_bereft(path: str) -> bool:
     """Whether another process has the database open and its log or index is not there: for a moment, or because somebody removed it.
 
-    To be asked by a process that has not opened it: see `create`. Raises OSError.
+    As far as Linux tells; elsewhere, and of processes that cannot be seen from here, nobody knows. Raises OSError.
     """
     if None not in files_at(path):
         return False
+    # Not by trying to lock it: closing the descriptor that takes would drop the locks of every connection in this process (see `create`).
     try:
-        import fcntl
-    except ImportError:  # Windows, where nobody removes what is open
+        with open(_LOCKS) as file:
+            locks = file.read().splitlines()
+    except OSError:
         return False
-    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, _SHARED_SIZE, _SHARED_FIRST)
-    except (BlockingIOError, PermissionError):  # POSIX allows either
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+    status = os.stat(path)
+    place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    return any(_is_of_another(line.split(), place) for line in locks)
+
+
+def _is_of_another(words: Sequence[str], place: str) -> bool:
+    """Whether a line of `/proc/locks` (proc_locks(5)) is of another process that has the database at this place open."""
+    if len(words) != 8 or words[1] != "POSIX" or words[5] != place or words[4] == str(os.getpid()) or words[7] == "EOF":
+        return False
+    first, last = int(words[6]), int(words[7])
+    return first < _SHARED_FIRST + _SHARED_SIZE and last >= _SHARED_FIRST
 
 
 def may_write(path: str) -> bool:
