@@ -5,6 +5,7 @@ What a type checker would have said before is passed as Any.
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, cast
 
@@ -250,3 +251,20 @@ def test_a_session_handlers_session_before_its_request() -> None:
     with serving(type("Early", (Handler,), {"sessions": SessionManager(), "setup": setup, "pages": pages})) as server:
         assert exchange(server, b"GET / HTTP/1.0\r\n\r\n").endswith(b"late")
     assert said == ["there is no request yet: self.session is for do_GET and its like"]
+
+
+class PairsWithItems(list[tuple[str, str]]):
+    """Headers as some frameworks have them: pairs when they are gone through, and a mapping's `items` too."""
+
+    def items(self) -> list[tuple[str, str]]:
+        return list(self)
+
+
+def test_what_is_as_good_is_taken() -> None:
+    """A status by its name, and header pairs with more to them."""
+    manager = sync()
+    request = Request(headers=PairsWithItems([("Cookie", "SESSION_KEY=none")]), peer="192.0.2.1")
+    session, finish = manager.start_check(request, error=(HTTPStatus.FORBIDDEN, ()))
+    session.require(lambda _: True, error=(HTTPStatus.FORBIDDEN, ()))
+    assert redirect("/login", HTTPStatus.FOUND) == (302, (("Location", "/login"),))
+    assert [value for name, value in finish() if name == "Set-Cookie" and "Max-Age=0" in value]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
@@ -17,7 +18,7 @@ from typing_extensions import Self, override
 from . import endings, plans, steps
 from .changes import Outcome, Use
 from .clients import Client, Close
-from .errors import SessionEnded
+from .errors import SessionEnded, StoreUnavailable
 from .events import Event
 from .exchange import BAD_REQUEST, Exchange, Guard, Request, RequestReader
 from .finish import Finishing, close_exchange
@@ -35,6 +36,8 @@ from .tracking import Tracking
 
 E = TypeVar("E", bound=Event)
 R = TypeVar("R")
+
+logger: logging.Logger = logging.getLogger("typed_sessions")
 
 _READER = RequestReader()
 
@@ -259,7 +262,14 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
         if 0 <= now - before < record.granularity:
             return asked
         if look:
-            still_open(record, await self._ask(core.store.open, record.locator, None, core.idle, now), now)
+            try:
+                still_open(record, await self._ask(core.store.open, record.locator, None, core.idle, now), now)
+            except StoreUnavailable as problem:
+                if now - before >= 2 * record.granularity:
+                    raise
+                # What is pushed need not fail for a moment's outage: the next message asks again.
+                logger.warning("whether the session %s is still open could not be asked: %s", record.locator.hex(), problem)
+                return asked
         elif await self._ask(core.store.touch, record.locator, record.digest, core.idle, now):
             record.used = now
         else:
@@ -404,7 +414,7 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
         """As `SessionManager.load_sessions`."""
         core = self._core
         core.keeper = keeper_of(core.store, core.options.timeout, self)
-        count, problems = await asyncio.to_thread(core.keeper.load, absolute(path), core.clock())
+        count, problems = await asyncio.to_thread(core.keeper.load, absolute(path), core.clock(), self)
         if strict and problems:
             raise problems[0]
         return count
@@ -415,7 +425,7 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
         core = self._core
         core.keeper = keeper_of(core.store, core.options.timeout, self)
         place = self._tasks.path = absolute(path)
-        core.keeper.autosaves(self, place)
+        core.keeper.needs(self, place)
         self._tasks.repeat("autosave", every, lambda: self.save_sessions(place))
 
     @override

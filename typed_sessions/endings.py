@@ -29,7 +29,7 @@ LEASE = 60.0
 """Seconds for which one process has an ended session to itself while it runs the hooks."""
 ENOUGH = 1 / 6
 """The part of it that has to be left for the hooks of one more session."""
-LOOKS = 8
+LOOKS = 4
 """How many sessions with values in this process a step of a sweep looks for."""
 _FLAGS_AT = 6
 
@@ -49,6 +49,7 @@ def _end(core: Core, locator: bytes, reason: EndReason, by: Exchange | None, car
     record = yield Ask(core.store.end, (locator, reason, core.clock(), LEASE))
     if record is None:
         return False
+    core.residents.tells([record])
     failure = yield from _note(core, [record])
     if (yield from bury(core, record, by, carrier)):
         yield from _note(core, [record], cleaned=True)
@@ -106,16 +107,14 @@ def bury(core: Core, record: Record, by: Exchange | None = None, carrier: Client
         if now < ending.at + core.options.reap_grace:
             hooked = (name for name, packed in record.fields.items() if packed[_FLAGS_AT] & FIELD_HOOKED)
             left = [name for name in hooked if not _can_read(stored, name)]
+        done = [name for name in record.fields if name not in left]
         try:
-            yield Ask(core.store.clear, (record.locator, [name for name in record.fields if name not in left] if left else None))
+            if done or not left:  # what nobody here can read comes back after each lease, when all else is gone
+                yield Ask(core.store.clear, (record.locator, done if left else None))
         except StoreUnavailable as problem:
             failure = problem  # the hooks will run once more; but the clients are closed now
     tracking.closed = True
-    for client in core.clients.ended(record.locator):
-        if client is carrier or (by is not None and client is by.client):
-            client.closing = True  # after the response that is on its way on it
-        else:
-            yield from close_client(client.take_close())
+    yield from _close_clients(core, record.locator, carrier, None if by is None else by.client)
     if failure is not None:
         raise failure
     return record.hooked and reached and not left
@@ -154,6 +153,15 @@ def _clean(core: Core, session: Session, key: Key[Any], stored: Tracking) -> Pla
         keep = yield from tell(core, session, key.cleanup_no_client, slot.value, f"cleanup_no_client of {key!r}", True)
     if keep and key.cleanup_delete is not None:
         yield from tell(core, session, key.cleanup_delete, slot.value, f"cleanup_delete of {key!r}", None)
+
+
+def _close_clients(core: Core, locator: bytes, *carriers: Client | None) -> Plan[None]:
+    """Close the connections of a session that has ended; those that carry a running request, after its response."""
+    for client in core.clients.ended(locator):
+        if client in carriers:
+            client.closing = True
+        else:
+            yield from close_client(client.take_close())
 
 
 def close_client(close: Callable[[], Any] | None) -> Plan[None]:
@@ -220,6 +228,7 @@ def sweep_step(core: Core, now: float, limit: int = SWEEP_STEP, carrier: Client 
 def _sweep_step(core: Core, now: float, limit: int, carrier: Client | None) -> Plan[tuple[int, bool]]:
     records: Sequence[Record]
     records, more = yield Ask(core.store.sweep, (now, limit, LEASE, core.options.reap_grace))
+    core.residents.tells(records)
     yield from _note(core, [record for record in records if _is_first(record)])
     cleaned: list[Record] = []
     failure: StoreUnavailable | None = None
@@ -235,18 +244,17 @@ def _sweep_step(core: Core, now: float, limit: int, carrier: Client | None) -> P
     left = core.clients.lapse(now, limit)
     yield from clients_left(core, left)
     for locator in core.residents.some(LOOKS) if core.residents.busy else ():
-        yield from _look_for(core, locator, now)
+        yield from _look_for(core, locator, now, carrier)
     return len(records), more or len(left) == limit
 
 
-def _look_for(core: Core, locator: bytes, now: float) -> Plan[None]:
+def _look_for(core: Core, locator: bytes, now: float, carrier: Client | None) -> Plan[None]:
     """Clean up after a session that has values in this process, if another one has ended it: nobody tells this one of it."""
     record: Record | None = yield Ask(core.store.open, (locator, None, core.idle, now))
     if not core.residents.missed(locator, record is None):
         return
     yield from clean_late(core, None, core.residents.drop(locator))
-    for client in core.clients.ended(locator):
-        yield from close_client(client.take_close())
+    yield from _close_clients(core, locator, carrier)
 
 
 def sweep(core: Core) -> Plan[int]:

@@ -110,7 +110,7 @@ def check_headers(headers: Headers) -> None:
 
 def check_error(error: tuple[int, Headers]) -> None:
     """Raise `PolicyError` unless it is a status with header pairs, like what `redirect` returns."""
-    fits = isinstance(error, tuple) and len(error) == 2 and type(error[0]) is int and 300 <= error[0] <= 599
+    fits = isinstance(error, tuple) and len(error) == 2 and isinstance(error[0], int) and 300 <= error[0] <= 599
     if not fits or isinstance(error[1], str) or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in error[1]):
         raise PolicyError(f'error = {error!r}: expected a status of 300 to 599 with header pairs, such as (403, []) or redirect("/login")')
     try:

@@ -7,8 +7,9 @@ A `Guard` is what is the same for every request of one filter; a `Reader` gets w
 from __future__ import annotations
 
 import http
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from email.message import Message
 from types import NoneType
 from typing import Any, Protocol, cast, final
 from urllib.parse import quote
@@ -51,7 +52,7 @@ class Request:
     def __post_init__(self) -> None:
         if not isinstance(cast("object", self.peer), (str, NoneType)):
             raise TypeError(f"Request(peer={self.peer!r}): expected an address as text, such as client_address[0], or None")
-        if hasattr(self.headers, "items"):
+        if isinstance(self.headers, (Mapping, Message)):
             raise TypeError(f"Request(headers={type(self.headers).__name__}): expected header pairs, such as headers.items()")
 
 
@@ -146,7 +147,7 @@ class Guard:
 
 def redirect(location: str, /, status: int = 303) -> Error:
     """An `error` that sends the browser elsewhere: `Location`, and a status that makes it GET (RFC 9110 15.4.4)."""
-    if type(status) is not int or not 300 <= status <= 399:
+    if not isinstance(status, int) or not 300 <= status <= 399:
         raise PolicyError(f"redirect(status={status!r}): expected a status of 300 to 399")
     if not isinstance(location, str) or not location or any(character in location for character in "\r\n\0"):
         raise PolicyError(f"redirect({location!r}): expected an address without control characters")

@@ -67,11 +67,10 @@ class Keeper:
         self._lead = 0.0
         """By how many seconds, at most, what was loaded had been written under a clock that was ahead."""
         self._latest = _Latest()
-        self._users: WeakKeyDictionary[object, str | None] = WeakKeyDictionary()
-        """The managers, and where each of them saves by itself."""
+        self._users: WeakKeyDictionary[object, set[str]] = WeakKeyDictionary()
+        """The managers, and the paths that each of them has loaded or saves to by itself."""
         self._journals: dict[str, Journal] = {}
         """By absolute path, the most recently saved or loaded last. Replaced as a whole, for threads go through it without a lock."""
-        self._loaded: set[str] = set()
         self._let_go: WeakSet[Journal] = WeakSet()
         self._ended: set[bytes] | None = None
         """While something is loaded: what has ended since it was begun to be read."""
@@ -85,12 +84,12 @@ class Keeper:
     def join(self, user: object) -> None:
         """A manager uses this; it says `leave` when it is closed."""
         with self._lock:
-            self._users.setdefault(user, None)
+            self._users.setdefault(user, set())
 
-    def autosaves(self, user: object, path: str) -> None:
-        """A manager saves to this absolute path by itself from now on."""
+    def needs(self, user: object, path: str) -> None:
+        """A manager has loaded this absolute path, or saves to it by itself: its journal is not let go before the manager is closed."""
         with self._lock:
-            self._users[user] = path
+            self._users.setdefault(user, set()).add(path)
 
     def leave(self, user: object) -> None:
         """A manager is closed. With the last one the files are."""
@@ -100,7 +99,6 @@ class Keeper:
                 for journal in self._journals.values():
                     journal.close()
                 self._journals = {}
-                self._loaded.clear()
 
     def lives(self, timeout: float | None) -> None:
         """Sessions may have this idle timeout from now on: what has ended is remembered for as long as it."""
@@ -121,16 +119,16 @@ class Keeper:
             journal.compact(now)
             return count
 
-    def load(self, path: str | os.PathLike[str], now: float) -> tuple[int, list[SnapshotDamaged]]:
+    def load(self, path: str | os.PathLike[str], now: float, user: object) -> tuple[int, list[SnapshotDamaged]]:
         """Restore what is saved and has not ended since; how many sessions, and what was damaged."""
         with self._saving:
             self._ended = set()
             try:
-                return self._load(absolute(path), now)
+                return self._load(absolute(path), now, user)
             finally:
                 self._ended = None
 
-    def _load(self, name: str, now: float) -> tuple[int, list[SnapshotDamaged]]:
+    def _load(self, name: str, now: float, user: object) -> tuple[int, list[SnapshotDamaged]]:
         snapshot, problems = load_latest(name)
         entries: Sequence[Entry] = ()
         try:
@@ -144,7 +142,7 @@ class Keeper:
             snapshot = None
         for found in problems:
             logger.error("%s", found)
-        self._loaded.add(name)
+        self.needs(user, name)
         self._note_in(name, self._journals.get(name) or Journal(name, clock=self._latest))
         records: dict[bytes, Record] = {}
         if snapshot is not None:
@@ -252,7 +250,7 @@ class Keeper:
         """Note what ends in this journal too from now on, and in the least recent of too many no more."""
         with self._lock:
             journals = {other: kept for other, kept in self._journals.items() if other != path}
-            needed = {*self._loaded, *self._users.values()}
+            needed: set[str] = set().union(*self._users.values())
             spare = [other for other in journals if other not in needed][: max(0, len(journals) + 1 - JOURNALS)]
             gone = [journals.pop(other) for other in spare]
             journals[path] = journal

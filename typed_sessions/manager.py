@@ -388,7 +388,7 @@ class SessionManager(Configured[Store]):
         """
         core = self._core
         core.keeper = keeper_of(core.store, core.options.timeout, self)
-        count, problems = core.keeper.load(path, core.clock())
+        count, problems = core.keeper.load(path, core.clock(), self)
         if strict and problems:
             raise problems[0]
         return count
@@ -402,7 +402,7 @@ class SessionManager(Configured[Store]):
         core = self._core
         core.keeper = keeper_of(core.store, core.options.timeout, self)
         place = self._background.path = absolute(path)
-        core.keeper.autosaves(self, place)
+        core.keeper.needs(self, place)
         self._background.start("autosave", every, lambda: self.save_sessions(place))
 
     @override

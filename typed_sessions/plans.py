@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 from .changes import Outcome
 from .core import Core, Draft
 from .endings import clean_late, close_client, end, sweep_step
-from .errors import Conflict, HeadersSent, Rejected, RejectedReason, SessionEnded, SessionError, StoreUnavailable
+from .errors import COMMIT_FAILURES, Conflict, HeadersSent, Rejected, RejectedReason, SessionEnded, SessionError, StoreUnavailable
 from .events import AddressMismatch, Begin, CommitRefused, LostUpdate, ReusedOldId, ValueRefused
 from .exchange import Exchange
 from .finish import forget_changes
@@ -219,7 +219,14 @@ def commit(core: Core, exchange: Exchange, now: float, *, strict: bool, outcome:
             if late:
                 yield from clean_late(core, record, late)
     if lost and again and core.listeners(LostUpdate) and (tracking.end_asked or tracking.changes() is not None):
-        yield from commit(core, exchange, core.clock(), strict=strict, again=False)
+        try:
+            yield from commit(core, exchange, core.clock(), strict=strict, again=False)
+        except COMMIT_FAILURES:
+            if tracking.end_asked:
+                raise
+            # The request's own changes are stored: it must not be told otherwise.
+            forget_changes(exchange)
+            logger.exception("what a listener of LostUpdate has changed in the session %s is not stored", record.locator.hex())
 
 
 def _commit_changes(

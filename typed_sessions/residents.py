@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, final
 
 from .forks import renew_after_fork
+from .record import Record
 
 ABSENT: Final = object()
 """Stands for a value that is not there, where None is a value."""
@@ -33,6 +34,8 @@ class Residents:
         # Sessions that have values and are still to be looked for in this round, and those that were missed in the last one.
         self._round: list[bytes] = []
         self._missed: set[bytes] = set()
+        # Sessions that have values, and whose end this process is telling: `drop` comes when that is done.
+        self._telling: set[bytes] = set()
         renew_after_fork(self)
 
     def renew_locks(self) -> None:
@@ -62,11 +65,20 @@ class Residents:
                 self._round = list(self._sessions)
             taken = self._round[-limit:]
             del self._round[-limit:]
-            return [locator for locator in taken if locator in self._sessions]
+            return [locator for locator in taken if locator in self._sessions and locator not in self._telling]
+
+    def tells(self, records: Sequence[Record]) -> None:
+        """This process has ended these sessions, and cleans up after its listeners have heard of it."""
+        if self._sessions:
+            with self._lock:
+                self._telling.update(record.locator for record in records if record.locator in self._sessions)
 
     def missed(self, locator: bytes, missing: bool) -> bool:
-        """Whether a session is missing now and was at its last turn too: then it is not one whose end this process is about to tell."""
+        """Whether a session is missing now and was at its last turn too: then it is not one that this process has ended just now."""
         with self._lock:
+            if locator in self._telling or locator not in self._sessions:
+                self._missed.discard(locator)
+                return False
             before = locator in self._missed
             if missing and not before:
                 self._missed.add(locator)
@@ -121,6 +133,8 @@ class Residents:
         with self._lock:
             if locator in self._expected:
                 self._expected[locator] = (self._expected[locator][0], True)
+            self._telling.discard(locator)
+            self._missed.discard(locator)
             return self._sessions.pop(locator, {})
 
     def _put(self, locator: bytes, name: str, value: object) -> object:

@@ -221,7 +221,8 @@ class Tracking(View, eq=False):
 
     def _let_go(self, key: Key[Any], value: object, encoding: bytes | None) -> None:
         if encoding is not None and key.codec is not None and key.codec.mutable and key.codec.comparable:
-            self.let_go = [*(self.let_go or ()), (key, value, encoding)]
+            # The last one alone: a WebSocket may refresh without end.
+            self.let_go = [*(held for held in self.let_go or () if held[0] is not key), (key, value, encoding)]
 
     def changed_after_all(self) -> list[str]:
         """The names of the keys of which the handler has changed a value that is not the session's any more."""
@@ -229,7 +230,8 @@ class Tracking(View, eq=False):
         held = self.let_go or []
         for number, (key, value, before) in enumerate(held):
             slot = self.slots.get(key.name)
-            now = None if key.codec is None or (slot is not None and slot.value is value) else encoded(key.codec, value)
+            settled = slot is not None and (slot.value is value or slot.mode in ("assigned", "deleted"))
+            now = None if key.codec is None or settled else encoded(key.codec, value)
             if now is not None and now != before:
                 held[number] = key, value, now
                 names.append(key.name)

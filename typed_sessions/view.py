@@ -332,7 +332,7 @@ class View(msgspec.Struct, eq=False):
         assert codec is not None
         try:
             return codec.decode(self._accepted(key, value))
-        except DecodeRefused:  # by a `load` that does not take what its `save` gives
+        except (DecodeRefused, KeyTypeError):  # by a `load` that does not take what its `save` gives; or none that it has to be
             return value
 
     def _accepted(self, key: Key[Any], value: object) -> bytes:

@@ -330,3 +330,44 @@ class KeepingTheAddress(Sound):
         if record is not None and changes.renewal is not None and changes.renewal.address is None:
             changes.renewal.address = record.address
         return super().commit(locator, changes, idle, now)
+
+
+class CuttingNames(Sound):
+    """Names in a column of 255 bytes that cuts what is longer."""
+
+    def put(self, record: Record) -> None:
+        super().put(record.copy({name.encode()[:255].decode(errors="ignore"): packed for name, packed in record.fields.items()}))
+
+
+class CuttingAddresses(Sound):
+    """Addresses in a column of 15 characters, as IPv4 needs."""
+
+    def put(self, record: Record) -> None:
+        if record.address is not None:
+            record = record.copy()
+            record.address = (record.address or "")[:15]
+        super().put(record)
+
+
+class KeepingAThousandElements(Sound):
+    """A list that is trimmed to its last thousand elements."""
+
+    def put(self, record: Record) -> None:
+        super().put(_changed_lists(record, lambda elements: elements[-1_000:]))
+
+
+class CappingTimeouts(Sound):
+    """A time to live that the server takes up to 30 days only."""
+
+    def put(self, record: Record) -> None:
+        record = record.copy()
+        if record.timeout is not None:
+            record.timeout = min(record.timeout, 30 * 86_400.0)
+        super().put(record)
+
+
+class ForgettingAtClose(Sound):
+    """A close that drops what it has made: the sessions of everybody, at each deployment."""
+
+    def close(self) -> None:
+        self.records.clear()

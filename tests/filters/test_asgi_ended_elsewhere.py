@@ -177,13 +177,16 @@ async def test_nothing_is_sent_after_the_absolute_lifetime() -> None:
 
 @in_loop
 async def test_a_store_that_is_down_is_told_to_who_sends() -> None:
-    """Rule 28: nobody is taken for somebody whose session may have ended."""
+    """Rule 28: nobody is taken for somebody whose session may have ended; but a moment's outage cuts off nobody."""
     site = Site()
     place = Place(site.store.store, site.clock)
 
     async def talk() -> None:
         async with listening(place, await site.jar()) as (socket, tick):
             place.store.faults["open"] = StoreUnavailable("it is down")
+            site.clock.advance(60)
+            tick()
+            assert (await socket.next())["type"] == "websocket.send"
             site.clock.advance(60)
             tick()
             assert (await socket.next())["code"] == 1011

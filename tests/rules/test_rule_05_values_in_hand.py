@@ -10,6 +10,7 @@ import pytest
 from tests.faces import Browser, Face
 from tests.planting import heard, pack, plant
 from typed_sessions import Key, LostUpdate, Session
+from typed_sessions.session import tracking_of
 
 
 @dataclass
@@ -164,3 +165,31 @@ def test_rule_05_a_default_that_its_load_refuses_is_taken_as_it_is(face: Face) -
         assert session.update(odd, lambda value: value, default="odd") == "odd"
     with browser.visit() as session:
         assert odd not in session
+
+
+def test_rule_05_a_default_that_is_not_needed_may_be_anything(face: Face) -> None:
+    """After a deletion in the same request as before: only what `change` gives is stored, and has to be of the key's type."""
+    tags = Key("tags", list[str])
+    with face.browser().visit() as session:
+        session[tags] = ["old"]
+        del session[tags]
+        default: Any = None
+        assert session.update(tags, lambda _: ["new"], default=default) == ["new"]
+
+
+def test_rule_05_refreshing_without_end_holds_on_to_little(face: Face) -> None:
+    """Of each value, what the last `refresh` has replaced is compared with at the next commit, and no earlier one."""
+    log, other = Key("log", list[str]), Key("other", int)
+    browser = face.browser()
+    with browser.visit() as session:
+        session[log] = []
+    turn = browser.open()
+    for number in range(5):
+        assert len(turn.session[log]) == number
+        with browser.copy().visit() as session:
+            session[log] = [*session[log], "line"]
+        face.call(face.manager.refresh(turn.session))
+        turn.session[other] = number
+        face.call(face.manager.commit(turn.session))
+    assert len(tracking_of(turn.session).let_go or ()) == 1
+    turn.finish()

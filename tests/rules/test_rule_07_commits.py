@@ -494,3 +494,23 @@ def test_rule_07_a_listener_that_is_overtaken_each_time_comes_to_an_end(face: Fa
     turn.finish()
     assert lost == ["cart", "note"]
     assert store.calls["commit"] == 4
+
+
+def test_rule_07_a_listener_whose_change_cannot_be_stored_costs_the_request_nothing(face: Face, caplog: pytest.LogCaptureFixture) -> None:
+    """The handler's own changes are stored by then, and its new id has to reach the browser."""
+    cart, note = Key("cart", list[str]), Key("note", str)
+    browser, handle = begin(face, lambda session: session.__setitem__(cart, ["book"]))
+
+    def hear(event: LostUpdate) -> None:
+        current_session()[note] = event.name * 100_000
+
+    face.manager.on(LostUpdate, hear)
+    turn = browser.open()
+    turn.session[cart].append("pen")
+    turn.session.renew()
+    plant(face, handle, "cart", pack(["ink"]))
+    turn.send()
+    turn.arrive()
+    assert "what a listener of LostUpdate has changed" in caplog.text
+    with browser.visit() as session:
+        assert (session[cart], note in session) == (["book", "pen"], False)

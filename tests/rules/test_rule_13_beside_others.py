@@ -12,6 +12,7 @@ import pytest
 from tests.faces import Browser, Face
 from tests.planting import heard
 from tests.rules.scene import handle_of
+from tests.watched import Watched
 from typed_sessions import End, Key, ListKey, SealingKeys
 from typed_sessions.testing import isolated_keys
 
@@ -207,3 +208,22 @@ def test_rule_13_without_hooks_a_slow_sweep_is_no_different(face: Face) -> None:
     due(face, Key("stock", int))
     assert face.call(face.manager.sweep()) == COUNT
     assert len(set(ends)) == len(ends) == COUNT
+
+
+def test_rule_13_what_nobody_can_read_costs_no_clearing(face: Face) -> None:
+    """It comes back after each lease, for as long as it is kept, and there is nothing to clear any more."""
+    with isolated_keys():
+        key = newer(print)
+        browser = face.browser()
+        with browser.visit() as session:
+            session[key] = ["book"]
+        face.call(face.manager.end(handle_of(browser)))  # its hook runs: the next one's does not
+        with browser.visit() as session:
+            session[key] = ["book"]
+        handle = handle_of(browser)
+    same(print)
+    face.store = Watched(face.store)
+    face.renew()
+    face.call(face.manager.end(handle))
+    sweep(face, face.manager, 3)
+    assert face.store.calls["clear"] == 0

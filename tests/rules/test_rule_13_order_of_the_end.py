@@ -212,6 +212,27 @@ def test_rule_13_values_of_this_process_when_another_ends_the_session(make_face:
         assert session[door] == "stays"
 
 
+def test_rule_13_a_sweep_while_the_end_is_told_cleans_up_nothing_of_it(make_face: Make) -> None:
+    """However often it looks for the session, which is gone from the store by then: the listeners come first, and the data with them."""
+    face = make_face()
+    log: list[str] = []
+    user = Key("user", str)
+    door = Key("door", str, resident=True, cleanup_delete=lambda value: log.append(f"{value} {current_session()[user]}"))
+    browser = face.browser()
+    with browser.visit() as session:
+        session[user], session[door] = "ann", "closed"
+    handle = handle_of(browser)
+
+    def hear(event: End) -> None:
+        for _ in range(4):
+            face.call(face.manager.sweep())
+        log.append("told")
+
+    face.manager.on(End, hear)
+    assert face.call(face.manager.end(handle))
+    assert log == ["told", "closed ann"]
+
+
 def test_rule_13_once_per_value(make_face: Make) -> None:
     """Ended again, visited, swept: nothing of it happens a second time."""
     with ExitStack() as connections:

@@ -243,6 +243,20 @@ def test_rule_29_an_end_by_another_manager_of_the_store(face: Face, server: Serv
     assert [is_open(browser) for browser in (*thieves, alive)] == [False, False, True]
 
 
+def test_rule_29_what_closed_managers_had_loaded_is_let_go(face: Face, server: Server, name: Key[str]) -> None:
+    """While another manager of the store goes on: only of what is in use all journals are kept up."""
+    folder = server.path.parent
+    for number in range(JOURNALS + 5):
+        passing = face.another()
+        face.call(passing.load_sessions(folder / f"{number}.snapshot"))
+        face.call(passing.close() if face.kind == "sync" else passing.aclose())
+    face.call(face.manager.load_sessions(server.path))
+    sign_out(signed_in(face, name))
+    told = [file for file in folder.glob("*.journal") if file.stat().st_size]
+    assert len(told) == JOURNALS
+    assert Path(f"{server.path}.journal") in told
+
+
 def test_rule_29_the_last_manager_that_is_closed_closes_the_files(face: Face, server: Server) -> None:
     """And a manager that is used again opens them again."""
     other = face.another()

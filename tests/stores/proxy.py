@@ -53,6 +53,11 @@ class Proxy:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}"
 
+    @property
+    def connections(self) -> int:
+        """How many were made so far, by its clients."""
+        return len(self._sockets) // 2
+
     def silence(self) -> None:
         """From now on nothing gets through on the connections that are there, as when a NAT has forgotten them; new ones work."""
         self._silent.update(self._sockets)

@@ -64,10 +64,10 @@ def test_a_frozen_server(make: Callable[..., Face], server: PostgresServer, name
     turn = browser.open()
     turn.session[name] = "bob"
     server.freeze()
-    with unavailable("did not answer commit within 0.5 s: the answer was lost, it may have been applied, and is not repeated"):
+    with unavailable("did not answer commit within 1 s: the answer was lost, it may have been applied, and is not repeated"):
         turn.finish()
     for _ in range(2):
-        with unavailable("cannot be reached: it took longer than 0.5 s; nothing was sent"):
+        with unavailable("cannot be reached: it took longer than 1 s; nothing was sent"):
             browser.open()
     server.thaw()
     assert read(browser, name) in ("ann", "bob")
@@ -95,7 +95,7 @@ def test_a_frozen_server_and_one_connection(server: PostgresServer) -> None:
     for thread in threads:
         thread.join()
     server.thaw()
-    assert any("did not answer open within 0.5 s" in text for text in said)
+    assert any("did not answer open within 1 s" in text for text in said)
     # Who has got the connection in the last moment says that it could not be reached any more.
     assert all("did not answer" in text or "all 1 connections" in text or "cannot be reached" in text for text in said)
     assert value_of(found(store, record)) == b"0"
@@ -254,9 +254,9 @@ def test_a_read_only_server(make: Callable[..., Face], server: PostgresServer, n
 @pytest.mark.parametrize(
     ("manner", "words"),
     [
-        ("mute", "did not answer commit within 0.5 s: the answer was lost"),
+        ("mute", "did not answer commit within 1 s: the answer was lost"),
         ("cut", "broke the connection during commit: the answer was lost"),
-        ("dribble", "did not answer commit within 0.5 s: the answer was lost"),
+        ("dribble", "did not answer commit within 1 s: the answer was lost"),
     ],
 )
 def test_an_answer_that_does_not_come(proxy: Proxy, make: Callable[..., Face], name: Key[str], manner: Manner, words: str) -> None:
@@ -281,7 +281,7 @@ def test_a_sign_in_that_does_not_come(proxy: Proxy, make: Callable[..., Face], n
     """The first steps on a new connection are within the deadline too, however slowly each of them comes."""
     face = make(behind(proxy))
     proxy.manner = manner
-    with unavailable("cannot be reached: it took longer than 0.5 s; nothing was sent"):
+    with unavailable("cannot be reached: it took longer than 1 s; nothing was sent"):
         face.browser().open(create=True).finish()
     proxy.manner = "pass"
     signed_in(face, name)
@@ -322,7 +322,7 @@ def test_connections_that_went_silent(make: Callable[..., Face], server: Postgre
     assert len(idle) == 4
     for process in idle:
         os.kill(process, signal.SIGSTOP)
-    with unavailable("did not answer open within 0.5 s"):
+    with unavailable("did not answer open within 1 s"):
         face.call(store.open(record.locator, None, IDLE, NOW))
     for _ in range(4):
         assert value_of(face.call(store.open(record.locator, None, IDLE, NOW))) == b"0"

@@ -19,7 +19,7 @@ import redis.asyncio
 from tests.conftest import require
 from tests.faces import Face
 from tests.redis_server import PATIENCE, RedisServer
-from tests.stores.faults import signed_in, unavailable
+from tests.stores.faults import DEADLINE, signed_in, unavailable
 from tests.stores.proxy import Proxy
 from tests.stores.records import IDLE, NOW, new, value_of
 from typed_sessions import Key, StoreUnavailable
@@ -106,11 +106,11 @@ def test_as_many_connections_as_are_allowed(named: Named) -> None:
 
 def test_more_verbs_than_connections(named: Named) -> None:
     """Who does not get one in time is told so, and not that the server cannot be reached."""
-    store: Any = AsyncRedisStore(f"{named.url}&max_connections=1", prefix=named.name, deadline=0.5)
+    store: Any = AsyncRedisStore(f"{named.url}&max_connections=1", prefix=named.name, deadline=DEADLINE)
 
     async def main() -> None:
         store._turns().free = 0  # as if one were in use, for longer than a verb may take
-        with unavailable("all 1 connections of this event loop are in use, and none became free within 0.5 s; nothing was sent"):
+        with unavailable("all 1 connections of this event loop are in use, and none became free within 1 s; nothing was sent"):
             await store.open(bytes(16), None, IDLE, NOW)
         store._turns().leave()
         assert await store.open(bytes(16), None, IDLE, NOW) is None

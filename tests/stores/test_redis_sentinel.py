@@ -144,7 +144,7 @@ def test_no_sentinel(face: Face, sentinel: SentinelServer, name: Key[str]) -> No
     sentinel.freeze()
     assert read(browser, name) == "ann"
     face.call(face.store.close())
-    with unavailable("the master 'shop' of the sentinels, cannot be reached: it took longer than 0.5 s; nothing was sent"):
+    with unavailable("the master 'shop' of the sentinels, cannot be reached: it took longer than 1 s; nothing was sent"):
         browser.open()
     sentinel.thaw()
     go_on(lambda: read(browser, name))

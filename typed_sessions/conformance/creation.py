@@ -6,9 +6,11 @@ from ..changes import Changes, Write
 from ..errors import TooLarge
 from ..record import FIELD_HOOKED, FIELD_SEALED, FIELD_TWIN, LOCATOR_BYTES, Ending, Previous, unpack_field
 from .report import expect, expect_that
-from .stand import START, Checks, Stand, renewing, use_of, values_of, writing
+from .stand import START, Checks, Stand, renewing, same, use_of, values_of, writing
 
 checks: Checks = Checks()
+
+_LONGEST_ADDRESS = "2001:4db8:1111:2222:3333:4444:5555:6666"
 
 
 @checks(7, 17)
@@ -16,7 +18,7 @@ async def a_record_comes_back_as_it_was_created(stand: Stand) -> None:
     """What `create` is given, `open` gives back: times, digests, address, flags, deadline, and every field."""
     plain = await stand.begin({"a": b"value", "empty": b"", "list": [b"1", b"2"]}, timeout=1800.5)
     bare = await stand.begin(None, timeout=None, address=None)
-    full = await stand.begin({"h": b"hooked"}, hooked=["h"], lifetime=86_400.25, own_timeout=True, address="2001:db8::1")
+    full = await stand.begin({"h": b"hooked"}, hooked=["h"], lifetime=86_400.25, own_timeout=True, address=_LONGEST_ADDRESS)
     for record in (plain, bare, full):
         await stand.expect_stored(record, "open after create")
     renewed = stand.record({"a": b"1"})
@@ -85,6 +87,8 @@ async def any_name_is_a_name(stand: Stand) -> None:
         "e\u0301",
         "\U0001f36a",
         "x" * 64,
+        "\U0001f36a" * 63 + "a",  # in UTF-8, more bytes than there are in a column of 255
+        "\U0001f36a" * 64,
         "due",
         "_",
         "0",
@@ -161,6 +165,18 @@ async def closing_twice_is_allowed(stand: Stand) -> None:
     """`close` may be called twice, and before anything else was."""
     await stand.store.close()
     await stand.store.close()
+
+
+@checks()
+async def closing_keeps_the_sessions(stand: Stand) -> None:
+    """`close` lets go of connections, and of no session: what is asked after it is answered as before, if it is answered at all."""
+    record = await stand.begin({"a": b"1", "l": [b"1"]}, lifetime=3600.0)
+    await stand.store.close()
+    try:
+        found = await stand.look(record)
+    except Exception:  # such a store is opened anew by its factory, with what it has kept
+        return
+    same("open after close", found, record)
 
 
 @checks(7, 30)

@@ -9,6 +9,8 @@ from .stand import IDLE, LEASE, Checks, Stand, renewing, same, writing
 
 checks: Checks = Checks()
 
+_YEAR = 365 * 86_400.0
+
 
 def locators(records: list[Record]) -> list[bytes]:
     return sorted(record.locator for record in records)
@@ -94,6 +96,19 @@ async def a_shorter_timeout_comes_due_sooner(stand: Stand) -> None:
     expect("sweep before it is over", await stand.sweep(), [])
     stand.now = changed + 66
     expect("sweep when the shorter timeout is over", locators(await stand.sweep()), locators([own, managers, never]))
+
+
+@checks(11)
+async def a_timeout_may_be_a_year(stand: Stand) -> None:
+    """An idle timeout of a year and a lifetime of three are kept: the session is there months later, and swept when it is over."""
+    record = await stand.begin({"a": b"1"}, timeout=_YEAR, granularity=86_400.0)
+    absolute = await stand.begin({"a": b"1"}, timeout=None, lifetime=3 * _YEAR)
+    begun = stand.now
+    for one in (record, absolute):
+        await stand.committed(one, writing(a=b"2"))
+    for seconds, over in ((_YEAR, []), (_YEAR + 86_400, [record]), (3 * _YEAR - 1, []), (3 * _YEAR, [absolute])):
+        stand.now = begun + seconds
+        expect(f"sweep {seconds / 86_400} days after the creation", locators(await stand.sweep()), locators(over))
 
 
 @checks(16)

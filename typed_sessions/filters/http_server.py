@@ -28,6 +28,8 @@ MOST_DROPPED = 1 << 20
 """Bytes of a refused request's body that are read and dropped."""
 LINGER = 5.0
 """Seconds in which they have to come."""
+PAUSE = 0.5
+"""Seconds for which nothing may come: a client that has sent all, and keeps its end open, holds nobody up."""
 
 
 @final
@@ -148,7 +150,7 @@ class SessionHandler(BaseHTTPRequestHandler):
         deadline = time.monotonic() + LINGER
         self.connection.shutdown(socket.SHUT_WR)
         while self._undrained > 0 and (left := deadline - time.monotonic()) > 0:
-            self.connection.settimeout(left if self.timeout is None else min(left, self.timeout))
+            self.connection.settimeout(min(left, PAUSE) if self.timeout is None else min(left, PAUSE, self.timeout))
             dropped = len(self.connection.recv(65_536))
             if not dropped:
                 return

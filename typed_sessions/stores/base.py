@@ -88,7 +88,7 @@ class Store(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of connections. Closing twice is allowed."""
+        """Let go of connections; the sessions stay. Closing twice is allowed."""
         ...
 
 

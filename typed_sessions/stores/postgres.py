@@ -15,8 +15,9 @@ import math
 import os
 import threading
 import weakref
-from collections import deque
 from collections.abc import Sequence
+from functools import partial
+from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any, TypeVar, final
 
@@ -29,8 +30,8 @@ from ..record import EndReason, Record
 from .base import Created
 from .postgres_schema import VERSION, schema_sql
 from .postgres_verbs import Row, Statement, Verbs
-from .postgres_wire import AsyncConnection, Connection, connecting, is_refusal, may_go_on, may_repeat
-from .turns import Turns, left_of, stirs
+from .postgres_wire import AsyncConnection, Connection, connecting, is_full, is_refusal, may_go_on, may_repeat
+from .turns import Links, Turns, left_of, stirs
 
 R = TypeVar("R")
 
@@ -86,7 +87,8 @@ class _Store:
     def schema_sql(self) -> str:
         """What `create_schema` does, as SQL, for whoever may do that in the database; running it again changes nothing.
 
-        A role that uses the store then needs USAGE of the schema, and SELECT, INSERT, UPDATE and DELETE on its table.
+        A role that uses the store then needs USAGE of the schema, and SELECT, INSERT, UPDATE and DELETE on its table; and EXECUTE on
+        its functions where everybody's was revoked (ALTER DEFAULT PRIVILEGES), again after a version that has new ones.
         """
         return schema_sql(self._schema)
 
@@ -142,7 +144,7 @@ class PostgresStore(_Store):
     url              postgresql://user:password@host:port/database, or libpq's key=value pairs
     schema           of the database, for what the store keeps: two applications with different ones do not see each other
     max_bytes        of one session, and `max_keys` of it: more raises `TooLarge`
-    max_connections  of this process; a verb waits for one, within its deadline
+    max_connections  of this process; a verb waits for one, within its deadline, and so it does where the server takes no more
     deadline         seconds that a verb may take, whatever the network and the server do; then it raises `StoreUnavailable`
 
     `create_schema` makes what the store needs, once. Nothing is asked of the server before the first verb. Raises `PolicyError` for
@@ -166,8 +168,11 @@ class PostgresStore(_Store):
         self._begin()
 
     def _begin(self) -> None:
-        self._idle: deque[Connection] = deque()
-        self._turns = threading.BoundedSemaphore(self._max_connections)
+        self._links: Links[Connection] = Links(Connection.close)
+        self._turns: SimpleQueue[None] = SimpleQueue()
+        for _ in range(self._max_connections):
+            self._turns.put(None)
+        self._wait_for_turn = partial(self._turns.get, True)
         self._pid = os.getpid()
 
     # -------------------------------------------------------------- the verbs
@@ -207,7 +212,7 @@ class PostgresStore(_Store):
     def close(self) -> None:
         """Close the connections that are not in use. The sessions stay, and a verb that is called after makes a new connection."""
         self._mine()
-        self._let_go()
+        self._links.drain()
 
     # -------------------------------------------------------------- carrying out
 
@@ -218,13 +223,15 @@ class PostgresStore(_Store):
         """The rows of a verb's statement; or of `create_schema`, several statements without parameters, nothing."""
         until = monotonic() + self._deadline
         self._mine()
-        turns = self._turns
-        if not turns.acquire(timeout=self._deadline):
-            raise self._crowded()
+        turns, links = self._turns, self._links
+        turn: list[None] = []
         reusable = False
         connection = None
         try:
-            connection = self._take() or self._connect(until)
+            # One call, in which no Python runs: a turn that was taken is in the list, wherever a signal's handler raises.
+            turn.extend(map(self._wait_for_turn, (self._deadline,)))
+            connection = self._take() or links.reach(self._take, lambda: self._connect(until), is_full, until)
+            links.lend(connection)
             connection.until = until
             while True:
                 try:
@@ -241,38 +248,32 @@ class PostgresStore(_Store):
                     if may_go_on(connection, problem):
                         reusable = statement is not None  # several statements may be left within their transaction
                     else:
-                        self._let_go()
+                        if problem.sqlstate is not None:  # it is the server that says so, of all of them
+                            links.outdate()
+                        links.drain()
                     raise self._failure(verb, problem, until) from problem
+        except Empty:
+            raise self._crowded() from None
         finally:
-            if connection is not None:
-                if reusable:
-                    self._idle.append(connection)
-                else:
-                    connection.close()
-            turns.release()
+            try:
+                if connection is not None:
+                    links.back(connection, reusable)
+            finally:
+                if turn:
+                    turns.put(None)
 
     def _mine(self) -> None:
         """After a fork the connections are the parent's (R7)."""
         if self._pid != os.getpid():
-            _inherited.append(self._idle)
+            _inherited.append(self._links)
             self._begin()
 
     def _take(self) -> Connection | None:
-        while (connection := self._pop()) is not None:
+        while (connection := self._links.pop()) is not None:
             if not connection.closed and not stirs(connection.fileno()):
                 return connection
             connection.close()
         return None
-
-    def _let_go(self) -> None:
-        while (connection := self._pop()) is not None:
-            connection.close()
-
-    def _pop(self) -> Connection | None:
-        try:
-            return self._idle.pop()
-        except IndexError:  # asking first would not do: another thread may be quicker
-            return None
 
     def _connect(self, until: float) -> Connection:
         """A new connection, made in a thread: a name lookup, several addresses and a sign-in in steps have no common time limit."""
@@ -310,6 +311,10 @@ class PostgresStore(_Store):
 
 
 # ------------------------------------------------------------------ for asyncio
+
+
+def _finish(connection: AsyncConnection) -> None:
+    connection.pgconn.finish()
 
 
 @final
@@ -397,7 +402,8 @@ class AsyncPostgresStore(_Store):
         reusable = False
         connection = None
         try:
-            connection = self._take(turns) or await self._connect(until)
+            connection = self._take(turns) or await self._reach(turns, until)
+            turns.lend(connection)
             connection.until = until
             while True:
                 try:
@@ -415,16 +421,14 @@ class AsyncPostgresStore(_Store):
                     if may_go_on(connection, problem):
                         reusable = statement is not None
                     else:
-                        while turns.idle:
-                            turns.idle.pop().pgconn.finish()
+                        if problem.sqlstate is not None:
+                            turns.outdate()
+                        turns.drain(_finish)
                     raise self._failure(verb, problem, until) from problem
         finally:
             # Also when the task is cancelled: the connection has broken then, and an answer that is still to come goes to nobody (R4).
             if connection is not None:
-                if reusable:
-                    turns.idle.append(connection)
-                else:
-                    connection.pgconn.finish()
+                turns.back(connection, reusable, _finish)
             turns.leave()
 
     def _turns(self) -> Turns[AsyncConnection]:
@@ -442,6 +446,9 @@ class AsyncPostgresStore(_Store):
                 return connection
             connection.pgconn.finish()
         return None
+
+    async def _reach(self, turns: Turns[AsyncConnection], until: float) -> AsyncConnection:
+        return await turns.reach(lambda: self._take(turns), lambda: self._connect(until), is_full, until)
 
     async def _connect(self, until: float) -> AsyncConnection:
         try:

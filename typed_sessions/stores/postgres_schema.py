@@ -10,6 +10,8 @@ its row while it runs, and locks no second one (`sweep` skips what others hold),
 moves when it comes due, or sooner if the timeout gets shorter, and otherwise a commit need not touch the index. The time is always
 the caller's, never the server's. Names are bytes, because text holds no NUL here.
 
+A later version may add columns behind those that are there, each with a default: rows are read by place, and longer ones too.
+
 The functions carry the number of the schema in their names: code of two versions works beside each other on one table, and
 `create_schema` of a later one adds its functions to those that are there. How long a function waits for what another has locked is said
 by its caller, who knows what is left of its deadline: what one process has made does not hold for the others.

@@ -46,6 +46,16 @@ _REVISION_BYTES = 4
 
 
 @final
+class Payloads(list["bytes | None"]):
+    """A parameter of the type bytea[], which says so also when it is empty."""
+
+
+@final
+class Numbers(list["int | None"]):
+    """One of the type int8[]."""
+
+
+@final
 class Statement(msgspec.Struct, Generic[R]):
     """One statement, one round trip; `read` makes the verb's answer of its rows. What `waits` takes, as a last parameter, how many
     milliseconds it may wait for what another has locked."""
@@ -132,13 +142,13 @@ class Verbs:
         parameters = [
             *(locator, now, *_idle(idle), changes.clear, changes.counts_as_use, persistent, *own),
             *renewed,
-            [_name(name) for name in changes.writes],
-            [write.base for write in changes.writes.values()],
-            [
+            Payloads(_name(name) for name in changes.writes),
+            Numbers(write.base for write in changes.writes.values()),
+            Payloads(
                 # A whole list is put in the place of what is there, which is removed first.
                 None if write.payload is None or _whole_list(write) is not None else _packed(write)[_REVISION_BYTES:]
                 for write in changes.writes.values()
-            ],
+            ),
             *_list_columns(changes),
             *(self._max_bytes, self._max_keys),
         ]
@@ -155,7 +165,7 @@ class Verbs:
         return Statement(self._sweep, [now, limit, lease, grace], read)
 
     def clear(self, locator: bytes, names: Sequence[str] | None) -> Statement[None]:
-        return Statement(self._clear, [locator, None if names is None else [_name(name) for name in names]], _nothing)
+        return Statement(self._clear, [locator, None if names is None else Payloads(map(_name, names))], _nothing)
 
     def scan(self, after: bytes | None, limit: int) -> Statement[tuple[Sequence[Record], bytes | None]]:
         def read(rows: Sequence[Row]) -> tuple[Sequence[Record], bytes | None]:
@@ -212,14 +222,14 @@ def _columns(fields: Any) -> tuple[list[Any], ...]:
             revisions.append(revision)
             payloads.append(packed[_REVISION_BYTES:])
     return (
-        names,
-        revisions,
-        payloads,
-        list_names,
-        list_revisions,
-        [name for name, _, _ in elements],
-        [sequence for _, sequence, _ in elements],
-        [payload for _, _, payload in elements],
+        Payloads(names),
+        Numbers(revisions),
+        Payloads(payloads),
+        Payloads(list_names),
+        Numbers(list_revisions),
+        Payloads(name for name, _, _ in elements),
+        Numbers(sequence for _, sequence, _ in elements),
+        Payloads(payload for _, _, payload in elements),
     )
 
 
@@ -261,15 +271,15 @@ def _list_columns(changes: Changes) -> tuple[list[Any], ...]:
             for element in elements:
                 whole.append((_name(text), element.sequence, _element(element.version, element.flags, element.payload)))
     return (
-        list(lists),
-        [name for name, _ in removed],
-        [sequence for _, sequence in removed],
-        [name for name, _, _ in added],
-        [number for _, number, _ in added],
-        [payload for _, _, payload in added],
-        [name for name, _, _ in whole],
-        [sequence for _, sequence, _ in whole],
-        [payload for _, _, payload in whole],
+        Payloads(lists),
+        Payloads(name for name, _ in removed),
+        Numbers(sequence for _, sequence in removed),
+        Payloads(name for name, _, _ in added),
+        Numbers(number for _, number, _ in added),
+        Payloads(payload for _, _, payload in added),
+        Payloads(name for name, _, _ in whole),
+        Numbers(sequence for _, sequence, _ in whole),
+        Payloads(payload for _, _, payload in whole),
     )
 
 
@@ -309,7 +319,8 @@ def _record(row: Row) -> Record | None:
 def _unpack(row: Row) -> Record:
     _, much, locator, digest, tag, address, created, used, timeout, granularity, revision, flags, deadline, *rest = row
     old_digest, old_tag, old_until, reason, ended, claimed, *columns = rest
-    names, revisions, payloads, list_names, list_revisions, element_names, sequences, element_payloads, _ = columns
+    # More of them than are known here are a later version's, which adds its own behind these.
+    names, revisions, payloads, list_names, list_revisions, element_names, sequences, element_payloads, *_ = columns
     fields: dict[str, bytes] = {}
     size = schema.HEAD_BYTES
     for name, number, payload in zip(names, revisions, payloads, strict=True):

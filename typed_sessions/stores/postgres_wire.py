@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from struct import Struct
 from time import monotonic
 from typing import Any, TypeAlias, TypeVar, final
 
 import psycopg
 from psycopg import waiting
 from psycopg.abc import PQGen
+from psycopg.adapt import AdaptersMap, Dumper
+from psycopg.pq import Format
 from typing_extensions import override
 
-from .postgres_verbs import Row
+from ..errors import StoreUnavailable
+from .postgres_verbs import Numbers, Payloads, Row
 
 R = TypeVar("R")
 
@@ -25,6 +29,8 @@ _ELSEWHERE = ("25006", "57P01", "57P02", "57P03")
 """Read-only, or about to stop: the next verb connects anew, perhaps to the server that has taken over."""
 _NOT_OF_THE_SERVER = ("57P", "08")
 """It stops, or a pool before it has lost it and says so in its place: what it has done nobody knows."""
+_FULL = ("too many clients", "remaining connection slots", "too many connections", "no more connections allowed", "max clients reached")
+"""How a server and pools before it say in English that they take no more connections: when one is refused, libpq tells no SQLSTATE."""
 _LOST_A_RACE = ("40001", "40P01")
 """Serialization failure and deadlock: nothing was done, and the same may succeed at once."""
 _KEEPALIVE: Mapping[str, int] = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
@@ -80,12 +86,70 @@ class AsyncConnection(psycopg.AsyncConnection[Row]):
 
 AnyConnection: TypeAlias = Connection | AsyncConnection
 
+# ------------------------------------------------------------------ arrays
+
+_HEAD = Struct("!iiI")  # dimensions, whether there are NULLs, the type of the elements
+_DIMENSION = Struct("!ii")  # elements, the number of the first
+_INT32 = Struct("!i")
+_INT64 = Struct("!iq")  # behind its length
+_NULL = _INT32.pack(-1)
+
+
+class _ArrayDumper(Dumper):
+    """An array as the server has it in memory. As text, how it is read hangs on what was set for the database or the user
+    (`standard_conforming_strings`, `array_nulls`), and one of NULLs alone psycopg has as text only."""
+
+    format = Format.BINARY
+    element: int = 0
+
+    @override
+    def dump(self, obj: Payloads | Numbers) -> bytes:
+        if not obj:
+            return _HEAD.pack(0, 0, self.element)
+        parts = [_HEAD.pack(1, None in obj, self.element), _DIMENSION.pack(len(obj), 1)]
+        for one in obj:
+            if one is None:
+                parts.append(_NULL)
+            elif isinstance(one, int):
+                parts.append(_INT64.pack(8, one))
+            else:
+                parts += (_INT32.pack(len(one)), one)
+        return b"".join(parts)
+
+
+@final
+class _PayloadsDumper(_ArrayDumper):
+    oid, element = 1001, 17  # bytea[], bytea
+
+
+@final
+class _NumbersDumper(_ArrayDumper):
+    oid, element = 1016, 20  # int8[], int8
+
+
+@final
+class _Context:
+    """With what the connections write and read: psycopg's own, and arrays."""
+
+    connection = None
+
+    def __init__(self) -> None:
+        self.adapters = AdaptersMap(psycopg.adapters)
+        self.adapters.register_dumper(Payloads, _PayloadsDumper)
+        self.adapters.register_dumper(Numbers, _NumbersDumper)
+
+
+# ------------------------------------------------------------------ connecting
+
 
 def connecting(where: Mapping[str, Any], deadline: float) -> dict[str, Any]:
     """With what to connect to a URL that says `where`, beside the URL itself; `deadline` in seconds."""
     return {
         "autocommit": True,
         "prepare_threshold": None,
+        "context": _Context(),
+        # Whatever the database's own, the user's or the URL's: without one (SQL_ASCII) text comes back as bytes. Pools know it.
+        "client_encoding": "UTF8",
         # libpq counts in whole seconds; whoever waits does so by its own clock.
         "connect_timeout": max(2, math.ceil(deadline)),
         **{name: value for name, value in _KEEPALIVE.items() if name not in where},
@@ -95,6 +159,12 @@ def connecting(where: Mapping[str, Any], deadline: float) -> dict[str, Any]:
 def _said(problem: psycopg.Error) -> bool:
     """Whether it is the server that said so, and not the wire."""
     return problem.sqlstate is not None
+
+
+def is_full(problem: StoreUnavailable) -> bool:
+    """Whether a connection could not be made because there are too many of them."""
+    said = str(problem.__cause__).lower()
+    return any(words in said for words in _FULL)
 
 
 def is_refusal(problem: psycopg.Error) -> bool:

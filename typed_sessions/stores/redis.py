@@ -12,7 +12,6 @@ import asyncio
 import os
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, TypeVar, final
@@ -28,7 +27,7 @@ from .base import Created
 from .redis_connect import Connecting
 from .redis_verbs import Command, Reply, Trips
 from .redis_wire import AsyncLink, Link, missing, pack, refused, texts
-from .turns import Turns, left_of
+from .turns import Links, Turns, left_of
 
 R = TypeVar("R")
 
@@ -49,7 +48,8 @@ class RedisStore(Connecting):
     max_bytes  of one session, and `max_keys` of it: more raises `TooLarge`
     deadline   seconds that a verb may take, whatever the network and the server do; then it raises `StoreUnavailable`
 
-    Nothing is asked of the server before the first verb. Raises `PolicyError` for a wrong option.
+    Each thread that is in a verb has a connection. Where the server takes no more of them (`maxclients`), a verb waits for another's,
+    within its deadline. Nothing is asked of the server before the first verb. Raises `PolicyError` for a wrong option.
     """
 
     blocking = True
@@ -66,7 +66,7 @@ class RedisStore(Connecting):
         deadline: float = 5,
     ) -> None:
         super().__init__(url, client, redis.Redis, prefix, max_bytes, max_keys, deadline)
-        self._idle: deque[Link] = deque()
+        self._links: Links[Link] = Links(Link.close)
         self._pid = os.getpid()
 
     @override
@@ -106,12 +106,7 @@ class RedisStore(Connecting):
     def close(self) -> None:
         """Close the connections that are not in use. The sessions stay, and a verb that is called after makes a new connection."""
         self._mine()
-        while True:
-            try:
-                link = self._idle.pop()
-            except IndexError:  # not asked before: another thread may close too
-                return
-            link.close()
+        self._links.drain()
 
     # -------------------------------------------------------------- carrying out
 
@@ -127,8 +122,10 @@ class RedisStore(Connecting):
 
     def _ask(self, verb: str, commands: Sequence[Command], until: float) -> list[Reply]:
         link = self._take(until)
+        links = self._links
         reusable, refusal = False, None
         try:
+            links.lend(link)
             said = self._said(commands)
             replies = link.exchange(pack(said), len(said), until)
             if said is not commands:
@@ -140,14 +137,14 @@ class RedisStore(Connecting):
                         replies[number] = reply
                 refusal = self._refusal(verb, replies)
             reusable = refusal is None or not self._is_elsewhere(refusal)
+            if not reusable:
+                links.outdate()  # and those that were idle: they lead to where it led
+                links.drain()
         except (OSError, hiredis.HiredisError) as problem:
-            self.close()  # what was idle meanwhile is likely to be as dead: one verb pays for it, and not each
+            links.drain()  # what was idle meanwhile is likely to be as dead: one verb pays for it, and not each
             raise self._lost(verb, problem) from problem
         finally:
-            if reusable:
-                self._idle.append(link)
-            else:
-                link.close()
+            links.back(link, reusable)
         if refusal is not None:
             raise refusal
         return replies
@@ -155,20 +152,19 @@ class RedisStore(Connecting):
     def _mine(self) -> None:
         """After a fork the connections are the parent's: they are closed here, which it does not notice (R7)."""
         if self._pid != os.getpid():
-            links, self._idle, self._pid = self._idle, deque(), os.getpid()
-            for link in links:
-                link.close()
+            links, self._links, self._pid = self._links, Links(Link.close), os.getpid()
+            links.drain()
 
     def _take(self, until: float) -> Link:
         self._mine()
-        while True:
-            try:
-                link = self._idle.pop()
-            except IndexError:
-                return self._connect(until)
+        return self._idle_one() or self._links.reach(self._idle_one, lambda: self._connect(until), self._is_full, until)
+
+    def _idle_one(self) -> Link | None:
+        while (link := self._links.pop()) is not None:
             if link.is_sound():
                 return link
             link.close()
+        return None
 
     def _connect(self, until: float) -> Link:
         """A new connection, made in a thread: a name lookup, several addresses and a sign-in in steps have no common time limit."""
@@ -200,6 +196,7 @@ class RedisStore(Connecting):
         with lock:
             late = not made
         if made:
+            self._was_reached = True
             return made[0]
         cause = failed[0] if failed else TimeoutError()
         if isinstance(cause, (redis.RedisError, OSError)):
@@ -314,7 +311,8 @@ class AsyncRedisStore(Connecting):
         link = None
         reusable, refusal = False, None
         try:
-            link = self._take(turns) or await self._connect(until)
+            link = self._take(turns) or await self._reach(turns, until)
+            turns.lend(link)
             said = self._said(commands)
             replies = await link.exchange(pack(said), len(said), until)
             if said is not commands:
@@ -328,16 +326,16 @@ class AsyncRedisStore(Connecting):
                         replies[number] = reply
                 refusal = self._refusal(verb, replies)
             reusable = refusal is None or not self._is_elsewhere(refusal)
+            if not reusable:
+                turns.outdate()
+                turns.drain(AsyncLink.close)
         except (OSError, hiredis.HiredisError) as problem:
             turns.drain(AsyncLink.close)  # as in `RedisStore`
             raise self._lost(verb, problem) from problem
         finally:
             # Also when the task is cancelled: an answer that is still to come must not be taken for somebody else's (R4).
             if link is not None:
-                if reusable:
-                    turns.idle.append(link)
-                else:
-                    link.close()
+                turns.back(link, reusable, AsyncLink.close)
             turns.leave()
         if refusal is not None:
             raise refusal
@@ -368,11 +366,15 @@ class AsyncRedisStore(Connecting):
             link.close()
         return None
 
+    async def _reach(self, turns: Turns[AsyncLink], until: float) -> AsyncLink:
+        return await turns.reach(lambda: self._take(turns), lambda: self._connect(until), self._is_full, until)
+
     async def _connect(self, until: float) -> AsyncLink:
         connection = self._connection()
         try:
             left = left_of(until)
             await asyncio.wait_for(connection.connect(), left)
+            self._was_reached = True
             return AsyncLink(connection)
         except asyncio.TimeoutError as problem:  # another class than TimeoutError before Python 3.11
             raise self._unreached(TimeoutError()) from problem

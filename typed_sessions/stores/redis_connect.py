@@ -26,8 +26,9 @@ _ELSEWHERE = ("READONLY", "LOADING", "MASTERDOWN", "MOVED", "NOAUTH", "NOREPLICA
 """Refusals of a server that is not the right one any more, or not yet: the next verb looks for it anew."""
 _FORBIDDEN = ("NOPERM", "ACL failure", "The user executing the script")
 """What a server says to a user who may not do that, outside of scripts and in them."""
-_CLOSED = ("reset by peer", "losed by server", "Broken pipe", "Connection lost")
-"""What is seen of a server that hears no TLS where it expects some."""
+_CLOSED = ("reset by peer", "losed by server", "Broken pipe", "Connection lost", "UNEXPECTED_EOF")
+"""What is seen of a server that hears no TLS where it expects some, and of one that has as many clients as it takes."""
+_FULL = "max number of clients reached"
 _FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _POLICY = Command(("INFO", "memory"))
 
@@ -49,6 +50,7 @@ class Connecting:
         self._verbs = Verbs(name, prefix, max_bytes, max_keys)
         self._deadline = float(deadline)
         self._asked_policy = False
+        self._was_reached = False
         self._client = client  # kept, also for its connections: those of a Sentinel's ask its pool where the master is
         pool = self._pool(url) if client is None else client.connection_pool
         self._connection_class: Callable[..., Any] = pool.connection_class
@@ -126,6 +128,11 @@ class Connecting:
         """Whether this connection is not the one to ask any more."""
         return any(word in str(refusal) for word in _ELSEWHERE)
 
+    def _is_full(self, problem: StoreUnavailable) -> bool:
+        """Whether a connection could not be made because there are too many of them. Mostly the server closes it before that is heard."""
+        said = str(problem.__cause__)
+        return _FULL in said or (self._was_reached and any(sign in said for sign in _CLOSED))
+
     def _crowded(self, connections: int) -> StoreUnavailable:
         return StoreUnavailable(
             f"{self._where}: all {connections} connections of this event loop are in use, and none became free "
@@ -137,6 +144,9 @@ class Connecting:
         said = f"it took longer than {self._deadline:g} s" if slow else str(problem) or repr(problem)
         if "CERTIFICATE_VERIFY_FAILED" in said:
             said += " (which authorities to trust is said by ?ssl_ca_certs=ca.pem)"
+        elif self._was_reached:
+            if any(sign in said for sign in _CLOSED):
+                said += " (has it as many clients as its maxclients allows?)"
         elif self._is_tls and (slow or "[SSL" in said):
             said += " (does it speak TLS? If not, its URL begins with redis://)"
         elif not self._is_tls and any(sign in said for sign in _CLOSED):

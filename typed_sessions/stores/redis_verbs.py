@@ -49,9 +49,11 @@ Trips: TypeAlias = "Generator[Sequence[Command], Sequence[Reply], R]"
 
 
 class Command(NamedTuple):
-    """One command: its words; or, of a script, the number of its keys, these, and its arguments."""
+    """One command: its words; or, of a script, the number of its keys, these, and its arguments.
 
-    words: tuple[bytes | str | int, ...]
+    No word is an `int`: where a signal's handler raises while hiredis makes text of one, it ends the process."""
+
+    words: tuple[bytes | str, ...]
     script: Script | None = None
 
 
@@ -134,7 +136,7 @@ class Verbs:
 
     def sweep(self, now: float, limit: int, lease: float, grace: float) -> Trips[tuple[Sequence[Record], bool]]:
         # One trip looks what is due; only if something is, a second one deals with each, in a script of its own: its keys are known then.
-        found = yield [Command(("ZRANGEBYSCORE", due, "-inf", repr(now), "LIMIT", 0, limit + 1)) for due in self._dues]
+        found = yield [Command(("ZRANGEBYSCORE", due, "-inf", repr(now), "LIMIT", b"0", _text(limit + 1))) for due in self._dues]
         locators = self._locators(self._dues, found)
         if not locators:
             return [], False
@@ -164,7 +166,7 @@ class Verbs:
         following = first + len(counts) if expected < limit else self._dues.index(dues[-1]) + 1
         found: Sequence[Reply] = ()
         if dues:
-            found = yield [Command(("ZRANGE", due, 0, -1)) for due in dues]
+            found = yield [Command(("ZRANGE", due, b"0", b"-1")) for due in dues]
         locators = sorted(locator for locator in self._locators(dues, found) if after is None or locator >= after)
         page = locators[:limit]
         records: list[Record] = []
@@ -183,11 +185,11 @@ class Verbs:
     def _session_key(self, locator: bytes) -> bytes:
         return self._sessions[locator[0]] + locator.hex().encode()
 
-    def _call(self, script: Script, locator: bytes, *args: bytes | str | int) -> Command:
+    def _call(self, script: Script, locator: bytes, *args: bytes) -> Command:
         bucket = locator[0]
-        return Command((2, self._sessions[bucket] + locator.hex().encode(), self._dues[bucket], *args), script)
+        return Command((b"2", self._sessions[bucket] + locator.hex().encode(), self._dues[bucket], *args), script)
 
-    def _commit_args(self, changes: Changes, idle: Idle, now: float) -> list[bytes | str | int]:
+    def _commit_args(self, changes: Changes, idle: Idle, now: float) -> list[bytes]:
         renewal = changes.renewal
         bits = changes.clear + 2 * changes.set_timeout + 4 * changes.counts_as_use
         if changes.set_persistent:
@@ -208,10 +210,10 @@ class Verbs:
             self._max_bytes,
             self._max_keys,
         )
-        args: list[bytes | str | int] = [numbers, renewed, len(changes.writes)]
+        args = [numbers, renewed, _text(len(changes.writes))]
         for name, write in changes.writes.items():
             payload = b"" if write.payload is None else _TAIL.pack(write.version, write.flags) + write.payload
-            args += (_encode(name), b"" if write.base is None else write.base, payload)
+            args += (_encode(name), b"" if write.base is None else _text(write.base), payload)
         for name, change in changes.lists.items():
             args += _list_args(name, change)
         return args
@@ -239,17 +241,21 @@ class Verbs:
         return TooLarge(f"the session would hold {much} keys; {self._store}(max_keys={self._max_keys}) allows no more")
 
 
-def _list_args(name: str, change: ListChange) -> list[bytes | str | int]:
+def _text(number: int) -> bytes:
+    return b"%d" % number
+
+
+def _list_args(name: str, change: ListChange) -> list[bytes]:
     sealed = 0
     for _, flags, _ in (*change.appended, *change.prepended):
         sealed |= flags & FIELD_SEALED
     return [
         _encode(name),
-        sealed,
-        len(change.removed),
-        len(change.prepended),
-        len(change.appended),
-        *change.removed,
+        _text(sealed),
+        _text(len(change.removed)),
+        _text(len(change.prepended)),
+        _text(len(change.appended)),
+        *map(_text, change.removed),
         # Each without its sequence, which comes of the revision: what follows the array's head.
         *(_encode(element)[1:] for element in change.prepended),
         *(_encode(element)[1:] for element in change.appended),

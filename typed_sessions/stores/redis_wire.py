@@ -20,7 +20,7 @@ from .turns import left_of, stirs
 
 _CHUNK = 65_536
 _hiredis: Any = hiredis
-_pack: Callable[[tuple[bytes | str | int, ...]], bytes] = _hiredis.pack_command  # typed there for a single word
+_pack: Callable[[tuple[bytes | str, ...]], bytes] = _hiredis.pack_command  # typed there for a single word
 _NOT_YET: Final = object()
 _KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
 """Seconds without a word until the system asks the other end, seconds between two questions, and how many of them: as in redis-py 8."""
@@ -89,7 +89,7 @@ def _keep_alive(sock: Any) -> None:
 class Link:
     """A connection that redis-py has made, and that is ours now."""
 
-    __slots__ = ("reader", "socket")
+    __slots__ = ("__weakref__", "reader", "socket")
 
     def __init__(self, connection: Any) -> None:
         self.socket: socket.socket = connection._sock
@@ -124,7 +124,7 @@ class Link:
 class AsyncLink:
     """The same in an event loop."""
 
-    __slots__ = ("_armed", "_descriptor", "_loop", "_parser", "_reader", "_timer", "_until", "_writer")
+    __slots__ = ("__weakref__", "_armed", "_descriptor", "_loop", "_parser", "_reader", "_timer", "_until", "_writer")
 
     def __init__(self, connection: Any) -> None:
         self._reader: asyncio.StreamReader = connection._reader
