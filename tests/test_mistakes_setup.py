@@ -265,6 +265,6 @@ def test_what_is_as_good_is_taken() -> None:
     manager = sync()
     request = Request(headers=PairsWithItems([("Cookie", "SESSION_KEY=none")]), peer="192.0.2.1")
     session, finish = manager.start_check(request, error=(HTTPStatus.FORBIDDEN, ()))
-    session.require(lambda _: True, error=(HTTPStatus.FORBIDDEN, ()))
+    session.require(bool, error=(HTTPStatus.FORBIDDEN, ()))
     assert redirect("/login", HTTPStatus.FOUND) == (302, (("Location", "/login"),))
     assert [value for name, value in finish() if name == "Set-Cookie" and "Max-Age=0" in value]

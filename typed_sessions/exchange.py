@@ -52,7 +52,8 @@ class Request:
     def __post_init__(self) -> None:
         if not isinstance(cast("object", self.peer), (str, NoneType)):
             raise TypeError(f"Request(peer={self.peer!r}): expected an address as text, such as client_address[0], or None")
-        if isinstance(self.headers, (Mapping, Message)):
+        headers = cast("object", self.headers)
+        if isinstance(headers, (Mapping, Message)):
             raise TypeError(f"Request(headers={type(self.headers).__name__}): expected header pairs, such as headers.items()")
 
 

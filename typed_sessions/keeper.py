@@ -250,7 +250,7 @@ class Keeper:
         """Note what ends in this journal too from now on, and in the least recent of too many no more."""
         with self._lock:
             journals = {other: kept for other, kept in self._journals.items() if other != path}
-            needed: set[str] = set().union(*self._users.values())
+            needed = {kept for paths in self._users.values() for kept in paths}
             spare = [other for other in journals if other not in needed][: max(0, len(journals) + 1 - JOURNALS)]
             gone = [journals.pop(other) for other in spare]
             journals[path] = journal

@@ -32,7 +32,9 @@ class Tracking(View, eq=False):
         persistent_set: bool = False
         flagged: bool = False
         presented: bytes | None = None
+        let_go: list[tuple[Key[Any], object, bytes]] | None = None
         committing: bool = False
+        persistent: bool = False
 
     # -------------------------------------------------------------- committing
 

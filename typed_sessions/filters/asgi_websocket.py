@@ -92,7 +92,7 @@ class WebSocket:
     )
 
     def __init__(self, sessions: AsyncSessionManager, guard: Guard, scope: Scope, receive: Receive, send: Send, origins: Origins) -> None:
-        self.exchange = Exchange(guard, scope)
+        self.exchange: Exchange = Exchange(guard, scope)
         self._sessions = sessions
         self._scope = scope
         self._receive = receive
@@ -104,9 +104,9 @@ class WebSocket:
         self._cut = False
         self._asked: float | None = None
         self._asking = False
-        self.gone = False
+        self.gone: bool = False
         peer = scope.get("client")
-        self.client = Client(peer[0] if peer else None, self._close)
+        self.client: Client = Client(peer[0] if peer else None, self._close)
 
     def current(self) -> Session:
         return current(self.exchange)

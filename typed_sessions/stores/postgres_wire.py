@@ -131,7 +131,7 @@ class _NumbersDumper(_ArrayDumper):
 class _Context:
     """With what the connections write and read: psycopg's own, and arrays."""
 
-    connection = None
+    connection: psycopg.Connection[Any] | None = None  # Any: its rows, which nobody asks for
 
     def __init__(self) -> None:
         self.adapters = AdaptersMap(psycopg.adapters)
