@@ -81,7 +81,8 @@ class Handler(SessionHandler):
         if location is not None:
             self.send_header("Location", location)
         self.end_headers()  # what changed is committed here, and the cookies go with the headers
-        self.wfile.write(body)
+        if body:  # a browser may be gone by then that has read all there is of a redirect
+            self.wfile.write(body)
 
 
 def main() -> None:

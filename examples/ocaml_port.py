@@ -83,7 +83,8 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in [*headers, ("Content-Type", "text/html; charset=utf-8")]:
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(page.encode())
+        if page:  # a browser may be gone by then that has read all there is of a redirect
+            self.wfile.write(page.encode())
 
     do_POST = do_GET
 

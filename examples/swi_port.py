@@ -104,7 +104,8 @@ class Handler(SessionHandler):  # :- http_handler('/shop', shop, [prefix]).
         self.send_response(status)
         self.send_header("Content-Type", "text/plain; charset=utf-8")
         self.end_headers()
-        self.wfile.write(text.encode())
+        if text:
+            self.wfile.write(text.encode())
 
 
 if __name__ == "__main__":

@@ -266,7 +266,7 @@ class DemoHandler(SessionHandler):
         for name, value in (("Content-Type", content_type), ("Content-Length", str(len(body))), *headers, *HEADERS):
             self.send_header(name, value)
         self.end_headers()
-        if self.command != "HEAD":
+        if body and self.command != "HEAD":
             self.wfile.write(body)
 
     def _see_other(self, location: str) -> None:
