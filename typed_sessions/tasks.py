@@ -58,7 +58,9 @@ class Tasks:
     async def settle(self) -> None:
         """Wait for all that was spawned."""
         while self._spawned:
-            await asyncio.gather(*self._spawned, return_exceptions=True)
+            waited = list(self._spawned)
+            await asyncio.gather(*waited, return_exceptions=True)
+            self._spawned.difference_update(waited)  # their callbacks may not have run: nothing has to be waited for if all are done
 
 
 async def _repeat(name: str, every: float, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
