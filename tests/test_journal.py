@@ -21,7 +21,7 @@ from unittest.mock import patch
 
 import pytest
 
-from tests.test_snapshot import FAULTS, Disk, Killed, disks, temporaries, write_once
+from tests.disks import FAULTS, Disk, Killed, disks, temporaries, write_once
 from typed_sessions import journal as module
 from typed_sessions.errors import SnapshotDamaged, StoreUnavailable
 from typed_sessions.files import FileSystem

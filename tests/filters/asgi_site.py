@@ -48,6 +48,14 @@ async def _visits(site: Site) -> int:
     return current_session().get(site.visits, 0)
 
 
+async def hello(_: Scope) -> str:
+    return "hello"
+
+
+async def look(scope: Scope) -> bool:
+    return (await open_session(scope)).exists
+
+
 def says(work: Callable[[Scope], Awaitable[object]], status: int = 200) -> App:
     """An application that does its work and answers with the result."""
 

@@ -1,47 +1,22 @@
-"""The ASGI filter, http and lifespan: rules 24 to 28. WebSockets have a file of their own."""
+"""The ASGI filter, http and lifespan: rules 24 to 27. WebSockets and what goes wrong have files of their own."""
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import Any, cast
 
 import pytest
 
-from tests.filters.asgi_site import App, Site, says, streams
+from tests.filters.asgi_site import App, Site, hello, look, says, streams
 from tests.filters.servers import ASGIRequest, Jar, asgi, in_loop, scope
 from tests.watched import Watched
-from typed_sessions import (
-    AsyncSessionManager,
-    Conflict,
-    HeadersSent,
-    Key,
-    NoSession,
-    NotOpened,
-    Rejected,
-    Session,
-    SessionClosed,
-    StoreUnavailable,
-    TooLarge,
-    current_session,
-    redirect,
-)
+from typed_sessions import AsyncSessionManager, HeadersSent, Key, NoSession, NotOpened, Session, SessionClosed, current_session, redirect
 from typed_sessions.filters.asgi import Receive, Scope, Send, open_session
-
-FAILURES = [(StoreUnavailable("it is down"), 503), (Conflict("eight times"), 503), (TooLarge("too large"), 500)]
 
 
 @pytest.fixture
 def site() -> Site:
     return Site()
-
-
-async def hello(_: Scope) -> str:
-    return "hello"
-
-
-async def look(scope: Scope) -> bool:
-    return (await open_session(scope)).exists
 
 
 @in_loop
@@ -287,142 +262,6 @@ async def test_create_true_and_false(site: Site) -> None:
     assert (answer.status, answer.all("www-authenticate"), answer.text) == (401, ["Cookie"], "401 Unauthorized\n")
     await site.sessions.end_all()
     assert ((await asgi(strict, jar)).status, jar.cookies) == (401, {})
-
-
-@pytest.mark.parametrize("settings", [{}, {"create": True}])
-@in_loop
-async def test_an_exception_commits_nothing(site: Site, settings: dict[str, Any]) -> None:
-    """Neither the changes, nor a session made for this request alone; a cancelled request is no different (R4)."""
-    jar = await site.jar()
-    for error in (ZeroDivisionError(), asyncio.CancelledError()):
-
-        async def broken(scope: Scope, error: BaseException = error) -> str:
-            await site.set(scope, 9)
-            raise error
-
-        for browser in (jar, Jar()):
-            with pytest.raises(type(error)):
-                await asgi(site.app(says(broken), **settings), browser)
-    assert (await site.stored(jar), len(site.store.store)) == (1, 1)
-
-
-@in_loop
-async def test_an_application_that_does_not_answer_commits_nothing(site: Site) -> None:
-    """The server will answer with 500; a session created for this request is not left behind."""
-
-    async def silent(scope: Scope, _: Receive, __: Send) -> None:
-        await site.set(scope, 9)
-
-    request = ASGIRequest()
-    await site.app(silent, create=True)(scope(), request.receive, request.send)
-    assert (request.sent, len(site.store.store)) == ([], 0)
-
-
-@pytest.mark.parametrize(("status", "committed"), [(200, 9), (404, 9), (499, 9), (500, 1), (503, 1)])
-@in_loop
-async def test_a_response_of_500_and_above_is_not_committed(site: Site, status: int, committed: int) -> None:
-    """Rule 28."""
-    jar = await site.jar()
-    answer = await asgi(site.app(says(lambda scope: site.set(scope, 9), status)), jar)
-    assert (answer.status, answer.all("vary"), await site.stored(jar)) == (status, ["Cookie"], committed)
-
-
-@in_loop
-async def test_rejected_is_answered_wherever_it_is_raised(site: Site) -> None:
-    """With its status and headers; nothing is committed, and the session stays. After the headers it goes on."""
-    jar = await site.jar()
-
-    async def refused(scope: Scope) -> str:
-        await site.set(scope, 9)
-        current_session().require(lambda s: site.name in s, error=(403, [("X-Why", "no name")]))
-        return "never"
-
-    answer = await asgi(site.app(says(refused)), jar)
-    assert (answer.status, answer.text, answer.all("x-why")) == (403, "403 Forbidden\n", ["no name"])
-    assert (answer.all("vary"), answer.all("set-cookie")) == (["Cookie"], [])
-    with pytest.raises(Rejected):
-        await asgi(site.app(streams(hello, refused)), jar)
-    assert await site.stored(jar) == 1
-
-
-@in_loop
-async def test_rejected_is_answered_where_a_framework_makes_500_of_it(site: Site) -> None:
-    """It answers after the exception, and nothing is left of that: the refusal's own answer leaves, from `require` and from the opening."""
-
-    async def answering(scope: Scope, receive: Receive, send: Send) -> None:
-        failed = False
-        try:
-            await says(requires)(scope, receive, send)
-        except Exception:
-            failed = True
-        if failed:
-            await send({"type": "http.response.start", "status": 500, "headers": []})
-            await send({"type": "http.response.body", "body": b"Internal Server Error"})
-
-    async def requires(scope: Scope) -> str:
-        (await open_session(scope)).require(lambda s: site.name in s, error=(403, [("X-Why", "no name")]))
-        return "never"
-
-    jar = await site.jar()
-    answer = await asgi(site.app(answering), jar)
-    assert (answer.status, answer.text, answer.all("x-why")) == (403, "403 Forbidden\n", ["no name"])
-    site.store.faults["open"] = StoreUnavailable("it is down")
-    answer = await asgi(site.app(answering), jar)
-    assert (answer.status, answer.all("retry-after"), answer.all("set-cookie")) == (503, ["1"], [])
-
-
-@pytest.mark.parametrize(("failure", "status"), FAILURES, ids=lambda value: type(value).__name__)
-@in_loop
-async def test_a_commit_that_fails_is_answered_in_the_applications_place(site: Site, failure: Exception, status: int) -> None:
-    """Rule 28: the response that says "saved" does not leave; no cookie is set or expired by it; nobody repeats the commit."""
-    jar = await site.jar()
-    site.store.faults["commit"] = failure
-    answer = await asgi(site.app(says(lambda scope: site.set(scope, 9))), jar)
-    assert (answer.status, "saved" in answer.text, answer.all("set-cookie")) == (status, False, [])
-    assert (answer.all("retry-after"), answer.all("cache-control")) == (["1"] if status == 503 else [], ["no-store"])
-    assert site.store.calls["commit"] == 1
-    with pytest.raises(type(failure)):  # the response has begun: the server cuts it off
-        await asgi(site.app(streams(hello, lambda scope: site.set(scope, 9))), jar)
-    del site.store.faults["commit"]
-    assert await site.stored(jar) == 1
-
-
-@pytest.mark.parametrize("waits", [False, True])
-@pytest.mark.parametrize(
-    "lost", [StoreUnavailable("the answer was lost", unknown=True), asyncio.CancelledError()], ids=["lost", "cancelled"]
-)
-@in_loop
-async def test_a_commit_that_failed_is_not_repeated_by_another_answer(site: Site, lost: BaseException, waits: bool) -> None:
-    """The application has caught the error, or the cancellation, and answers in its own way: what may have been applied is not again."""
-    jar = await site.jar()
-    site.store = Watched(site.store.store, blocking=waits)
-    site.sessions = AsyncSessionManager(cast("Any", site.store), clock=site.clock)
-
-    async def answering(scope: Scope, _: Receive, send: Send) -> None:
-        (await open_session(scope)).update(site.visits, lambda n: n + 1)
-        with suppress(StoreUnavailable, asyncio.CancelledError):
-            await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.start", "status": 409, "headers": []})
-        await send({"type": "http.response.body", "body": b"sorry"})
-
-    site.store.lost["commit"] = lost
-    answer = await asgi(site.app(answering), jar)
-    site.store.lost.clear()
-    assert (answer.status, answer.text, site.store.calls["commit"]) == (409, "sorry", 1)
-    assert await site.stored(jar) == 2
-
-
-@in_loop
-async def test_a_store_that_is_down_is_no_anonymous_request(site: Site) -> None:
-    """Rule 28: 503 with its headers, no new session over the browser's cookie; who does not ask is not concerned."""
-    jar = await site.jar()
-    before = dict(jar.cookies)
-    site.store.faults["open"] = StoreUnavailable("it is down")
-    for app in (site.app(says(look)), site.app(says(hello), eager=True)):
-        answer = await asgi(app, jar)
-        assert (answer.status, answer.all("retry-after"), answer.all("set-cookie")) == (503, ["1"], [])
-    assert jar.cookies == before
-    assert (await asgi(site.app(says(hello)), jar)).text == "hello"
 
 
 @in_loop

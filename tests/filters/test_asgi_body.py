@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from tests.filters.asgi_site import Site, streams
+from tests.filters.asgi_site import Site, hello, streams
 from tests.filters.servers import ASGIRequest, in_loop, scope
 from tests.watched import Watched
 from typed_sessions import AsyncSessionManager, StoreUnavailable
@@ -17,10 +17,6 @@ from typed_sessions.filters.asgi import Receive, Scope, Send
 @pytest.fixture
 def site() -> Site:
     return Site()
-
-
-async def hello(_: Scope) -> str:
-    return "hello"
 
 
 @pytest.mark.parametrize("waits", [False, True])

@@ -38,6 +38,12 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     server.execute(f"DROP SCHEMA {mine} CASCADE")
 
 
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Of a SQLiteStore's file."""
+    return tmp_path / "sessions.db"
+
+
 @pytest.fixture(params=FACES)
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)

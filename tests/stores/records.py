@@ -12,6 +12,7 @@ from typed_sessions.record import FIELD_HOOKED, Record, unpack_elements, unpack_
 
 NOW = 1_800_000_000.0
 IDLE = Idle(600.0, 60.0)
+LEASE, GRACE = 60.0, 604_800.0
 PEER = "10.1.2.3"
 
 

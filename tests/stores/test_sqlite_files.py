@@ -24,11 +24,6 @@ DEADLINE = 0.2
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "sessions.db"
-
-
-@pytest.fixture
 def store(path: Path) -> Iterator[SQLiteStore]:
     store = SQLiteStore(path, deadline=DEADLINE)
     yield store

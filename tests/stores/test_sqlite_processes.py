@@ -23,11 +23,6 @@ TURNS = int(os.environ.get("SQLITE_TURNS", "250"))
 SEED = int(os.environ.get("SQLITE_SEED", "3"))
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "sessions.db"
-
-
 def process(*arguments: object) -> subprocess.Popen[str]:
     """`sqlite_process.py` with these arguments."""
     return subprocess.Popen(
