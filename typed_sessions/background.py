@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable
 from typing import NamedTuple, final
-from weakref import WeakSet
+
+from .forks import tell_of_forks
 
 logger: logging.Logger = logging.getLogger("typed_sessions")
 
@@ -34,7 +34,7 @@ class Background:
         self.path: str | None = None
         """Where autosave saves to; the parent's path is none of a child's."""
         self._path_of_parent: str | None = None
-        _backgrounds.add(self)
+        tell_of_forks(self)
 
     def start(self, name: str, every: float, work: Callable[[], object]) -> None:
         self.stop(name)
@@ -89,15 +89,3 @@ class Background:
             self._path_of_parent, self.path = self.path, None
         if self._lost:
             self._forked()
-
-
-_backgrounds: WeakSet[Background] = WeakSet()
-
-
-def _after_fork() -> None:
-    for background in list(_backgrounds):
-        background.after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

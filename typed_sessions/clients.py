@@ -13,7 +13,7 @@ from typing import TypeAlias, final
 from typing_extensions import override
 
 from .errors import Rejected
-from .forks import renew_after_fork
+from .forks import tell_of_forks
 from .record import LOCATOR_BYTES
 from .wheel import Wheel
 
@@ -69,9 +69,9 @@ class Clients:
         # Addresses that linger, each with the moment until which it does. As small as can be: every new session has one.
         self._lingering: dict[int, tuple[tuple[str | None, float], ...]] = {}
         self._due = Wheel()
-        renew_after_fork(self)
+        tell_of_forks(self)
 
-    def renew_locks(self) -> None:
+    def after_fork(self) -> None:
         """In the child of a fork."""
         self._lock = threading.Lock()
 

@@ -26,7 +26,7 @@ from .clients import Client, Clients
 from .errors import KeyTypeError, NoPeerAddress, PolicyError, Rejected
 from .events import Event
 from .exchange import Exchange
-from .forks import renew_after_fork
+from .forks import tell_of_forks
 from .keeper import Keeper
 from .keys import Key
 from .lifecycle import Draw, Presented, Verdict, first_record, idle_of, issue, judge, new_record, present
@@ -108,9 +108,9 @@ class Core:
         self.any_address: bool = address_policy.match == "off"
         self.next_sweep: float = math.inf
         self.set_options(options)
-        renew_after_fork(self)
+        tell_of_forks(self)
 
-    def renew_locks(self) -> None:
+    def after_fork(self) -> None:
         """In the child of a fork."""
         self._lock = threading.Lock()
 

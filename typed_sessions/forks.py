@@ -1,7 +1,8 @@
-"""Locks in the child of a fork: one that another thread of the parent held at that moment would stay locked there for ever.
+"""What has to be made anew in the child of a fork.
 
-Only the thread that forked is in the child, so whoever could give such a lock back is not. What it guarded is as that thread left it:
-every table here is one that can be read between any two of its changes.
+Only the thread that forked is in the child. So a lock that another thread of the parent held at that moment would stay locked there for
+ever: whoever could give it back is not there. What it guarded is as that thread left it, and every table here is one that can be read
+between any two of its changes. Threads in the background are not there either, and open files are the parent's too.
 """
 
 from __future__ import annotations
@@ -11,25 +12,25 @@ from typing import Protocol
 from weakref import ref
 
 
-class HoldsLocks(Protocol):
-    """Whoever has locks, and makes new ones in a child."""
+class Forked(Protocol):
+    """Whoever has something that a child must not share."""
 
-    def renew_locks(self) -> None: ...
-
-
-_holders: set[ref[HoldsLocks]] = set()
+    def after_fork(self) -> None: ...
 
 
-def renew_after_fork(holder: HoldsLocks) -> None:
-    """From now on `holder.renew_locks()` is called in every child, for as long as somebody else keeps the holder."""
-    _holders.add(ref(holder, _holders.discard))
+_known: set[ref[Forked]] = set()
+
+
+def tell_of_forks(one: Forked) -> None:
+    """From now on `one.after_fork()` is called in every child, for as long as somebody else keeps it."""
+    _known.add(ref(one, _known.discard))
 
 
 def _after_fork_in_child() -> None:
-    for known in list(_holders):
-        holder = known()
-        if holder is not None:
-            holder.renew_locks()
+    for known in list(_known):
+        one = known()
+        if one is not None:
+            one.after_fork()
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,7 +1,8 @@
 """The journal beside a snapshot: what must not be forgotten between two of them (rules 8 and 29). Knows nothing of sessions.
 
 `<path>.journal` is a text file that only grows, one entry a line, each between two line ends of its own, so that whatever is torn or
-damaged costs itself and never a neighbour:
+damaged costs itself and never a neighbour. A line without its second end was cut short when it was written, by a kill or a full disk:
+nobody has been promised what it was to say, and it is no damage.
 
     "1"     the format; an entry of another is counted as damaged and kept
     base64  of what follows, little-endian, without a space or a line end:
@@ -26,6 +27,7 @@ import errno
 import logging
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
@@ -33,11 +35,11 @@ from dataclasses import dataclass, replace
 from struct import Struct
 from threading import Condition
 from typing import Literal, TypeAlias, final
-from weakref import WeakSet
 from zlib import crc32
 
 from .errors import SnapshotDamaged, StoreUnavailable
 from .files import OS, FileSystem, faults_reported, open_safely, replacement, sync_folder, write_all
+from .forks import tell_of_forks
 
 Kind: TypeAlias = Literal["ended", "renewed"]
 
@@ -48,6 +50,8 @@ _CODES = {kind: code for code, kind in _KINDS.items()}
 _HEAD = Struct("<BBd16s")
 _CRC = Struct("<I")
 _FORMAT = b"1"
+_BEGUN = re.compile(rb"1[0-9A-Za-z+/]*=?=?")
+"""The beginning of a line."""
 _CHUNK = 1 << 20
 _GROWTH = 4
 _ATTEMPTS = 100
@@ -86,7 +90,7 @@ def replay(path: str | os.PathLike[str], *, now: float, fs: FileSystem = OS) -> 
             text = _read(fs, fd, size)
         finally:
             _let_go(fs, fd)
-    found = [_parse(line) for line in text.split(b"\n") if line]
+    found = [entry for _, entry in _lines(text)]
     entries = [entry for entry in found if entry is not None and not _past(entry, now)]
     return entries, found.count(None)
 
@@ -131,7 +135,7 @@ class Journal:
         # Of the thread that has the file.
         self._fd = -1
         self._size = 0
-        _journals.add(self)
+        tell_of_forks(self)
 
     @property
     def waiting(self) -> int:
@@ -298,8 +302,8 @@ class Journal:
             # Only now is the lock given back: what another process appended to the old file before this would be lost.
             self._drop()
 
-    def forked(self) -> None:
-        """Start afresh in a child process; called by itself after every fork."""
+    def after_fork(self) -> None:
+        """In the child of a fork: begin afresh."""
         # The parent's locks may be held by threads that the child does not have; its entries are its own to write.
         self._changed = Condition()
         self._leading = False
@@ -309,18 +313,6 @@ class Journal:
             # Not unlocked: the lock is the parent's too.
             with suppress(OSError):
                 self._fs.close(fd)
-
-
-_journals: WeakSet[Journal] = WeakSet()
-
-
-def _after_fork() -> None:
-    for journal in list(_journals):
-        journal.forked()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _beside(path: str | os.PathLike[str]) -> str:
@@ -400,6 +392,24 @@ def _parse(line: bytes) -> Entry | None:
     return None if kind is None else Entry(kind, locator, until if timed else None, body[_HEAD.size :])
 
 
+def _lines(text: bytes) -> list[tuple[bytes, Entry | None]]:
+    """The lines of a journal with what each says: None if it is damaged, or of another format. Those that were cut short are left out."""
+    parts = text.split(b"\n")
+    found: list[tuple[bytes, Entry | None]] = []
+    own_first_end = False  # the line end before it is not the second one of an entry
+    for line, after in zip(parts, [*parts[1:], None], strict=True):
+        entry = _parse(line) if line else None
+        if entry is None and line and after != b"":
+            entry = _parse(line[:-1])  # all of it is there if what is damaged is its second end
+            if entry is not None:
+                line = line[:-1]
+        cut_short = entry is None and after != b"" and own_first_end and _BEGUN.fullmatch(line)
+        own_first_end = entry is None
+        if line and not cut_short:
+            found.append((line, entry))
+    return found
+
+
 def _until(entry: Entry) -> float:
     return math.inf if entry.until is None else entry.until
 
@@ -410,13 +420,13 @@ def _past(entry: Entry, now: float) -> bool:
 
 def _worth_keeping(text: bytes, now: float) -> tuple[bytes, int]:
     """(the lines of a journal that cannot be done without, how many others are damaged)."""
-    lines = [line for line in text.split(b"\n") if line]
+    lines: list[bytes] = []
     ended: dict[bytes, tuple[Entry, int]] = {}
     renewed: dict[bytes, tuple[Entry, int]] = {}
     keep: list[int] = []
     damaged = 0
-    for number, line in enumerate(lines):
-        entry = _parse(line)
+    for number, (line, entry) in enumerate(_lines(text)):
+        lines.append(line)
         if entry is None:
             # Of another format: this version cannot tell when it may be forgotten.
             if line[:1].isdigit() and line[:1] != _FORMAT:

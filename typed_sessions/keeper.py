@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 from typing_extensions import TypeIs
 
 from .errors import PolicyError, SnapshotDamaged, StoreUnavailable
-from .forks import renew_after_fork
+from .forks import tell_of_forks
 from .journal import Entry, Journal, replay
 from .record import LOCATOR_BYTES, OWN_TIMEOUT, Record, field_revision, pack_field
 from .snapshot import load_latest, write_snapshot
@@ -79,7 +79,7 @@ class Keeper:
         self._lock = threading.Lock()
         self._saving = threading.Lock()
         """One at a time, or an older cut could be the last to be written."""
-        renew_after_fork(self)
+        tell_of_forks(self)
 
     def join(self, user: object) -> None:
         """A manager uses this; it says `leave` when it is closed."""
@@ -200,7 +200,7 @@ class Keeper:
         fields = {} if revision is None else {_CLEARED: pack_field(revision, 0, 0, b"")}
         self._note([Entry("renewed", record.locator, self._until(record, now), record.copy(fields).pack())], now)
 
-    def renew_locks(self) -> None:
+    def after_fork(self) -> None:
         """In the child of a fork."""
         self._lock, self._saving = threading.Lock(), threading.Lock()
         self._ended = None  # what is loaded there is the parent's
@@ -309,9 +309,9 @@ class _Keepers:
         self._lock = threading.Lock()
         self._by_id: WeakValueDictionary[int, Keeper] = WeakValueDictionary()
         """By the id of the store, which lives for as long as its keeper does."""
-        renew_after_fork(self)
+        tell_of_forks(self)
 
-    def renew_locks(self) -> None:
+    def after_fork(self) -> None:
         self._lock = threading.Lock()
 
     def of(self, store: Cuttable) -> Keeper:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, final
 
-from .forks import renew_after_fork
+from .forks import tell_of_forks
 from .record import Record
 
 ABSENT: Final = object()
@@ -36,9 +36,9 @@ class Residents:
         self._missed: set[bytes] = set()
         # Sessions that have values, and whose end this process is telling: `drop` comes when that is done.
         self._telling: set[bytes] = set()
-        renew_after_fork(self)
+        tell_of_forks(self)
 
-    def renew_locks(self) -> None:
+    def after_fork(self) -> None:
         """In the child of a fork."""
         self._lock = threading.Lock()
 

@@ -6,8 +6,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tests.faces import Face
-from typed_sessions import MemoryStore
+from tests.faces import Browser, Face
+from typed_sessions import Key, MemoryStore
+
+
+def signed_in(face: Face, name: Key[str], who: str = "ann") -> Browser:
+    """A browser with a session that holds `name`."""
+    browser = face.browser()
+    with browser.visit() as session:
+        session[name] = who
+    return browser
 
 
 class Server:

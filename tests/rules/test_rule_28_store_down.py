@@ -36,11 +36,6 @@ def watched(face: Face) -> Watched:
 
 
 @pytest.fixture
-def name() -> Key[str]:
-    return Key("name", str)
-
-
-@pytest.fixture
 def browser(face: Face, watched: Watched, name: Key[str]) -> Browser:
     """A browser with a session in which the name is ann."""
     browser = face.browser()

@@ -11,8 +11,8 @@ from typing import Any, cast
 
 import pytest
 
-from tests.faces import Browser, Face
-from tests.rules.restarts import Server
+from tests.faces import Face
+from tests.rules.restarts import Server, signed_in
 from tests.watched import Watched
 from typed_sessions import Key, MemoryStore, PolicyError, SessionManager, StoreUnavailable
 
@@ -30,16 +30,12 @@ class Cut(Watched):
         self.begun.release()
         return self.store.cut()
 
-    def wait(self, times: int) -> None:
-        for _ in range(times):
+    def wait_until_saved(self) -> None:
+        """Until what is there now is in a snapshot: the second one from now begins when the first has been written."""
+        while self.begun.acquire(blocking=False):
+            pass
+        for _ in range(2):
             assert self.begun.acquire(timeout=10)
-
-
-def signed_in(face: Face, name: Key[str], who: str = "ann") -> Browser:
-    browser = face.browser()
-    with browser.visit() as session:
-        session[name] = who
-    return browser
 
 
 def while_it_runs(face: Face, wait: Callable[[], None]) -> None:
@@ -58,7 +54,7 @@ def test_rule_29_autosave_saves_every_so_often(face: Face, tmp_path: Path) -> No
     server = Server(face, tmp_path)
     face.manager.autosave(server.path, every=0.005)
     browser = signed_in(face, name)
-    while_it_runs(face, lambda: store.wait(2))  # one begins after the other has been written
+    while_it_runs(face, store.wait_until_saved)
     server.die()
     assert server.load() == 1
     with browser.visit() as session:
@@ -90,7 +86,7 @@ def test_rule_29_a_save_that_fails_is_tried_again(
     assert "the autosave of sessions failed; it is tried again in 0.005 s" in caplog.text
     assert "the folder does not exist" in caplog.text
     server.path.parent.mkdir()
-    while_it_runs(face, lambda: store.wait(2))
+    while_it_runs(face, store.wait_until_saved)
     assert server.restart() == 1
 
 

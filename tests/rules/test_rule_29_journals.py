@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.faces import Browser, Face
-from tests.rules.restarts import Server
+from tests.rules.restarts import Server, signed_in
 from tests.rules.scene import is_open
 from typed_sessions import Key, StoreUnavailable
 from typed_sessions.keeper import JOURNALS
@@ -20,23 +20,6 @@ from typed_sessions.keeper import JOURNALS
 pytestmark = pytest.mark.stores("memory")
 
 HOUR, DAY = 3600.0, 86_400.0
-
-
-@pytest.fixture
-def server(face: Face, tmp_path: Path) -> Server:
-    return Server(face, tmp_path)
-
-
-@pytest.fixture
-def name() -> Key[str]:
-    return Key("name", str)
-
-
-def signed_in(face: Face, name: Key[str]) -> Browser:
-    browser = face.browser()
-    with browser.visit() as session:
-        session[name] = "ann"
-    return browser
 
 
 def sign_out(browser: Browser) -> Browser:

@@ -21,11 +21,6 @@ SECRET = "the treasure is under the third tree"
 
 
 @pytest.fixture
-def name() -> Key[str]:
-    return Key("name", str)
-
-
-@pytest.fixture
 def other() -> Key[str]:
     return Key("other", str)
 

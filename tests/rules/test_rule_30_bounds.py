@@ -33,11 +33,6 @@ from typed_sessions.testing import isolated_keys
 Make = Callable[..., Face]
 
 
-@pytest.fixture
-def name() -> Key[str]:
-    return Key("name", str)
-
-
 def begin(face: Face, name: Key[str]) -> Browser:
     """A browser with a session that only its first request has used."""
     browser = face.browser()

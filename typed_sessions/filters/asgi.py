@@ -236,11 +236,7 @@ class _Response(msgspec.Struct, eq=False):
                 if tracking is None or message["status"] >= 500:
                     return self._start(message, None)
                 if tracking.slots or not tracking.untouched:
-                    try:
-                        committing = self.sessions.commit_soon(exchange)
-                    except BaseException:
-                        forget_changes(exchange)  # as in `_settled`
-                        raise
+                    committing = self._committing()
                     if committing is not None:
                         return self._start(message, committing)
                 tracking.headers_sent = True
@@ -254,14 +250,17 @@ class _Response(msgspec.Struct, eq=False):
             and not message.get("more_body", False)
         ):
             # Before the end leaves: whoever has read it may ask at once for what was written, and a whole response says that it is stored.
-            try:
-                ending = self.sessions.commit_soon(exchange)
-            except BaseException:
-                forget_changes(exchange)  # as in `_settled`
-                raise
+            ending = self._committing()
             if ending is not None:
                 return self._end(message, ending)
         return self.raw_send(message)
+
+    def _committing(self) -> Awaitable[None] | None:
+        try:
+            return self.sessions.commit_soon(self.exchange)
+        except BaseException:
+            forget_changes(self.exchange)  # as in `_settled`
+            raise
 
     async def _start(self, message: Message, committing: Awaitable[None] | None) -> None:
         exchange = self.exchange

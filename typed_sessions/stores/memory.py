@@ -15,7 +15,7 @@ from typing import final
 
 from ..changes import GONE, Changes, Idle, Outcome, Use, apply, apply_touch, apply_use
 from ..errors import PolicyError, StoreFull, TooLarge
-from ..forks import renew_after_fork
+from ..forks import tell_of_forks
 from ..record import ENDED, FIELD_HOOKED, REUSED, Ending, EndReason, Record
 from ..wheel import Wheel
 from .base import Created
@@ -59,7 +59,7 @@ class MemoryStore:
         self._newer: deque[int] = deque()
         self._unclaimed: deque[int] = deque()
         self._cutting = threading.Lock()
-        renew_after_fork(self)
+        tell_of_forks(self)
 
     def __len__(self) -> int:
         return self._count
@@ -286,7 +286,7 @@ class MemoryStore:
 
     # -------------------------------------------------------------- inside
 
-    def renew_locks(self) -> None:
+    def after_fork(self) -> None:
         """In the child of a fork."""
         for shard in self._shards:
             shard.lock = threading.Lock()
