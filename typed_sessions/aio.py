@@ -176,7 +176,7 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
     def commit_soon(self, exchange: Exchange) -> Awaitable[None] | None:
         """For filters: commit what the request has done so far; None if that is done, without having waited."""
         tracking, direct, core = exchange.tracking, self._direct, self._core
-        if tracking is None or tracking.untouched:
+        if tracking is None or not tracking.touched:
             return None
         if direct is None or not core.is_plain(tracking):
             return self.commit_exchange(exchange)
@@ -205,7 +205,7 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
     async def commit_exchange(self, exchange: Exchange, *, strict: bool = False) -> None:
         """For filters: commit what the request has done so far."""
         tracking = exchange.tracking
-        if tracking is None or (tracking.untouched and not (strict and tracking.over)):
+        if tracking is None or not (tracking.touched or (strict and tracking.over)):
             return
         core = self._core
         now = core.clock()

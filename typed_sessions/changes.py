@@ -144,26 +144,22 @@ def apply(record: Record, changes: Changes, idle: Idle, now: float) -> Outcome:
             return Outcome("superseded", record)
         renewal = None
     stored = record.fields
-    for name, write in changes.writes.items():
-        if write.base is not None and field_revision(stored.get(name)) != write.base:
-            return Outcome("conflict", record)
-
     revision = record.revision + 1
     fields = {} if changes.clear else dict(stored)
     size = 0 if changes.clear else record.size
     flags = record.flags
     hooked = flags & HOOKED
     for name, write in changes.writes.items():
-        before = fields.get(name)
-        if before is not None:
-            size -= len(name) + len(before)
-        if write.payload is None:
-            fields.pop(name, None)
-        else:
-            size += len(name)
-            fields[name] = packed = FIELD.pack(revision, write.version, write.flags) + write.payload
-            size += len(packed)
+        if write.base is not None and field_revision(stored.get(name)) != write.base:
+            return Outcome("conflict", record)
+        payload, before = write.payload, fields.get(name)
+        if payload is not None:
+            fields[name] = packed = FIELD.pack(revision, write.version, write.flags) + payload
+            size += len(name) + len(packed) if before is None else len(packed) - len(before)
             hooked |= write.flags & FIELD_HOOKED
+        elif before is not None:
+            del fields[name]
+            size -= len(name) + len(before)
     if changes.lists:
         for name, change in changes.lists.items():
             size += _change_list(fields, name, change, revision)

@@ -53,7 +53,9 @@ class Draft(msgspec.Struct, frozen=True):
 
     session_id: SessionId
     record: Record
-    residents: bool
+    residents: bool = False
+    plain: bool = False
+    """It is made of the request's `first_fields`."""
 
 
 @final
@@ -167,7 +169,10 @@ class Core:
 
     def admit_nobody(self, exchange: Exchange, now: float) -> Session | None:
         """Conclude for a request without a session: one that is not saved, if that is what it gets and nothing else is to be done."""
-        if exchange.verdict != "absent" or exchange.guard.check is not None or not self.enabled or self.creates(exchange) != "on_write":
+        guard = exchange.guard
+        if exchange.verdict != "absent" or guard.check is not None or not self.enabled:
+            return None
+        if (self.options.create if guard.create is None else guard.create) != "on_write" and self.creates(exchange) != "on_write":
             return None
         if exchange.address is None:
             self.require_address(exchange)
@@ -258,7 +263,7 @@ class Core:
         if first is not None:
             if exchange.address is None:
                 self.require_address(exchange)
-            return Draft(session_id, first_record(session_id, exchange.address, *first, options, self.idle, now), False)
+            return Draft(session_id, first_record(session_id, exchange.address, *first, options, self.idle, now), plain=True)
         changes = tracking.changes(session_id.locator)
         if not forced and (changes is None or not tracking.begins()):
             return None
@@ -273,7 +278,10 @@ class Core:
         """Conclude: the store has created the session of a draft."""
         tracking = exchange.tracking
         assert tracking is not None
-        tracking.committed(draft.record, residents)
+        if draft.plain:
+            tracking.begun(draft.record)
+        else:
+            tracking.committed(draft.record, residents)
         exchange.issued = self.issued(draft.session_id)
         exchange.verdict = "live"
         exchange.created = True

@@ -173,9 +173,8 @@ def refuse_late(exchange: Exchange) -> None:
         raise SessionClosed("the request is over, and its session was not open: open it before the response is finished")
 
 
-@final
 class Exchange(msgspec.Struct, eq=False, weakref=True):
-    """One request and its answer."""
+    """One request and its answer. A filter may have a class of its own of it, with what it needs beside."""
 
     guard: Guard
     source: Any  # Any: the server's own request object; only the guard's reader looks into it
@@ -206,11 +205,6 @@ class Exchange(msgspec.Struct, eq=False, weakref=True):
     def refusal(self) -> BaseException | None:
         """What was raised here, and may have been answered by the application's framework with an error of its own."""
         return self.tracking.rejected if self.refused is None and self.tracking is not None else self.refused
-
-    @property
-    def quiet(self) -> bool:
-        """Whether `Vary` is all that there is to say."""
-        return self.issued is None and not (self.expire or self.resend or self.failed or self.client is not None)
 
     def set_cookies(self) -> list[SetCookie]:
         """The cookies to set or expire, one per name (C11)."""

@@ -17,6 +17,7 @@ from typing_extensions import Self, TypeForm, override
 from .codecs import DecodeRefused, HookedCodec, TypedCodec
 from .declared import caller, hook_name, in_module, misfit
 from .errors import DuplicateKeyError, KeyTypeError
+from .record import FIELD_HOOKED, field_head
 from .upgrades import Downgrade, Upgrades
 
 T = TypeVar("T")
@@ -92,6 +93,7 @@ class Key(_Declared, KeyView[T]):
         "direct",
         "downgrade",
         "has_hooks",
+        "head",
         "immutable",
         "kind",
         "merge",
@@ -118,6 +120,8 @@ class Key(_Declared, KeyView[T]):
     """No value of it can be changed in place."""
     direct: bool
     """Immutable, and stored under one name: what is read of it needs no second look."""
+    head: bytes
+    """What a field that was written by this declaration begins with, behind its revision."""
     where: str
     signature: tuple[object, ...]
 
@@ -264,6 +268,7 @@ class Key(_Declared, KeyView[T]):
         set_(self, "has_hooks", cleanup_delete is not None or cleanup_no_client is not None)
         set_(self, "immutable", codec is not None and not codec.mutable)
         set_(self, "direct", self.immutable and was is None)
+        set_(self, "head", field_head(version, FIELD_HOOKED if self.has_hooks else 0))
         set_(self, "where", where)
         hooks = (*map(hook_name, (save, load, merge, cleanup_delete, cleanup_no_client)), _upgrade_name(upgrade))
         back = None if downgrade is None else downgrade.signature

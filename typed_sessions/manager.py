@@ -203,7 +203,7 @@ class SessionManager(Configured[Store]):
     def commit_exchange(self, exchange: Exchange, *, strict: bool = False) -> None:
         """For filters: commit what the request has done so far."""
         tracking = exchange.tracking
-        if tracking is None or (tracking.untouched and not (strict and tracking.over)):
+        if tracking is None or not (tracking.touched or (strict and tracking.over)):
             return
         core = self._core
         if self._blocking:

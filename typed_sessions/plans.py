@@ -335,7 +335,7 @@ def _end_own(core: Core, exchange: Exchange, record: Record | None) -> Plan[None
             ended = yield from end(core, record.locator, "ended", exchange)
         except BaseException:
             # Whoever tries again has to sign out, and not to be told that it is over: an end can be said twice.
-            tracking.over, tracking.end_asked, tracking.flagged = False, True, True
+            tracking.over, tracking.end_asked, tracking.flagged, tracking.touched = False, True, True, True
             raise
         # A session that this very request created or renewed has cookies that never left.
         exchange.resend, exchange.issued = False, None

@@ -152,6 +152,8 @@ class SessionCookies:
         None: there is no such cookie. The empty text: it is malformed, or there more than once with different values (RFC 6265bis 4.2.2
         gives no order to rely on). Names are compared as they stand: neither case, nor quotes, nor percent-encoding is folded.
         """
+        if not header:
+            return None, None
         # Every request comes here. A header is answered without parsing if each name stands in it once, KEY before ADDR as browsers send
         # them back; all else goes the long way. The conditions are those under which both ways agree:
         before, _, rest = header.partition(self._key_equals)

@@ -55,6 +55,8 @@ _DEADLINE = Struct("<d")
 _ENDED = Struct("<Bdd")
 FIELD = Struct("<IHB")
 FIELD_HEAD = FIELD.size
+FIELD_VERSION = 4
+FIRST_REVISION = FIELD.pack(1, 0, 0)[:FIELD_VERSION]
 _FIELD_FLAGS_AT = 6
 
 _decode_fields = msgspec.msgpack.Decoder(dict[str, bytes]).decode
@@ -82,6 +84,11 @@ class Element(NamedTuple):
 
 def pack_field(revision: int, version: int, flags: int, payload: bytes) -> bytes:
     return FIELD.pack(revision, version, flags) + payload
+
+
+def field_head(version: int, flags: int) -> bytes:
+    """What stands in a packed field between its revision and its payload: the bytes from `FIELD_VERSION` to `FIELD_HEAD`."""
+    return FIELD.pack(0, version, flags)[FIELD_VERSION:]
 
 
 def unpack_field(packed: bytes) -> Field:
@@ -177,7 +184,7 @@ class Record(msgspec.Struct, eq=False):
     @property
     def due(self) -> float:
         """When the session is over by either timeout."""
-        idle = self.idle_due
+        idle = math.inf if self.timeout is None else self.used + self.timeout + self.granularity
         return idle if self.deadline is None or idle < self.deadline else self.deadline
 
     @property

@@ -13,7 +13,7 @@ from .changes import Changes, ListChange, Write
 from .codecs import TypedCodec
 from .errors import KeyTypeError
 from .keys import Key, ListKey
-from .record import FIELD, FIELD_HOOKED, FIELD_SEALED, FIELD_TWIN, Record, field_revision, unpack_field
+from .record import FIELD_HOOKED, FIELD_SEALED, FIELD_TWIN, FIRST_REVISION, Record, field_revision, unpack_field
 from .residents import ABSENT, ResidentChange
 from .slots import Item, ListSlot, Slot
 from .view import View, encoded, logger
@@ -25,11 +25,14 @@ class Tracking(View, eq=False):
 
     if TYPE_CHECKING:  # what is assigned here is `View`'s; declared once more it would be another field
         record: Record | None
+        slots: dict[str, Slot] = {}
+        values: dict[str, Any] = {}  # Any: of whatever keys there are
         lists: dict[str, ListSlot] | None = None
         clear: bool = False
         renew_asked: bool = False
         timeout_set: bool = False
         persistent_set: bool = False
+        touched: bool = False
         flagged: bool = False
         presented: bytes | None = None
         let_go: list[tuple[Key[Any], object, bytes]] | None = None
@@ -37,11 +40,6 @@ class Tracking(View, eq=False):
         persistent: bool = False
 
     # -------------------------------------------------------------- committing
-
-    @property
-    def untouched(self) -> bool:
-        """Whether there is certainly nothing to commit or to report."""
-        return not (self.slots or self.flagged or self.lists or self.refusals or self.let_go)
 
     def changes(self, locator: bytes | None = None) -> Changes | None:
         """What to tell the store, or None if nothing was done. `locator` is that of a session about to be created.
@@ -57,6 +55,9 @@ class Tracking(View, eq=False):
                 residents = residents or mode != "read"
                 continue
             base: int | None = None
+            if mode == "assigned" and key.direct and self.around.plain:
+                writes[name] = Write(slot.encoded, key.version, FIELD_HOOKED if key.has_hooks else 0)
+                continue
             if mode == "assigned":
                 if codec.mutable and codec.comparable:
                     slot.encoded = self._accepted(key, slot.value)  # it may have been changed in place since
@@ -130,9 +131,18 @@ class Tracking(View, eq=False):
             key, payload = slot.key, slot.encoded
             if slot.mode != "assigned" or payload is None or not key.direct or key.has_hooks:
                 return None
-            fields[name] = packed = FIELD.pack(1, key.version, 0) + payload
+            fields[name] = packed = FIRST_REVISION + key.head + payload
             size += len(name) + len(packed)
         return (fields, size) if fields else None
+
+    def begun(self, record: Record) -> None:
+        """`committed`, for a session that has been created with its `first_fields`."""
+        self.record = record
+        if self.lasting:
+            self.persistent = record.persistent is not False
+        # Another task may have looked at something meanwhile, or asked for the end.
+        self.values = {name: slot.value for name, slot in self.slots.items() if slot.mode == "assigned"}
+        self.slots, self.lists, self.touched = {}, None, self.flagged
 
     def begins(self) -> bool:
         """Whether a session that is not stored has something to be stored for: a value, or an element of a list."""
@@ -225,6 +235,7 @@ class Tracking(View, eq=False):
         if encoding is not None and key.codec is not None and key.codec.mutable and key.codec.comparable:
             # The last one alone: a WebSocket may refresh without end.
             self.let_go = [*(held for held in self.let_go or () if held[0] is not key), (key, value, encoding)]
+            self.touched = True
 
     def changed_after_all(self) -> list[str]:
         """The names of the keys of which the handler has changed a value that is not the session's any more."""
@@ -249,14 +260,14 @@ class Tracking(View, eq=False):
         self.record = record
         if self.lasting:
             self.persistent = record.persistent is not False  # another request may have chosen
-        self.values.clear()
+        values: dict[str, Any] = {}  # Any: as above
         slots: dict[str, Slot] = {}
         for name, slot in self.slots.items():
             key = slot.key
             if key.direct and not slot.refused:
                 # Nobody can change it behind our back: it needs no looking at any more.
                 if slot.present and slot.mode != "read":
-                    self.values[name] = slot.value
+                    values[name] = slot.value
                 continue
             slots[name] = slot
             if key.codec is None:
@@ -272,11 +283,11 @@ class Tracking(View, eq=False):
             else:
                 continue
             slot.mode, slot.functions, slot.in_place, slot.default = "read", (), False, ABSENT
-        self.slots = slots
-        self.lists = None
+        self.values, self.slots, self.lists = values, slots, None
         if self.flagged:
             self.clear = self.renew_asked = self.timeout_set = self.persistent_set = False
             self.flagged = self.end_asked  # by another task, meanwhile
+        self.touched = bool(slots or self.flagged or self.refusals or self.let_go)
 
     def refreshed(self, record: Record) -> None:
         """Take over what others have stored; what this request has changed and not committed stays as it is."""
@@ -344,6 +355,7 @@ class Tracking(View, eq=False):
         self.slots.clear()
         self.lists = None
         self.clear = self.renew_asked = self.end_asked = self.timeout_set = self.persistent_set = self.flagged = False
+        self.touched = bool(self.refusals or self.let_go)
 
 
 def _as_it_is(packed: bytes | None, base: int) -> Write:

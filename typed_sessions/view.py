@@ -18,7 +18,7 @@ from .codecs import Codec, DecodeRefused
 from .durations import check_seconds, check_timeout
 from .errors import HeadersSent, KeyTypeError, PolicyError, Rejected, SessionClosed, SessionEnded, SessionError
 from .keys import AnyKey, Key, ListKey, key_of, known_key
-from .record import FIELD_HEAD, FIELD_LIST, FIELD_SEALED, Record, field_revision, unpack_elements, unpack_field
+from .record import FIELD_HEAD, FIELD_LIST, FIELD_SEALED, FIELD_VERSION, Record, field_revision, unpack_elements, unpack_field
 from .renamed import holder
 from .residents import ABSENT
 from .sealing import SealingKeys, unsealed
@@ -64,6 +64,8 @@ class View(msgspec.Struct, eq=False):
     values: dict[str, Any] = {}
     """What was read of keys whose values cannot be changed in place: nobody has to look at them again."""
     lists: dict[str, ListSlot] | None = None
+    touched: bool = False
+    """There may be something to commit or to report; where this is not set, there certainly is not."""
     flagged: bool = False
     """Something was asked for that is no value: an end, a renew, a timeout, another cookie."""
     old_secret: bool = False
@@ -110,15 +112,9 @@ class View(msgspec.Struct, eq=False):
             packed = (record.unpacked or record.fields).get(name)
             if packed is None:
                 return ABSENT
-            codec = key.codec
-            if (
-                not packed[6] & FIELD_SEALED
-                and packed[4] + 256 * packed[5] == key.version
-                and self.around.seal is None
-                and codec is not None
-            ):
+            if packed[FIELD_VERSION:FIELD_HEAD] == key.head and self.around.plain:
                 try:
-                    value = self.values[name] = codec.decode(packed[FIELD_HEAD:])
+                    value = self.values[name] = key.codec.decode(packed[FIELD_HEAD:])
                 except DecodeRefused:
                     pass  # the slot reports it
                 else:
@@ -134,6 +130,7 @@ class View(msgspec.Struct, eq=False):
         if slot is not None:
             return slot
         slot = self.slots[key.name] = Slot(key)
+        self.touched = True
         record = self.record
         if record is None or self.clear:
             return slot
@@ -196,6 +193,7 @@ class View(msgspec.Struct, eq=False):
         if slot is not None:
             return slot
         slot = self.lists[key.name] = ListSlot(key)
+        self.touched = True
         record = self.record
         if record is None or self.clear:
             return slot
@@ -270,6 +268,7 @@ class View(msgspec.Struct, eq=False):
         slot = self.slots.get(key.name)
         if slot is None:
             self.slots[key.name] = Slot(key, "assigned", True, value, encoded=encoded)
+            self.touched = True
             return
         slot.encoded = encoded
         slot.value = value
@@ -390,7 +389,7 @@ class View(msgspec.Struct, eq=False):
             raise Rejected(
                 "renewed", 409, (), "the session was renewed by another request; this one came with the previous id and may not renew"
             )
-        self.renew_asked = self.flagged = True
+        self.renew_asked = self.flagged = self.touched = True
         self.renew_overlap = seconds
         if clear:
             self.clear = True
@@ -401,13 +400,13 @@ class View(msgspec.Struct, eq=False):
     def ask_end(self) -> None:
         if self.closed:
             self.refuse_closed()
-        self.end_asked = self.flagged = True
+        self.end_asked = self.flagged = self.touched = True
 
     def set_timeout(self, seconds: float | None) -> None:
         self._before_lifecycle("changed")
         check_timeout("session.timeout", seconds)
         self.timeout = seconds
-        self.timeout_set = self.flagged = True
+        self.timeout_set = self.flagged = self.touched = True
 
     def set_persistent(self, persistent: bool) -> None:
         self._before_lifecycle("changed")
@@ -422,7 +421,7 @@ class View(msgspec.Struct, eq=False):
         if self.headers_sent:
             raise HeadersSent("session.persistent cannot be set any more: the response's headers have left with the cookie as it was")
         self.persistent = persistent
-        self.persistent_set = self.flagged = True
+        self.persistent_set = self.flagged = self.touched = True
 
     def _before_lifecycle(self, verb: str) -> None:
         if self.closed:

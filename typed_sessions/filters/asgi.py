@@ -15,8 +15,6 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any, cast, final
 
-import msgspec
-
 from ..aio import AsyncSessionManager
 from ..clients import Client
 from ..errors import COMMIT_FAILURES, CommitFailure, Headers, NoSession, Rejected
@@ -98,39 +96,39 @@ class SessionMiddleware:
         self._origins = Origins(allowed_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._other(scope, receive, send)
+            return
+        response = scope[_KEY] = _Response(self._guard, scope, sessions=self._sessions, raw_send=send)
+        token = enter(response)
+        try:
+            if self._eager:
+                await self._sessions.open_exchange(response)
+            await self._app(scope, receive, response.send)
+            tracking = response.tracking
+            if tracking is not None:
+                if tracking.touched:
+                    await response.finish()
+                else:
+                    close_exchange(response)
+        except (Rejected, *COMMIT_FAILURES) as refused:
+            await response.refuse(refused)
+        except BaseException:
+            if response.tracking is not None:
+                await self._sessions.abandon_exchange(response)
+            raise
+        finally:
+            leave(token)
+            response.source = None  # no reference cycle through the scope
+
+    async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
-        if kind == "http":
-            await self._http(scope, receive, send)
-        elif kind == "websocket":
+        if kind == "websocket":
             await self._websocket(scope, receive, send)
         elif kind == "lifespan":
             await self._lifespan(scope, receive, send)
         else:
             await self._app(scope, receive, send)
-
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(self._guard, scope)
-        response = _Response(exchange, self._sessions, send)
-        scope[_KEY] = response
-        token = enter(response)
-        try:
-            if self._eager:
-                await self._sessions.open_exchange(exchange)
-            await self._app(scope, receive, response.send)
-            if exchange.tracking is not None:
-                if exchange.tracking.untouched:
-                    close_exchange(exchange)
-                else:
-                    await response.finish()
-        except (Rejected, *COMMIT_FAILURES) as refused:
-            await response.refuse(refused)
-        except BaseException:
-            if exchange.tracking is not None:
-                await self._sessions.abandon_exchange(exchange)
-            raise
-        finally:
-            leave(token)
-            exchange.source = None  # no reference cycle through the scope
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         connection = WebSocket(self._sessions, self._socket_guard, scope, receive, send, self._origins)
@@ -193,14 +191,14 @@ async def open_session(scope: Scope, /) -> Session:
     """The session of the request, opened at the first call. Raises `NoSession` where no `SessionMiddleware` is around."""
     response = scope.get(_KEY)
     if type(response) is _Response:
-        exchange = response.exchange
-        if exchange.session is not None and exchange.opening is None:
-            return exchange.session
+        if response.session is not None and response.opening is None:
+            return response.session
         try:
-            opened = response.open()
+            refuse_late(response)
+            opened = response.sessions.open_soon(response)
             return opened if isinstance(opened, Session) else await opened
         except (Rejected, *COMMIT_FAILURES) as refused:
-            exchange.refused = refused
+            response.refused = refused
             raise
     if isinstance(response, WebSocket):
         session = response.exchange.session
@@ -209,69 +207,67 @@ async def open_session(scope: Scope, /) -> Session:
 
 
 @final
-class _Response(msgspec.Struct, eq=False):
-    """The session's part in one http exchange."""
+class _Response(Exchange, eq=False, kw_only=True):
+    """One http exchange: what the session has to do with the messages of its answer."""
 
-    exchange: Exchange
     sessions: AsyncSessionManager
     raw_send: Send
 
     def current(self) -> Session:
-        return current(self.exchange)
-
-    def open(self) -> Session | Awaitable[Session]:
-        refuse_late(self.exchange)
-        return self.sessions.open_soon(self.exchange)
+        return current(self)
 
     def send(self, message: Message) -> Awaitable[None]:
         # Not a coroutine: a request that never looks at its session should not pay for one.
-        exchange = self.exchange
-        if not exchange.headers_sent and message["type"] == "http.response.start":
-            if message["status"] == 500:
-                refused = sys.exc_info()[1] if exchange.refusal is None else exchange.refusal
-                if isinstance(refused, (Rejected, *COMMIT_FAILURES)):
-                    raise refused  # a mounted application, or its framework, would answer it as an error of its own
-            if exchange.looked:
-                tracking = exchange.tracking
-                if tracking is None or message["status"] >= 500:
+        tracking = self.tracking
+        if self.headers_sent:
+            if (
+                tracking is not None
+                and tracking.touched
+                and message["type"] == "http.response.body"
+                and not message.get("more_body", False)
+            ):
+                # Before the end leaves: whoever has read it may ask at once for what was written, and a whole response says that it is
+                # stored.
+                ending = self._committing()
+                if ending is not None:
+                    return self._end(message, ending)
+        elif message["type"] == "http.response.start":
+            if message["status"] >= 500:
+                if message["status"] == 500:
+                    refused = sys.exc_info()[1] if self.refusal is None else self.refusal
+                    if isinstance(refused, (Rejected, *COMMIT_FAILURES)):
+                        raise refused  # a mounted application, or its framework, would answer it as an error of its own
+                if self.looked:
                     return self._start(message, None)
-                if tracking.slots or not tracking.untouched:
+            elif tracking is not None:
+                if tracking.touched:
                     committing = self._committing()
                     if committing is not None:
                         return self._start(message, committing)
                 tracking.headers_sent = True
                 # Another message: the application may use its own for everybody.
-                message = {**message, "headers": [*message.get("headers", ()), *headers_of(exchange)]}
-            exchange.headers_sent = True
-        elif (
-            exchange.tracking is not None
-            and not exchange.tracking.untouched
-            and message["type"] == "http.response.body"
-            and not message.get("more_body", False)
-        ):
-            # Before the end leaves: whoever has read it may ask at once for what was written, and a whole response says that it is stored.
-            ending = self._committing()
-            if ending is not None:
-                return self._end(message, ending)
+                message = {**message, "headers": [*message.get("headers", ()), *headers_of(self)]}
+            elif self.looked:
+                return self._start(message, None)
+            self.headers_sent = True
         return self.raw_send(message)
 
     def _committing(self) -> Awaitable[None] | None:
         try:
-            return self.sessions.commit_soon(self.exchange)
+            return self.sessions.commit_soon(self)
         except BaseException:
-            forget_changes(self.exchange)  # as in `_settled`
+            forget_changes(self)  # as in `_settled`
             raise
 
     async def _start(self, message: Message, committing: Awaitable[None] | None) -> None:
-        exchange = self.exchange
         if committing is None:
-            discard_exchange(exchange)
+            discard_exchange(self)
         else:
             await self._settled(committing)
-        if exchange.tracking is not None:
-            exchange.tracking.headers_sent = True
-        exchange.headers_sent = True
-        await self.raw_send({**message, "headers": [*message.get("headers", ()), *headers_of(exchange)]})
+        if self.tracking is not None:
+            self.tracking.headers_sent = True
+        self.headers_sent = True
+        await self.raw_send({**message, "headers": [*message.get("headers", ()), *headers_of(self)]})
 
     async def _end(self, message: Message, committing: Awaitable[None]) -> None:
         await self._settled(committing)
@@ -281,32 +277,30 @@ class _Response(msgspec.Struct, eq=False):
         try:
             await committing
         except BaseException:
-            forget_changes(self.exchange)  # an application that answers in another way now has not done this
+            forget_changes(self)  # an application that answers in another way now has not done this
             raise
 
     async def finish(self) -> None:
         """The application has returned: commit what it changed after the body's end."""
-        exchange = self.exchange
-        if exchange.done:
+        if self.done:
             return
-        if not exchange.headers_sent:
-            await self.sessions.abandon_exchange(exchange)  # there was no response
+        if not self.headers_sent:
+            await self.sessions.abandon_exchange(self)  # there was no response
             return
         try:
-            await self.sessions.commit_exchange(exchange)
+            await self.sessions.commit_exchange(self)
         finally:
-            close_exchange(exchange)
+            close_exchange(self)
 
     async def refuse(self, refused: Rejected | CommitFailure) -> None:
         """Answer with an error in the application's place. Raises it again if the headers have left."""
-        exchange = self.exchange
         extra: Headers = ()
-        if not exchange.done:
-            discard_exchange(exchange)
-            extra = exchange.headers()
-        if exchange.headers_sent:
+        if not self.done:
+            discard_exchange(self)
+            extra = self.headers()
+        if self.headers_sent:
             raise refused
-        exchange.headers_sent = True
+        self.headers_sent = True
         start, body = answer("http.response", refused.status, [*refused.headers, *extra])
         await self.raw_send(start)
         await self.raw_send(body)

@@ -35,7 +35,7 @@ def headers_of(exchange: Exchange) -> list[tuple[bytes, bytes]]:
     """`exchange.headers()` as ASGI wants them; what most responses have, and those that begin a session, without a detour."""
     if not exchange.looked:
         return []
-    if exchange.issued is None and exchange.quiet:
+    if exchange.issued is None and not (exchange.expire or exchange.resend or exchange.failed or exchange.client is not None):
         return [_VARY]
     values = exchange.issued_headers()
     if values is None:

@@ -170,7 +170,7 @@ class _Response(msgspec.Struct, eq=False):
         exchange = self.exchange
         if exchange.looked:
             tracking = exchange.tracking
-            if tracking is not None and not tracking.untouched:
+            if tracking is not None and tracking.touched:
                 if self.status >= "500":
                     discard_exchange(exchange)
                 else:

@@ -72,7 +72,7 @@ class MemoryStore:
     def create(self, record: Record, now: float) -> Created:
         key = int.from_bytes(record.locator, "big")
         fields = record.unpacked
-        if record.size > self._max_bytes or len(record.fields if fields is None else fields) > self._max_keys:
+        if record.size > self._max_bytes or fields is None or len(fields) > self._max_keys:
             self._check_size(record)
         packed = record.pack()
         due = record.due
@@ -168,9 +168,10 @@ class MemoryStore:
             record = outcome.record
             if outcome.status != "committed" or record is None:
                 return outcome
-            if record.size > self._max_bytes or len(record.fields) > self._max_keys:
+            fields = record.unpacked
+            if record.size > self._max_bytes or fields is None or len(fields) > self._max_keys:
                 self._check_size(record)
-            if type(stored) is Record and shard.before is None and not record.use_written:
+            if before is stored and shard.before is None and not record.use_written:
                 shard.records[key] = record
             else:
                 shard.keep(key, record, stored)
@@ -303,9 +304,8 @@ class MemoryStore:
     def _check_size(self, record: Record) -> None:
         if record.size > self._max_bytes:
             raise TooLarge(f"the session would take {record.size} bytes; MemoryStore(max_bytes={self._max_bytes}) allows no more")
-        fields = record.unpacked
-        if fields is not None and len(fields) > self._max_keys:
-            raise TooLarge(f"the session would hold {len(fields)} keys; MemoryStore(max_keys={self._max_keys}) allows no more")
+        if len(record.fields) > self._max_keys:
+            raise TooLarge(f"the session would hold {len(record.fields)} keys; MemoryStore(max_keys={self._max_keys}) allows no more")
 
     def _admit(self, key: int, now: float) -> bool:
         """Count one more session, making room if there is none; whether somebody had to go."""
