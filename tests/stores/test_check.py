@@ -106,6 +106,7 @@ def session(store: Store, writes: dict[str, Write], elements: list[tuple[int, in
 CARTS = {1: pack(["pen", "pen"]), 2: pack({"pen": 2}), 3: pack({"counts": {"pen": 2}})}
 
 
+@pytest.mark.slow
 def test_three_generations_of_values_are_counted(store: Store, store_url: str, folder: Path) -> None:
     """By key and version, what would be upgraded, dropped or carried through; nothing would be dropped, so the exit status is 0."""
     sessions = int(SESSIONS.get(store_url.partition(":")[0], os.environ.get("SURVEY_SESSIONS", "2000")))

@@ -23,6 +23,8 @@ from tests.stores.records import IDLE, NOW, new, value_of
 from typed_sessions import StoreUnavailable
 from typed_sessions.record import Record
 
+pytestmark = pytest.mark.slow
+
 AT_ONCE = 40
 ROOM = 4
 """How many connections the store gets of the server."""

@@ -30,6 +30,8 @@ from typed_sessions import Key, PolicyError, StoreUnavailable
 from typed_sessions.changes import Changes
 from typed_sessions.stores.postgres import AsyncPostgresStore, PostgresStore
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def server() -> Iterator[PostgresServer]:

@@ -18,6 +18,8 @@ from tests.postgres_server import PostgresServer
 from tests.stores.faults import read, signed_in, unavailable, write
 from typed_sessions import Key, StoreUnavailable
 
+pytestmark = pytest.mark.slow
+
 LOG = 16 * 2**20
 """Bytes of a file of the server's log, into which it writes ahead."""
 

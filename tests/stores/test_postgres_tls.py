@@ -18,6 +18,8 @@ from tests.redis_server import PATIENCE
 from tests.stores.faults import read, signed_in, unavailable
 from typed_sessions import Key
 
+pytestmark = pytest.mark.slow
+
 
 class Served(NamedTuple):
     server: PostgresServer

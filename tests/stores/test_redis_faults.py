@@ -25,6 +25,8 @@ from typed_sessions import Key
 from typed_sessions.changes import Changes, Write
 from typed_sessions.stores.redis import RedisStore
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def server() -> Iterator[RedisServer]:

@@ -18,6 +18,8 @@ from tests.sentinel_server import SERVICE, SentinelServer
 from tests.stores.faults import DEADLINE, SLACK, read, signed_in, unavailable, write
 from typed_sessions import Key, StoreUnavailable
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def sentinel() -> Iterator[SentinelServer]:

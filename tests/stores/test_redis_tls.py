@@ -18,6 +18,8 @@ from tests.stores.records import IDLE, NOW, new, value_of
 from typed_sessions import Key, PolicyError, open_async_store, open_store
 from typed_sessions.stores.redis import AsyncRedisStore, RedisStore
 
+pytestmark = pytest.mark.slow
+
 
 class Served(NamedTuple):
     server: RedisServer

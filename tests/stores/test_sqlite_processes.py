@@ -17,6 +17,8 @@ from tests.stores.records import NOW, PEER, append, elements_of, found, started,
 from typed_sessions import Key, ListKey, Request, SessionManager, SQLiteStore
 from typed_sessions.record import Record
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 KILLS = int(os.environ.get("SQLITE_KILLS", "25"))
 TURNS = int(os.environ.get("SQLITE_TURNS", "250"))

@@ -21,6 +21,8 @@ from tests.stores.history import Added, Ended, Event, Looked, heard, violations
 from tests.stores.records import IDLE, NOW, found, new, use, value_of, write
 from typed_sessions import Key, ListKey, Request, SessionManager, StoreUnavailable, open_store
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 SECONDS = float(os.environ.get("TOGETHER_SECONDS", "2"))
 KILLS = int(os.environ.get("SERVER_KILLS", "3"))
