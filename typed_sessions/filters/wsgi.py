@@ -75,9 +75,7 @@ class SessionMiddleware:
         self._sessions = sessions
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        exchange = Exchange(self._guard, environ)
-        response = _Response(self._sessions, exchange, start_response)
-        environ[_KEY] = response
+        response = environ[_KEY] = _Response(self._guard, environ, sessions=self._sessions, start_response=start_response)
         token = enter(response)
         try:
             if self._guard.check is not None:
@@ -86,14 +84,14 @@ class SessionMiddleware:
             kind: object = type(body)
             if not response.status:
                 return _Body(response, body)
-            if kind is list or kind is tuple or (kind is environ.get("wsgi.file_wrapper") and not exchange.looked):
+            if kind is list or kind is tuple or (kind is environ.get("wsgi.file_wrapper") and not response.looked):
                 # The application is done: nothing of it runs any more. A file may be sent by the server itself, without a copy.
                 written = response.started
                 response.send_headers()
-                if written and exchange.tracking is not None:
-                    self._sessions.commit_exchange(exchange)  # what it has done after its first `write`
-                close_exchange(exchange)
-                exchange.source = None  # no reference cycle through the environ
+                if written and response.tracking is not None:
+                    self._sessions.commit_exchange(response)  # what it has done after its first `write`
+                close_exchange(response)
+                response.source = None  # no reference cycle through the environ
                 return body
         except (Rejected, *COMMIT_FAILURES) as refused:
             return response.refuse(refused)
@@ -114,14 +112,13 @@ def open_session(environ: WSGIEnvironment, /) -> Session:
 
 
 @final
-class _Response(msgspec.Struct, eq=False):
-    """What the application says, held back until the session is committed."""
+class _Response(Exchange, eq=False, kw_only=True):
+    """One exchange, with what the application says, which is held back until the session is committed."""
 
     sessions: SessionManager
-    exchange: Exchange
     start_response: StartResponse
     status: str = ""
-    headers: list[tuple[str, str]] = []
+    own_headers: list[tuple[str, str]] = msgspec.field(default_factory=list)
     exc_info: Any = None  # Any: typeshed's triple, passed through
     write: _Write | None = None
     started: bool = False
@@ -130,29 +127,28 @@ class _Response(msgspec.Struct, eq=False):
     """Something of the body was handed over, so nothing can be said in its place any more."""
 
     def current(self) -> Session:
-        exchange = self.exchange
-        if exchange.session is not None:
-            return exchange.session
-        refuse_late(exchange)
+        if self.session is not None:
+            return self.session
+        refuse_late(self)
         try:
-            return self.sessions.open_exchange(exchange)
+            return self.sessions.open_exchange(self)
         except (Rejected, *COMMIT_FAILURES) as refused:
-            exchange.refused = refused
+            self.refused = refused
             raise
 
     def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None, /) -> _Write:
         if status[:3] == "500" and not self.started:
-            refused = self.exchange.refusal
+            refused = self.refusal
             if refused is not None:
                 raise refused  # the application's framework would answer it as an error of its own
         if exc_info is not None and self.started:
             try:
                 if self.begun:
                     raise exc_info[1].with_traceback(exc_info[2])  # what PEP 3333 asks of the server; some do not do it
-                return self.start_response(status, [*headers, *self.exchange.headers()], exc_info)
+                return self.start_response(status, [*headers, *self.headers()], exc_info)
             finally:
                 exc_info = None
-        self.status, self.headers, self.exc_info = status, headers, exc_info
+        self.status, self.own_headers, self.exc_info = status, headers, exc_info
         return self._write
 
     def _write(self, data: bytes) -> object:
@@ -167,28 +163,27 @@ class _Response(msgspec.Struct, eq=False):
         """Commit, and let the headers go. Raises what the commit raises, and then nothing has gone."""
         if self.started:
             return
-        exchange = self.exchange
-        if exchange.looked:
-            tracking = exchange.tracking
+        if self.looked:
+            tracking = self.tracking
             if tracking is not None and tracking.touched:
                 if self.status >= "500":
-                    discard_exchange(exchange)
+                    discard_exchange(self)
                 else:
                     try:
-                        self.sessions.commit_exchange(exchange)
+                        self.sessions.commit_exchange(self)
                     except BaseException:
-                        forget_changes(exchange)  # an application that answers in another way now has not done this
+                        forget_changes(self)  # an application that answers in another way now has not done this
                         raise
-            self.headers = [*self.headers, *exchange.headers()]  # a new list: the application may use its own for everybody
-        self._let_go(self.status, self.headers)
+            self.own_headers = [*self.own_headers, *self.headers()]  # a new list: the application may use its own for everybody
+        self._let_go(self.status, self.own_headers)
 
     def _let_go(self, status: str, headers: list[tuple[str, str]]) -> None:
         self.write = self.start_response(status, headers, self.exc_info) if self.exc_info else self.start_response(status, headers)
         self.exc_info = None
         self.started = True
-        self.exchange.headers_sent = True
-        if self.exchange.tracking is not None:
-            self.exchange.tracking.headers_sent = True
+        self.headers_sent = True
+        if self.tracking is not None:
+            self.tracking.headers_sent = True
 
     def refuse(self, refused: Rejected | CommitFailure) -> list[bytes]:
         """Answer with an error in the application's place. Raises it again if the headers have left."""
@@ -198,9 +193,9 @@ class _Response(msgspec.Struct, eq=False):
         if self.started:
             self.exc_info = (type(refused), refused, refused.__traceback__)  # with which only the server can tell whether they have
         extra: Headers = ()
-        if not self.exchange.done:
-            discard_exchange(self.exchange)
-            extra = self.exchange.headers()
+        if not self.done:
+            discard_exchange(self)
+            extra = self.headers()
         status, headers, body = plain_answer(refused.status, [*refused.headers, *extra])
         if not self.started:
             self.exc_info = None
@@ -208,7 +203,7 @@ class _Response(msgspec.Struct, eq=False):
         return [body]
 
     def abandon(self) -> None:
-        self.sessions.abandon_exchange(self.exchange)
+        self.sessions.abandon_exchange(self)
 
 
 @final
@@ -272,12 +267,12 @@ class _Body:
 
     def _finish(self) -> None:
         self._over = True
-        exchange = self._response.exchange
-        if not exchange.done:
+        response = self._response
+        if not response.done:
             try:
-                self._response.sessions.commit_exchange(exchange)
+                response.sessions.commit_exchange(response)
             finally:
-                close_exchange(exchange)
+                close_exchange(response)
 
     def close(self) -> None:
         """The server calls this in any case, also when the client has gone in the middle: then what was not committed is dropped."""
@@ -293,4 +288,4 @@ class _Body:
                     self._response.abandon()
             finally:
                 leave(token)
-                self._response.exchange.source = None  # no reference cycle through the environ
+                self._response.source = None  # no reference cycle through the environ
