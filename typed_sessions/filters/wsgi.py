@@ -118,7 +118,7 @@ class _Response(Exchange, eq=False, kw_only=True):
     sessions: SessionManager
     start_response: StartResponse
     status: str = ""
-    own_headers: list[tuple[str, str]] = msgspec.field(default_factory=list)
+    own_headers: list[tuple[str, str]] = msgspec.field(default_factory=list[tuple[str, str]])
     exc_info: Any = None  # Any: typeshed's triple, passed through
     write: _Write | None = None
     started: bool = False
