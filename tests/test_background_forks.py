@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 
 START = """
 import logging, os, sys, threading, time
-from typed_sessions import Key, MemoryStore, Request, SessionManager
+from typed_sessions import End, Key, MemoryStore, Request, SessionManager
 from typed_sessions.testing import login
 
 logging.basicConfig(level="WARNING", format="%(message)s")
@@ -91,6 +91,52 @@ sessions.close()
 assert SessionManager().load_sessions(path) == 1
 """
 
+ASYNC_AUTOSAVE = """
+import asyncio
+from typed_sessions import AsyncSessionManager
+from typed_sessions.testing import alogin
+
+sessions = AsyncSessionManager(timeout=0.1, granularity=0.01, gc="active")
+ended = []
+sessions.on(End, ended.append)
+
+def tasks():
+    return len(asyncio.all_tasks()) - 1
+
+async def parent():
+    await alogin(sessions, {user: "parent"})
+    assert tasks() == 2
+
+async def serve():
+    for _ in range(3):
+        await alogin(sessions, {user: "child"})
+    assert tasks() == 1  # the sweep
+    until = time.monotonic() + 20
+    while not ended and time.monotonic() < until:
+        await asyncio.sleep(0.01)
+    assert ended
+    await sessions.aclose()
+
+async def close_only():
+    await sessions.aclose()
+
+async def save_elsewhere():
+    sessions.autosave(f"{path}.child", every=3600)
+    await alogin(sessions, {user: "child"})
+    assert tasks() == 2
+    await sessions.aclose()
+    assert os.path.exists(f"{path}.child")
+
+sessions.autosave(path, every=3600)
+for work in serve, close_only, save_elsewhere:
+    child(lambda: asyncio.run(work()))
+assert not os.path.exists(path)
+asyncio.run(parent())
+child(lambda: asyncio.run(save_elsewhere()))  # the parent's tasks are in a loop of its own
+asyncio.run(sessions.aclose())
+assert os.path.exists(path)
+"""
+
 SAVING = """
 # Forked while another thread saves: the child closes all the same.
 import faulthandler
@@ -142,9 +188,10 @@ def test_the_sweep_begins_again_in_a_child(tmp_path: Path) -> None:
     assert run(SWEEP, tmp_path / "sessions") == ""
 
 
-def test_autosave_does_not_begin_in_a_child_and_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("program", [AUTOSAVE, ASYNC_AUTOSAVE], ids=["sync", "async"])
+def test_autosave_does_not_begin_in_a_child_and_says_so(tmp_path: Path, program: str) -> None:
     """The file is the parent's, at the end too. One warning, with what to do; who calls autosave in the child saves there."""
-    said = run(AUTOSAVE, tmp_path / "sessions").splitlines()
+    said = run(program, tmp_path / "sessions").splitlines()
     assert len(said) == 2  # each of the two children that did nothing about it
     for line in said:
         assert f"forked after autosave('{tmp_path / 'sessions'}'), so its sessions are not saved" in line

@@ -74,12 +74,8 @@ class Background:
                 self.start(name, lost.every, lost.work)
 
     def _say_what_is_not_saved(self) -> None:
-        if self._lost.pop("autosave", None) is not None:
-            logger.warning(
-                "this process was forked after autosave(%r), so its sessions are not saved: the file is its parent's. With MemoryStore, "
-                "one process serves, and calls load_sessions and autosave itself, after the fork; for several, choose another store",
-                self._path_of_parent,
-            )
+        if self._lost.pop("autosave", None) is not None and self._path_of_parent is not None:
+            say_not_saved(self._path_of_parent)
 
     def after_fork(self) -> None:
         """In the child. Nothing is begun yet: most children, such as those of multiprocessing, serve nobody."""
@@ -89,3 +85,12 @@ class Background:
             self._path_of_parent, self.path = self.path, None
         if self._lost:
             self._forked()
+
+
+def say_not_saved(path: str) -> None:
+    """Of sessions of a process that was forked after `autosave(path)`."""
+    logger.warning(
+        "this process was forked after autosave(%r), so its sessions are not saved: the file is its parent's. With MemoryStore, "
+        "one process serves, and calls load_sessions and autosave itself, after the fork; for several, choose another store",
+        path,
+    )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from typing import Any, TypeVar, final
+
+from .background import say_not_saved
+from .forks import tell_of_forks
 
 R = TypeVar("R")
 
@@ -15,13 +18,16 @@ logger: logging.Logger = logging.getLogger("typed_sessions")
 
 @final
 class Tasks:
-    """As `Background`, in the event loop: what is to be repeated begins when there is one."""
+    """As `Background`, in the event loop: what is to be repeated begins when there is one, in the child of a fork too."""
 
     def __init__(self) -> None:
         self._spawned: set[asyncio.Task[Any]] = set()  # Any: each gives something else
         self.repeated: dict[str, tuple[float, Callable[[], Coroutine[Any, Any, object]]]] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self.path: str | None = None
+        """Where autosave saves to; the parent's path is none of a child's."""
+        self._path_of_parent: str | None = None
+        tell_of_forks(self)
 
     def spawn(self, work: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
         """Do it in a task of its own."""
@@ -33,34 +39,54 @@ class Tasks:
     def repeat(self, name: str, every: float, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
         """Do it every so many seconds, from the next `start` on."""
         self.repeated[name] = (every, work)
+        if name == "autosave":
+            self._path_of_parent = None
 
     def stop(self, name: str) -> None:
         self.repeated.pop(name, None)
         running = self._running.pop(name, None)
-        if running is not None:
+        if running is not None and not running.get_loop().is_closed():
             running.cancel()
 
     def start(self) -> None:
         """Begin what is to be repeated and is not yet, if an event loop is running."""
         with suppress(RuntimeError):
             loop = asyncio.get_running_loop()
+            self._leave_saving_to_parent()
             for name, (every, work) in self.repeated.items():
                 task = self._running.get(name)
-                if task is None or task.done():
+                if task is None or task.done() or task.get_loop().is_closed():
                     self._running[name] = loop.create_task(_repeat(name, every, work))
 
+    def after_fork(self) -> None:
+        """In the child: nothing is begun yet, for the tasks were those of a loop of the parent's."""
+        self._spawned, self._running = set(), {}
+        if self.path is not None:
+            self._path_of_parent, self.path = self.path, None
+
+    def _leave_saving_to_parent(self) -> None:
+        path, self._path_of_parent = self._path_of_parent, None
+        if path is not None:
+            self.repeated.pop("autosave", None)
+            say_not_saved(path)
+
     async def stop_all(self) -> None:
+        self._leave_saving_to_parent()
         running = list(self._running.values())
         for name in list(self.repeated):
             self.stop(name)
-        await asyncio.gather(*running, return_exceptions=True)
+        await asyncio.gather(*_in_this_loop(running), return_exceptions=True)
 
     async def settle(self) -> None:
         """Wait for all that was spawned."""
-        while self._spawned:
-            waited = list(self._spawned)
+        while waited := _in_this_loop(self._spawned):
             await asyncio.gather(*waited, return_exceptions=True)
-            self._spawned.difference_update(waited)  # their callbacks may not have run: nothing has to be waited for if all are done
+
+
+def _in_this_loop(tasks: Iterable[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:
+    """Those that go on and can be waited for: what another loop has left undone, nobody will do."""
+    loop = asyncio.get_running_loop()
+    return [task for task in tasks if not task.done() and task.get_loop() is loop]
 
 
 async def _repeat(name: str, every: float, work: Callable[[], Coroutine[Any, Any, object]]) -> None:

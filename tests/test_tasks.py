@@ -1,0 +1,44 @@
+"""The tasks of an `AsyncSessionManager` whose program has several event loops, one after the other, as tests and scripts have."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from typed_sessions import AsyncSessionManager, Key, MemoryStore
+from typed_sessions.testing import alogin, isolated_keys
+
+
+def in_a_loop_that_is_only_closed(work: Coroutine[Any, Any, None]) -> None:
+    """Unlike `asyncio.run`, this leaves its tasks as they are."""
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(work)
+    for task in asyncio.all_tasks(loop):
+        task._log_destroy_pending = False  # type: ignore[attr-defined]  # its own complaint, which would be an error here
+    loop.close()
+
+
+@pytest.mark.parametrize("run", [asyncio.run, in_a_loop_that_is_only_closed])
+def test_each_loop_begins_them_again_and_any_closes(tmp_path: Path, run: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+    """The first request in a loop begins autosave and the sweep there; `aclose` saves, whichever loop it is awaited in."""
+    with isolated_keys():
+        user = Key("user", str)
+        sessions = AsyncSessionManager(gc="active")
+        sessions.autosave(tmp_path / "sessions", every=3600)
+
+        async def serve() -> None:
+            await alogin(sessions, {user: "ann"})
+            assert len(asyncio.all_tasks()) == 3  # with this one
+
+        run(serve())
+        run(serve())
+        asyncio.run(sessions.aclose())
+
+        async def count() -> int:
+            return await AsyncSessionManager(MemoryStore()).load_sessions(tmp_path / "sessions")
+
+        assert asyncio.run(count()) == 2
