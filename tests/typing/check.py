@@ -22,6 +22,7 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -95,6 +96,16 @@ def ty(folder: Path, *files: str) -> list[Said]:
 RUN: dict[str, Callable[..., list[Said]]] = {"mypy": mypy, "pyright": pyright, "pyrefly": pyrefly, "ty": ty}
 
 
+def each(folder: Path, *files: str) -> dict[str, list[Said]]:
+    """What each checker says, several at a time."""
+
+    def ask(checker: str) -> list[Said]:
+        return RUN[checker](folder, *files)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(CHECKERS, pool.map(ask, CHECKERS), strict=True))
+
+
 def copied(folder: Path) -> None:
     """What the checkers need of the project, and two files of probes."""
     for name in ("typed_sessions", HERE, "stubs", "examples"):
@@ -157,8 +168,8 @@ def table(found: dict[str, list[Said]], folder: Path) -> str:
 
 def main(arguments: list[str]) -> int:
     wrong: list[str] = []
-    for checker in CHECKERS:
-        errors = [one for one in RUN[checker](ROOT) if one.kind == "error"]
+    for checker, said in each(ROOT).items():
+        errors = [one for one in said if one.kind == "error"]
         print(f"{checker} {importlib.metadata.version(checker)}: {len(errors)} errors")
         wrong += [f"{checker}: {one.file}:{one.line}: {one.text}" for one in errors]
 
@@ -167,7 +178,7 @@ def main(arguments: list[str]) -> int:
         copied(folder)
         files = [f"{HERE}/{probe}.py" for probe in ("refused", "ignored", "revealed", "shapes")]
         files += programs(folder)
-        found = {checker: RUN[checker](folder, *files) for checker in CHECKERS}
+        found = each(folder, *files)
         for checker, said in found.items():
             errors = [one for one in said if one.kind == "error" and Path(one.file).name.startswith("readme_")]
             print(f"{checker}: {len(errors)} errors in the README's programs")
