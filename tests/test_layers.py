@@ -80,6 +80,7 @@ LAYERS = (
     "settings",
     "manager",
     "offloop",
+    "carrying",
     "aio",
     "filters",
     "filters.asgi_base",

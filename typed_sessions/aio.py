@@ -1,12 +1,8 @@
-"""`AsyncSessionManager`: sessions for asyncio servers. The same names as `manager`, with `await` on what reaches the store.
-
-A store without I/O is called directly, one that blocks in a thread (`offloop`), an asynchronous one is awaited.
-"""
+"""`AsyncSessionManager`: sessions for asyncio servers. The same names as `manager`, with `await` on what reaches the store."""
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Sequence
@@ -15,23 +11,22 @@ from typing import Any, TypeVar, final
 
 from typing_extensions import Self, override
 
-from . import endings, plans, steps
+from . import endings, plans
+from .carrying import Carrying
 from .changes import Outcome, Use
 from .clients import Client, Close
 from .errors import SessionEnded, StoreUnavailable
 from .events import Event
 from .exchange import BAD_REQUEST, Exchange, Guard, Request, RequestReader
 from .finish import Finishing, close_exchange
-from .keeper import absolute, is_cuttable, keeper_of
+from .keeper import absolute, keeper_of
 from .lifecycle import judge
 from .manager import SCAN_PAGE, check_every, exchange_of, hold_for_edit, still_open
-from .offloop import OffLoop
 from .policy import CookiePolicy
 from .record import Record
 from .session import Create, Error, Session, SessionView, answered, tracking_of
-from .settings import Configured, locator_of
-from .stores.base import AsyncStore, Created, Store
-from .tasks import Tasks
+from .settings import locator_of
+from .stores.base import Created
 from .tracking import Tracking
 
 E = TypeVar("E", bound=Event)
@@ -64,22 +59,10 @@ class AsyncFinish(Finishing):
 
 
 @final
-class AsyncSessionManager(Configured[Store | AsyncStore]):
+class AsyncSessionManager(Carrying):
     """Sessions for asyncio servers; options, methods and errors are those of `SessionManager`."""
 
     asynchronous = True
-
-    @override
-    def _begin(self) -> None:
-        store = self._core.store
-        awaited = inspect.iscoroutinefunction(store.open)
-        self._direct: Store | None = None if awaited or store.blocking else store
-        """The store, if its verbs neither wait nor have to be awaited."""
-        self._offloop = None if awaited or self._direct is not None else OffLoop(store)
-        self._core.sleep = asyncio.sleep
-        self._tasks = Tasks()
-        if is_cuttable(store):
-            self._core.keeper = keeper_of(store, self._core.options.timeout, self)
 
     def on(self, event: type[E], listener: Callable[[E], Awaitable[None] | None], /) -> Callable[[], None]:
         """As `SessionManager.on`; a listener may be a coroutine function, which is awaited."""
@@ -178,7 +161,7 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
         tracking, direct, core = exchange.tracking, self._direct, self._core
         if tracking is None or not tracking.touched:
             return None
-        if direct is None or not core.is_plain(tracking):
+        if direct is None or exchange.turn is not None or not core.is_plain(tracking):
             return self.commit_exchange(exchange)
         now = core.clock()
         if tracking.record is None:
@@ -186,10 +169,10 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
             if draft is None:
                 return None
             if draft.residents:
-                return self.run(plans.create(core, exchange, now))
+                return self._run_alone(exchange, plans.create(core, exchange, now))
             created = direct.create(draft.record, now)
             if created != "created" or core.has_listeners:
-                return self.run(plans.create(core, exchange, now, draft, created))
+                return self._run_alone(exchange, plans.create(core, exchange, now, draft, created))
             core.born(exchange, draft, {}, now)
             return None
         changes = tracking.changes()
@@ -200,13 +183,20 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
         outcome = direct.commit(tracking.record.locator, changes, core.idle, now)
         if core.settled(exchange, tracking, outcome):
             return None
-        return self.run(plans.commit(core, exchange, now, strict=False, outcome=outcome))
+        return self._run_alone(exchange, plans.commit(core, exchange, now, strict=False, outcome=outcome))
 
     async def commit_exchange(self, exchange: Exchange, *, strict: bool = False) -> None:
-        """For filters: commit what the request has done so far."""
+        """For filters: commit what the request has done so far; by then, if another task of it asks for the end meanwhile."""
         tracking = exchange.tracking
         if tracking is None or not (tracking.touched or (strict and tracking.over)):
             return
+        await self._alone(exchange, self._commit, exchange, tracking, strict)
+        if tracking.end_asked and not strict:
+            await self._alone(exchange, self._commit, exchange, tracking, strict)
+
+    async def _commit(self, exchange: Exchange, tracking: Tracking, strict: bool) -> None:
+        if not (tracking.touched or (strict and tracking.over)):
+            return  # another task of the request has committed it
         core = self._core
         now = core.clock()
         outcome: Outcome | None = None
@@ -244,11 +234,13 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
 
     async def abandon_exchange(self, exchange: Exchange) -> None:
         """For filters: the handler has failed; as in `SessionManager`."""
-        tracking = exchange.tracking
-        if tracking is None or exchange.done:
-            return
-        await self.run(plans.abandon(self._core, exchange))
-        close_exchange(exchange)
+        if exchange.tracking is not None and not exchange.done:
+            await self._alone(exchange, self._abandon, exchange)
+
+    async def _abandon(self, exchange: Exchange) -> None:
+        if not exchange.done:
+            await self.run(plans.abandon(self._core, exchange))
+            close_exchange(exchange)
 
     async def use_exchange(self, exchange: Exchange, asked: float | None = None, *, look: bool = False) -> float | None:
         """For filters: a message came (a use) or leaves (`look`). When the store was asked last, as `asked` says; or `SessionEnded`."""
@@ -313,6 +305,12 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
     async def refresh(self, session: Session, /) -> None:
         """As `SessionManager.refresh`."""
         tracking = tracking_of(session)
+        if isinstance(tracking.owner, Exchange):
+            await self._alone(tracking.owner, self._refresh, tracking)
+        else:
+            await self._refresh(tracking)
+
+    async def _refresh(self, tracking: Tracking) -> None:
         if tracking.closed:
             tracking.refuse_closed()
         record = tracking.record
@@ -456,44 +454,3 @@ class AsyncSessionManager(Configured[Store | AsyncStore]):
 
     async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
-
-    # -------------------------------------------------------------- carrying out
-
-    async def _ask(self, verb: Callable[..., Any], *args: Any) -> Any:  # Any: each verb has types of its own
-        if self._direct is not None:
-            return verb(*args)
-        if self._offloop is not None:
-            return await self._offloop.ask(self._core.options.deadline, verb, args)
-        return await verb(*args)
-
-    async def run(self, plan: steps.Plan[R]) -> R:
-        """Carry out a plan: `manager.run`, with `await` where there is something to wait for."""
-        result: Any = None  # Any: what a step gives is the plan's business
-        problem: BaseException | None = None
-        while True:
-            try:
-                step = plan.send(result) if problem is None else plan.throw(problem)
-            except StopIteration as stop:
-                done: R = stop.value
-                return done
-            result, problem = None, None
-            try:
-                if type(step) is steps.Ask:
-                    result = await self._ask(step.verb, *step.args)
-                elif type(step) is steps.Work:
-                    result = await asyncio.to_thread(step.function, *step.args)
-                elif type(step) is steps.Whole:
-                    result = await self._whole(step.plan)
-                else:
-                    result = step[0](*step[1])
-                    if inspect.isawaitable(result):
-                        result = await result
-            except BaseException as raised:
-                problem = raised
-
-    async def _whole(self, plan: steps.Plan[R]) -> R:
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return await self.run(plan)  # driven by something else than asyncio: there are no tasks to be cancelled
-        return await asyncio.shield(self._tasks.spawn(self.run(plan)))

@@ -195,6 +195,7 @@ class Exchange(msgspec.Struct, eq=False, weakref=True):
     cookies: SessionCookies | None = None
     verdict: Verdict = "absent"
     opening: Any = None  # Any: an asyncio.Event, while a task opens the session; no event loop is known here
+    turn: Any = None  # Any: a `Turn`, while a task commits or refreshes it; as above
     refused: BaseException | None = None
     """What opening the session has raised, until the request is over."""
 

@@ -1,9 +1,8 @@
-"""Several rules within one request: a `commit` or `refresh` in its middle, and what others do meanwhile, in tasks or requests."""
+"""Several rules within one request: a `commit` or `refresh` in its middle, and what other requests do meanwhile."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -13,7 +12,6 @@ from tests.rules.scene import handle_of, is_open
 from tests.watched import Watched
 from typed_sessions import (
     AddressPolicy,
-    AsyncSessionManager,
     CookiePolicy,
     End,
     HeadersSent,
@@ -22,7 +20,6 @@ from typed_sessions import (
     MemoryStore,
     Request,
     Session,
-    SessionError,
     SessionManager,
     StoreUnavailable,
     current_session,
@@ -185,75 +182,6 @@ def test_rule_12_an_edit_is_no_use(make_face: Make) -> None:
         face.edit(handle, lambda session: session.update(visits, lambda n: n + 1))
     face.clock.advance(100)
     assert not is_open(browser)
-
-
-# ------------------------------------------------------------------ tasks of one request
-
-
-class Held(Watched):
-    """An asynchronous store whose verbs wait until they are let go."""
-
-    def __init__(self) -> None:
-        super().__init__(MemoryStore())
-        self.let_go = asyncio.Event()
-        self.let_go.set()
-
-    def __getattr__(self, name: str) -> Any:
-        verb = super().__getattr__(name)
-        if name not in ("create", "open", "touch", "commit", "end", "sweep", "clear", "scan", "close"):
-            return verb
-
-        async def held(*args: Any) -> Any:
-            await self.let_go.wait()
-            return verb(*args)
-
-        return held
-
-
-@pytest.fixture
-def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    loop = asyncio.new_event_loop()
-    yield loop
-    loop.close()
-
-
-def test_rule_07_another_task_cannot_write_during_a_commit(loop: asyncio.AbstractEventLoop) -> None:
-    """It would be lost silently; it is told instead, and writes when the commit is over. An end is kept, and done by the next commit."""
-    visits = Key("visits", int)
-
-    async def work() -> None:
-        store = Held()
-        sessions = AsyncSessionManager(cast("Any", store))
-        session, finish = await sessions.start_check(Request(headers=[], peer=PEER), create=True)
-        session[visits] = 1
-        store.let_go.clear()
-        committing = asyncio.create_task(sessions.commit(session))
-        for _ in range(10):
-            await asyncio.sleep(0)
-        writes: list[Callable[[], object]] = [
-            lambda: session.update(visits, lambda n: n + 1),
-            lambda: session.__setitem__(visits, 5),
-            lambda: session.renew(),
-        ]
-        for write in writes:
-            with pytest.raises(SessionError, match="while another task of the request commits"):
-                write()
-        assert session[visits] == 1
-        store.let_go.set()
-        await committing
-        session[visits] = 2
-        store.let_go.clear()
-        committing = asyncio.create_task(sessions.commit(session))
-        for _ in range(10):
-            await asyncio.sleep(0)
-        session.end()
-        store.let_go.set()
-        await committing
-        assert [view[visits] async for view in sessions.all()] == [2]
-        await finish()
-        assert [view async for view in sessions.all()] == []
-
-    loop.run_until_complete(work())
 
 
 @pytest.mark.parametrize("how", ["renews", "refreshes"])

@@ -1,0 +1,321 @@
+"""Rule 7 among the tasks of one request: what each writes is stored once, whoever commits it, and nothing is lost between two commits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from tests.faces import PEER
+from tests.filters.asgi_site import App
+from tests.filters.servers import Jar, asgi, in_loop
+from tests.watched import VERBS, Watched
+from typed_sessions import (
+    AsyncSessionManager,
+    Begin,
+    Event,
+    Key,
+    ListKey,
+    MemoryStore,
+    Request,
+    Session,
+    SessionError,
+    SessionView,
+    SQLiteStore,
+    StoreUnavailable,
+    ValueRefused,
+    current_session,
+)
+from typed_sessions.changes import Changes, ListChange
+from typed_sessions.filters.asgi import Receive, Scope, Send, SessionMiddleware, open_session
+
+
+class Held(Watched):
+    """An asynchronous store: each verb does its work at once, and its answer is held back until `let_go` is set."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryStore())
+        self.let_go = asyncio.Event()
+        self.let_go.set()
+        self.meanwhile: dict[str, Callable[[], object]] = {}
+        """What happens when the next verb of this name has done its work."""
+        self.once: dict[str, BaseException] = {}
+        """What the next verb of this name raises, without having done anything."""
+
+    def __getattr__(self, name: str) -> Any:
+        verb = super().__getattr__(name)
+        if name not in (*VERBS, "close"):
+            return verb
+
+        async def held(*args: Any) -> Any:
+            if name in self.once:
+                raise self.once.pop(name)
+            result = verb(*args)
+            if name in self.meanwhile:
+                self.meanwhile.pop(name)()
+            await self.let_go.wait()
+            for _ in range(5 if name == "open" else 1):  # the last to come
+                await asyncio.sleep(0)
+            return result
+
+        return held
+
+
+@pytest.fixture
+def visits() -> Key[int]:
+    return Key("visits", int)
+
+
+@pytest.fixture
+def facts() -> ListKey[int]:
+    return ListKey("facts", int)
+
+
+@pytest.fixture
+def held() -> Held:
+    return Held()
+
+
+@pytest.fixture
+def sessions(held: Held) -> AsyncSessionManager:
+    return AsyncSessionManager(cast("Any", held))
+
+
+@pytest.fixture(params=["asynchronous", "in threads"])
+def either(request: pytest.FixtureRequest, sessions: AsyncSessionManager, tmp_path: Path) -> AsyncSessionManager:
+    """A manager of a store that is awaited, or that blocks."""
+    return sessions if request.param == "asynchronous" else AsyncSessionManager(SQLiteStore(tmp_path / "sessions.db"))
+
+
+async def opened(sessions: AsyncSessionManager) -> tuple[Session, Callable[[], Awaitable[Any]]]:
+    return await sessions.start_check(Request(headers=[], peer=PEER))
+
+
+async def stored(sessions: AsyncSessionManager) -> list[SessionView]:
+    return [view async for view in sessions.all()]
+
+
+async def others_run() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def heard(sessions: AsyncSessionManager, event: type[Event]) -> list[Event]:
+    events: list[Event] = []
+    sessions.on(event, events.append)
+    return events
+
+
+# ------------------------------------------------------------------ two commits
+
+
+@in_loop
+async def test_rule_07_two_tasks_commit_what_is_there_once(either: AsyncSessionManager, visits: Key[int], facts: ListKey[int]) -> None:
+    """One session begins, with one `Begin`, and an element is appended once, though both were asked to."""
+    begun = heard(either, Begin)
+    session, finish = await opened(either)
+    session[visits] = 1
+    session[facts].append(1)
+    await asyncio.gather(either.commit(session), either.commit(session))
+    assert (len(await stored(either)), len(begun)) == (1, 1)
+    session[facts].append(2)
+    session.update(visits, lambda n: n + 1)
+    await asyncio.gather(*(either.commit(session) for _ in range(5)))
+    await finish()
+    [view] = await stored(either)
+    assert (view[visits], list(view[facts])) == (2, [1, 2])
+    await either.aclose()
+
+
+@in_loop
+async def test_rule_07_what_is_written_between_two_commits_is_stored(sessions: AsyncSessionManager, visits: Key[int]) -> None:
+    """A second commit that was asked for before it was written does not take it for stored."""
+    session, finish = await opened(sessions)
+    session[visits] = 1
+    await sessions.commit(session)
+    session[visits] = 2
+
+    async def commit_and_write() -> None:
+        await sessions.commit(session)
+        session[visits] = 3
+
+    await asyncio.gather(commit_and_write(), sessions.commit(session))
+    assert session[visits] == 3
+    await finish()
+    assert [view[visits] for view in await stored(sessions)] == [3]
+
+
+@in_loop
+async def test_rule_07_a_refresh_waits_for_a_commit(held: Held, sessions: AsyncSessionManager, visits: Key[int]) -> None:
+    """And a commit for a refresh: what it brings is no older than what this request has stored."""
+    session, finish = await opened(sessions)
+    session[visits] = 1
+    await sessions.commit(session)
+    for number, works in enumerate([(sessions.refresh, sessions.commit), (sessions.commit, sessions.refresh)], 2):
+        session[visits] = number
+        held.let_go.clear()
+        both = asyncio.gather(*(work(session) for work in works))
+        await others_run()
+        held.let_go.set()
+        await both
+        assert session[visits] == number
+    await finish()
+    assert [view[visits] for view in await stored(sessions)] == [3]
+
+
+@in_loop
+async def test_rule_07_a_commit_that_failed_is_the_next_ones_to_do(held: Held, sessions: AsyncSessionManager, visits: Key[int]) -> None:
+    """The store has said no, and nothing of it was done: the task that waits tries again."""
+    session, finish = await opened(sessions)
+    session[visits] = 1
+    held.once["create"] = StoreUnavailable("it is down")
+    first, second = await asyncio.gather(sessions.commit(session), sessions.commit(session), return_exceptions=True)
+    assert (type(first), second) == (StoreUnavailable, None)
+    await finish()
+    assert [view[visits] for view in await stored(sessions)] == [1]
+
+
+@in_loop
+async def test_rule_07_a_listener_may_commit_in_the_middle_of_a_commit(sessions: AsyncSessionManager, visits: Key[int]) -> None:
+    """It is what is going on that it would wait for; also in a task of its own, and with a request of its own in between."""
+
+    async def hear(_: Begin) -> None:
+        mine = current_session()
+        if mine.get(visits) != 1:
+            return
+        mine[visits] = 10
+        await sessions.commit(mine)
+        other, finish = await opened(sessions)
+        other[visits] = 20
+        await sessions.commit(other)
+        mine[visits] = 30
+        await asyncio.create_task(sessions.commit(mine))
+        await finish()
+
+    sessions.on(Begin, hear)
+    session, finish = await opened(sessions)
+    session[visits] = 1
+    await asyncio.wait_for(sessions.commit(session), 10)
+    await finish()
+    assert sorted(view[visits] for view in await stored(sessions)) == [20, 30]
+
+
+@in_loop
+async def test_rule_07_another_task_cannot_write_during_a_commit(held: Held, sessions: AsyncSessionManager, visits: Key[int]) -> None:
+    """It would be lost silently; it is told instead, and writes when the commit is over. An end is kept, and done by the next commit."""
+    session, finish = await opened(sessions)
+    session[visits] = 1
+    held.let_go.clear()
+    committing = asyncio.create_task(sessions.commit(session))
+    await others_run()
+    writes: list[Callable[[], object]] = [
+        lambda: session.update(visits, lambda n: n + 1),
+        lambda: session.__setitem__(visits, 5),
+        lambda: session.renew(),
+    ]
+    for write in writes:
+        with pytest.raises(SessionError, match="while another task of the request commits"):
+            write()
+    assert session[visits] == 1
+    held.let_go.set()
+    await committing
+    session[visits] = 2
+    held.meanwhile["commit"] = session.end
+    await sessions.commit(session)
+    assert [view[visits] for view in await stored(sessions)] == [2]
+    await finish()
+    assert await stored(sessions) == []
+
+
+@in_loop
+async def test_rule_01_what_is_refused_during_a_commit_is_told(held: Held, sessions: AsyncSessionManager, facts: ListKey[int]) -> None:
+    """By the next one: another task looked at a list meanwhile that is none."""
+    refused = heard(sessions, ValueRefused)
+    name = Key("name", str)
+    session, finish = await opened(sessions)
+    session[name] = "ann"
+    await sessions.commit(session)
+    locator = bytes.fromhex(session.handle)
+    held.store.commit(locator, Changes(lists={"facts": ListChange(appended=[(1, 0, b"\xc1")])}), sessions.core.idle, sessions.core.clock())
+    await sessions.refresh(session)
+    session[name] = "bob"
+    held.meanwhile["commit"] = lambda: len(session[facts])
+    await sessions.commit(session)
+    await finish()
+    assert len(refused) == 1
+
+
+# ------------------------------------------------------------------ in the ASGI filter
+
+
+def app(sessions: AsyncSessionManager, work: Callable[[Session], Awaitable[None]]) -> SessionMiddleware:
+    """An application whose `work` is done in a task of its own while the answer leaves."""
+
+    async def answer(scope: Scope, _: Receive, send: Send) -> None:
+        session = await open_session(scope)
+        task = asyncio.ensure_future(work(session))
+        await asyncio.sleep(0)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await task
+        await send({"type": "http.response.body", "body": b""})
+
+    handler: App = answer
+    return SessionMiddleware(handler, sessions)
+
+
+@in_loop
+async def test_rule_07_a_task_commits_while_the_headers_leave(sessions: AsyncSessionManager, facts: ListKey[int]) -> None:
+    """One session, whose cookies leave."""
+    jar = Jar()
+
+    async def work(session: Session) -> None:
+        session[facts].append(1)
+        await sessions.commit(session)
+
+    await asgi(app(sessions, work), jar)
+    assert [list(view[facts]) for view in await stored(sessions)] == [[1]]
+    await asgi(app(sessions, work), jar)
+    assert [list(view[facts]) for view in await stored(sessions)] == [[1, 1]]
+
+
+@in_loop
+async def test_rule_23_an_end_asked_for_while_the_headers_leave(held: Held, sessions: AsyncSessionManager, visits: Key[int]) -> None:
+    """Their commit is under way: its answer still expires the cookies."""
+    jar = Jar()
+
+    async def write(session: Session) -> None:
+        session[visits] = session.get(visits, 0) + 1
+
+    await asgi(app(sessions, write), jar)
+    assert len(jar.cookies) == 2
+
+    async def write_and_end(session: Session) -> None:
+        await write(session)
+        held.meanwhile["commit"] = session.end
+
+    await asgi(app(sessions, write_and_end), jar)
+    assert jar.cookies == {}
+    assert await stored(sessions) == []
+
+
+@in_loop
+async def test_rule_26_a_handler_fails_while_its_task_creates(held: Held, sessions: AsyncSessionManager, visits: Key[int]) -> None:
+    """Nobody will learn of its id, so it ends; not before it is there."""
+    committing: list[asyncio.Task[None]] = []
+
+    async def fail(scope: Scope, _: Receive, __: Send) -> None:
+        session = await open_session(scope)
+        session[visits] = 1
+        held.let_go.clear()
+        committing.append(asyncio.create_task(sessions.commit(session)))
+        await others_run()
+        asyncio.get_running_loop().call_soon(held.let_go.set)
+        raise OSError("no")
+
+    with pytest.raises(OSError, match="no"):
+        await asgi(SessionMiddleware(fail, sessions))
+    await committing[0]
+    assert await stored(sessions) == []

@@ -1,0 +1,133 @@
+"""How an asynchronous manager carries out plans: it awaits what has to be awaited, and one commit of a request after the other.
+
+A store without I/O is called directly, one that blocks in a thread (`offloop`), an asynchronous one is awaited.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any, TypeVar, final
+
+from typing_extensions import ParamSpec, override
+
+from . import steps
+from .exchange import Exchange
+from .keeper import is_cuttable, keeper_of
+from .offloop import OffLoop
+from .settings import Configured
+from .stores.base import AsyncStore, Store
+from .tasks import Tasks
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@final
+class Turn:
+    """One task of a request is about to change what the request knows of the store: the others wait for it."""
+
+    __slots__ = ("_over", "outer")
+
+    def __init__(self, outer: Turn | None) -> None:
+        self.outer: Turn | None = outer
+        """What the same task is in the middle of, of another request: a listener there has opened a session of its own."""
+        self._over: asyncio.Event | None = None
+
+    async def wait(self) -> None:
+        if self._over is None:
+            self._over = asyncio.Event()
+        await self._over.wait()
+
+    def end(self) -> None:
+        if self._over is not None:
+            self._over.set()
+
+
+_turn: ContextVar[Turn | None] = ContextVar("typed_sessions_turn", default=None)
+
+
+def _is_mine(turn: Turn) -> bool:
+    """Whether this runs in it: a listener that is told in the middle of a commit, and tasks that it begins, cannot wait for its end."""
+    mine = _turn.get()
+    while mine is not None and mine is not turn:
+        mine = mine.outer
+    return mine is turn
+
+
+class Carrying(Configured[Store | AsyncStore]):
+    """The part of an `AsyncSessionManager` that waits."""
+
+    @override
+    def _begin(self) -> None:
+        store = self._core.store
+        awaited = inspect.iscoroutinefunction(store.open)
+        self._direct: Store | None = None if awaited or store.blocking else store
+        """The store, if its verbs neither wait nor have to be awaited."""
+        self._offloop = None if awaited or self._direct is not None else OffLoop(store)
+        self._core.sleep = asyncio.sleep
+        self._tasks = Tasks()
+        if is_cuttable(store):
+            self._core.keeper = keeper_of(store, self._core.options.timeout, self)
+
+    async def _ask(self, verb: Callable[..., Any], *args: Any) -> Any:  # Any: each verb has types of its own
+        if self._direct is not None:
+            return verb(*args)
+        if self._offloop is not None:
+            return await self._offloop.ask(self._core.options.deadline, verb, args)
+        return await verb(*args)
+
+    async def _alone(self, exchange: Exchange, work: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Do it when no other task of the request commits or refreshes.
+
+        Otherwise what one task commits while another one waits for the store would be committed twice, or count as committed and be lost.
+        """
+        while exchange.turn is not None and not _is_mine(exchange.turn):
+            await exchange.turn.wait()
+        if exchange.turn is not None:
+            return await work(*args, **kwargs)
+        turn = exchange.turn = Turn(_turn.get())
+        token = _turn.set(turn)
+        try:
+            return await work(*args, **kwargs)
+        finally:
+            _turn.reset(token)
+            exchange.turn = None
+            turn.end()
+
+    async def run(self, plan: steps.Plan[R]) -> R:
+        """Carry out a plan: `manager.run`, with `await` where there is something to wait for."""
+        result: Any = None  # Any: what a step gives is the plan's business
+        problem: BaseException | None = None
+        while True:
+            try:
+                step = plan.send(result) if problem is None else plan.throw(problem)
+            except StopIteration as stop:
+                done: R = stop.value
+                return done
+            result, problem = None, None
+            try:
+                if type(step) is steps.Ask:
+                    result = await self._ask(step.verb, *step.args)
+                elif type(step) is steps.Work:
+                    result = await asyncio.to_thread(step.function, *step.args)
+                elif type(step) is steps.Whole:
+                    result = await self._whole(step.plan)
+                else:
+                    result = step[0](*step[1])
+                    if inspect.isawaitable(result):
+                        result = await result
+            except BaseException as raised:
+                problem = raised
+
+    async def _run_alone(self, exchange: Exchange, plan: steps.Plan[None]) -> None:
+        await self._alone(exchange, self.run, plan)
+
+    async def _whole(self, plan: steps.Plan[R]) -> R:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return await self.run(plan)  # driven by something else than asyncio: there are no tasks to be cancelled
+        return await asyncio.shield(self._tasks.spawn(self.run(plan)))
