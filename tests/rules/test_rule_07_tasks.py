@@ -19,6 +19,7 @@ from typed_sessions import (
     Event,
     Key,
     ListKey,
+    LostUpdate,
     MemoryStore,
     Request,
     Session,
@@ -149,6 +150,19 @@ async def test_rule_07_what_is_written_between_two_commits_is_stored(sessions: A
 
 
 @in_loop
+async def test_rule_07_what_another_task_has_not_found_is_not_there(held: Held, sessions: AsyncSessionManager, visits: Key[int]) -> None:
+    """Asked for while the session is being created: then and after."""
+    name = Key("name", str)
+    session, finish = await opened(sessions)
+    session[visits] = 1
+    found: list[str | None] = []
+    held.meanwhile["create"] = lambda: found.append(session.pop(name, None))
+    await sessions.commit(session)
+    assert (found, name in session, session.get(name, "nobody")) == ([None], False, "nobody")
+    await finish()
+
+
+@in_loop
 async def test_rule_07_a_refresh_waits_for_a_commit(held: Held, sessions: AsyncSessionManager, visits: Key[int]) -> None:
     """And a commit for a refresh: what it brings is no older than what this request has stored."""
     session, finish = await opened(sessions)
@@ -230,24 +244,6 @@ async def test_rule_07_another_task_cannot_write_during_a_commit(held: Held, ses
     assert await stored(sessions) == []
 
 
-@in_loop
-async def test_rule_01_what_is_refused_during_a_commit_is_told(held: Held, sessions: AsyncSessionManager, facts: ListKey[int]) -> None:
-    """By the next one: another task looked at a list meanwhile that is none."""
-    refused = heard(sessions, ValueRefused)
-    name = Key("name", str)
-    session, finish = await opened(sessions)
-    session[name] = "ann"
-    await sessions.commit(session)
-    locator = bytes.fromhex(session.handle)
-    held.store.commit(locator, Changes(lists={"facts": ListChange(appended=[(1, 0, b"\xc1")])}), sessions.core.idle, sessions.core.clock())
-    await sessions.refresh(session)
-    session[name] = "bob"
-    held.meanwhile["commit"] = lambda: len(session[facts])
-    await sessions.commit(session)
-    await finish()
-    assert len(refused) == 1
-
-
 # ------------------------------------------------------------------ in the ASGI filter
 
 
@@ -299,6 +295,57 @@ async def test_rule_23_an_end_asked_for_while_the_headers_leave(held: Held, sess
     await asgi(app(sessions, write_and_end), jar)
     assert jar.cookies == {}
     assert await stored(sessions) == []
+
+
+@in_loop
+async def test_rule_01_what_is_refused_while_the_headers_leave_is_told(held: Held, sessions: AsyncSessionManager) -> None:
+    """With the end of the body: a task has looked at a list that is none while they were committed."""
+    name, facts = Key("name", str), ListKey("facts", int)
+    refused = heard(sessions, ValueRefused)
+    jar = Jar()
+
+    async def write(session: Session) -> None:
+        session[name] = "ann"
+
+    await asgi(app(sessions, write), jar)
+    [view] = await stored(sessions)
+    element = ListChange(appended=[(1, 0, b"\xc1")])
+    held.store.commit(bytes.fromhex(view.handle), Changes(lists={"facts": element}), sessions.core.idle, sessions.core.clock())
+
+    async def write_and_look(session: Session) -> None:
+        await write(session)
+        held.meanwhile["commit"] = lambda: len(session[facts])
+
+    await asgi(app(sessions, write_and_look), jar)
+    assert len(refused) == 1
+
+
+@in_loop
+async def test_rule_05_a_value_that_a_refresh_has_replaced_is_watched(sessions: AsyncSessionManager, visits: Key[int]) -> None:
+    """After a commit of something else too: what the handler does to it while the body streams is lost, and that is told."""
+    names = Key("names", list[str])
+    lost = heard(sessions, LostUpdate)
+    jar = Jar()
+
+    async def begin(session: Session) -> None:
+        session[names] = ["ann"]
+
+    await asgi(app(sessions, begin), jar)
+
+    async def hold_on(scope: Scope, _: Receive, send: Send) -> None:
+        session = await open_session(scope)
+        held = session[names]
+        async with sessions.edit(session.handle) as other:
+            other[names] = ["bob"]
+        await sessions.refresh(session)
+        session[visits] = 1
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        held.append("cid")
+        await send({"type": "http.response.body", "body": b""})
+
+    await asgi(SessionMiddleware(hold_on, sessions), jar)
+    assert [event.name for event in lost if isinstance(event, LostUpdate)] == ["names"]
+    assert [(view[names], view[visits]) for view in await stored(sessions)] == [(["bob"], 1)]
 
 
 @in_loop
