@@ -175,6 +175,30 @@ saving.join()
 """
 
 
+LOCKS = """
+import asyncio, faulthandler
+from typed_sessions import keys
+from typed_sessions.stores.postgres import AsyncPostgresStore
+from typed_sessions.stores.redis import AsyncRedisStore
+
+stores = AsyncRedisStore("redis://127.0.0.1:1"), AsyncPostgresStore("postgresql://127.0.0.1:1/none")
+locks = [keys._registering.lock, *(store._lock for store in stores)]
+
+async def close():
+    for store in stores:
+        await store.close()
+
+def work():
+    faulthandler.dump_traceback_later(20, exit=True)
+    Key("in the child", int)
+    asyncio.run(close())
+
+for lock in locks:  # as another thread would, which the child does not have
+    lock.acquire()
+child(work)
+"""
+
+
 def run(program: str, path: Path) -> str:
     """Run it; what it has logged."""
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", START + program, str(path)]
@@ -201,3 +225,8 @@ def test_autosave_does_not_begin_in_a_child_and_says_so(tmp_path: Path, program:
 def test_a_fork_while_a_thread_saves(tmp_path: Path) -> None:
     """R7: the lock that the thread holds is none of the child's, where that thread does not exist."""
     assert run(SAVING, tmp_path / "sessions") == ""
+
+
+def test_a_fork_while_threads_declare_keys_and_serve(tmp_path: Path) -> None:
+    """R7: a child has locks of its own for keys, and for the connections of asynchronous stores."""
+    assert run(LOCKS, tmp_path / "sessions") == ""

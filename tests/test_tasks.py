@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from typed_sessions import AsyncSessionManager, Key, MemoryStore
+from typed_sessions import AsyncSessionManager, End, Key, MemoryStore
 from typed_sessions.testing import alogin, isolated_keys
 
 
@@ -42,3 +42,33 @@ def test_each_loop_begins_them_again_and_any_closes(tmp_path: Path, run: Callabl
             return await AsyncSessionManager(MemoryStore()).load_sessions(tmp_path / "sessions")
 
         assert asyncio.run(count()) == 2
+
+
+def test_closing_twice_at_the_same_time(tmp_path: Path) -> None:
+    """A lifespan and the handler of a signal, say: the second waits for the first, and both have saved."""
+    sessions = AsyncSessionManager()
+
+    async def close() -> None:
+        await asyncio.gather(*(sessions.aclose() for _ in range(5)))
+
+    for number in range(20):
+        sessions.autosave(tmp_path / f"sessions {number}", every=3600)
+        asyncio.run(close())
+        assert (tmp_path / f"sessions {number}").exists()
+
+
+def test_a_listener_of_the_end_may_close() -> None:
+    """It runs in a task that closing would wait for."""
+    with isolated_keys():
+        user = Key("user", str)
+        sessions = AsyncSessionManager()
+
+        async def stop(_: End) -> None:
+            await sessions.aclose()
+
+        async def end() -> int:
+            await alogin(sessions, {user: "ann"})
+            sessions.on(End, stop)
+            return await asyncio.wait_for(sessions.end_all(), 20)
+
+        assert asyncio.run(end()) == 1

@@ -114,9 +114,9 @@ class AddressPolicy:
         between IPv4 and IPv6, or between networks, need `"off"`.
     v4, v6: the prefix of that network, in bits: 0 to 32 and 0 to 128. A household has a /64 of IPv6 or more, in which its addresses
         change by the day.
-    mismatch: what a request from another address does. `"refuse"` (the default): no session for this request; the session and its
-        cookies are left alone, so that a stolen cookie does not sign its owner out. `"end"`: the session ends. `"report"`: it is
-        only reported.
+    mismatch: what a request from another address does. `"refuse"` (the default): it does not open the session, which goes on, and is
+        answered as a stranger's is: with `create=False` by an error, otherwise with a session of its own, whose cookies take the place
+        of those it came with once something is written. `"end"`: the session ends. `"report"`: it is only reported.
     trusted_proxies: the proxies whose forwarded headers are believed: addresses, networks (`"10.0.0.0/8"`), or the word `"unix"` for
         whoever connects through a Unix socket, where servers give no address. List every proxy of the route. Each must append to the
         header, or set it.

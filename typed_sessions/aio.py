@@ -15,7 +15,7 @@ from . import endings, plans
 from .carrying import Carrying
 from .changes import Outcome, Use
 from .clients import Client, Close
-from .errors import SessionEnded, StoreUnavailable
+from .errors import SessionEnded, SessionError, StoreUnavailable
 from .events import Event
 from .exchange import BAD_REQUEST, Exchange, Guard, Request, RequestReader
 from .finish import Finishing, close_exchange
@@ -130,9 +130,13 @@ class AsyncSessionManager(Carrying):
         return await self._opened(exchange, self._open(exchange)) if exchange.session is None else exchange.session
 
     async def _opened(self, exchange: Exchange, opened: Awaitable[Session]) -> Session:
-        opening = exchange.opening = asyncio.Event()
+        opening, of_request = asyncio.Event(), exchange.source is not None
+        exchange.opening = opening
         try:
-            return await opened
+            session = await opened
+            if of_request and exchange.source is None:  # in a task that has outlived the request
+                close_exchange(exchange)
+            return session
         finally:
             exchange.opening = None
             opening.set()
@@ -229,6 +233,13 @@ class AsyncSessionManager(Carrying):
         tracking.committing = True
         try:
             return await self._ask(verb, *args)
+        except SessionError as problem:
+            if isinstance(problem, StoreUnavailable) and problem.unknown:
+                tracking.forget_changes()  # it may have been done: it is not to be done once more (rule 28)
+            raise
+        except BaseException:  # cancelled in the middle of the call
+            tracking.forget_changes()
+            raise
         finally:
             tracking.committing = False
 
@@ -436,6 +447,9 @@ class AsyncSessionManager(Carrying):
 
     async def aclose(self) -> None:
         """As `SessionManager.close`."""
+        await self._alone(self, self._close)
+
+    async def _close(self) -> None:
         await self._tasks.stop_all()
         await self.run(endings.close(self._core))
         await self._tasks.settle()

@@ -9,7 +9,7 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from typing import Any, TypeVar, final
+from typing import Any, Protocol, TypeVar, final
 
 from typing_extensions import ParamSpec, override
 
@@ -46,6 +46,12 @@ class Turn:
             self._over.set()
 
 
+class HasTurn(Protocol):
+    """Whatever one task is to work on at a time."""
+
+    turn: Any  # Any: a `Turn` or None, which an exchange does not know
+
+
 _turn: ContextVar[Turn | None] = ContextVar("typed_sessions_turn", default=None)
 
 
@@ -59,6 +65,8 @@ def _is_mine(turn: Turn) -> bool:
 
 class Carrying(Configured[Store | AsyncStore]):
     """The part of an `AsyncSessionManager` that waits."""
+
+    turn: Any = None  # Any: as in HasTurn
 
     @override
     def _begin(self) -> None:
@@ -79,22 +87,22 @@ class Carrying(Configured[Store | AsyncStore]):
             return await self._offloop.ask(self._core.options.deadline, verb, args)
         return await verb(*args)
 
-    async def _alone(self, exchange: Exchange, work: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Do it when no other task of the request commits or refreshes.
+    async def _alone(self, whose: HasTurn, work: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Do it when no other task of the request commits or refreshes; or, of the manager, closes it.
 
         Otherwise what one task commits while another one waits for the store would be committed twice, or count as committed and be lost.
         """
-        while exchange.turn is not None and not _is_mine(exchange.turn):
-            await exchange.turn.wait()
-        if exchange.turn is not None:
+        while whose.turn is not None and not _is_mine(whose.turn):
+            await whose.turn.wait()
+        if whose.turn is not None:
             return await work(*args, **kwargs)
-        turn = exchange.turn = Turn(_turn.get())
+        turn = whose.turn = Turn(_turn.get())
         token = _turn.set(turn)
         try:
             return await work(*args, **kwargs)
         finally:
             _turn.reset(token)
-            exchange.turn = None
+            whose.turn = None
             turn.end()
 
     async def run(self, plan: steps.Plan[R]) -> R:

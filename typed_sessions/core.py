@@ -190,6 +190,8 @@ class Core:
         """The session for this request, of a record or (None) a new one that is not saved."""
         guard = exchange.guard
         tracking = exchange.tracking = Tracking(self, record, exchange.address, now, exchange, exchange.headers_sent)
+        if exchange.failing:
+            tracking.discarding = True
         if guard.lasting:
             tracking.lasting = True
             tracking.persistent = record is None or record.persistent is not False

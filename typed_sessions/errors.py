@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 
 Headers: TypeAlias = Sequence[tuple[str, str]]
 RejectedReason: TypeAlias = Literal["no_session", "bad_cookie", "other_address", "check", "require", "renewed", "clients", "origin"]
+"""Why a request was refused; see `Rejected`."""
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NO_STORE: Headers = (("Cache-Control", "no-store"),)
@@ -53,7 +54,7 @@ class HeadersSent(SessionError):
 
 
 class NoPeerAddress(SessionError):
-    """A request came without a peer address, and no trusted proxy that could tell one is configured."""
+    """A request came from a peer that is no IP address, and no trusted proxy has told one: a session cannot be bound to it."""
 
 
 class Conflict(SessionError):
@@ -120,7 +121,12 @@ def check_error(error: tuple[int, Headers]) -> None:
 
 
 class Rejected(SessionError):
-    """A check refused the request: answer with `status` and `headers`; `reason` says which check it was."""
+    """A check refused the request: answer with `status` and `headers`; `reason` says which check it was.
+
+    "no_session" (none, and the filter creates none), "bad_cookie" (SESSION_ADDR is missing or wrong), "other_address", "check" (the
+    filter's), "require" (a handler's, and the one for `raise Rejected("require", 403)`), "renewed" (with the previous id, and it asks for
+    a new one), "clients" (the session has too many), "origin" (a WebSocket from another page).
+    """
 
     def __init__(self, reason: RejectedReason, status: int = 400, headers: Headers = (), message: str = "") -> None:
         check_headers(headers)

@@ -28,7 +28,11 @@ class Begin(Event):
 @final
 @dataclass(frozen=True)
 class End(Event):
-    """A session is over; its data can be read until the listeners return."""
+    """A session is over; its data can be read until the listeners return.
+
+    `reason`: "ended" (signed out, or by `end_all`), "timeout" or "lifetime" (nobody came in time, or it was old), "check" (a filter's
+    `check` refused it), "address" (used from elsewhere, where the policy says `mismatch="end"`), "evicted" (to make room).
+    """
 
     reason: EndReason
 

@@ -7,6 +7,7 @@ A `Guard` is what is the same for every request of one filter; a `Reader` gets w
 from __future__ import annotations
 
 import http
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.message import Message
@@ -18,11 +19,13 @@ import msgspec
 
 from .clients import Client
 from .cookies import SetCookie, is_value, parse_cookies
-from .errors import PolicyError, Rejected, RejectedReason, SessionClosed, check_error
+from .errors import COMMIT_FAILURES, CommitFailure, PolicyError, Rejected, RejectedReason, SessionClosed, check_error
 from .lifecycle import Verdict
 from .policy import CookiePolicy, SessionCookies, filtered, leave_alone
 from .session import Create, Error, Session
 from .tracking import Tracking
+
+logger: logging.Logger = logging.getLogger("typed_sessions")
 
 _URI = "".join(map(chr, range(0x21, 0x7F)))
 """What an address may be made of as it is; all else is percent-encoded."""
@@ -155,6 +158,12 @@ def redirect(location: str, /, status: int = 303) -> Error:
     return status, (("Location", quote(location, safe=_URI)),)
 
 
+def report(refused: Rejected | CommitFailure) -> None:
+    """Log what is answered in the application's place and is not the client's doing: nobody else hears of it."""
+    if not isinstance(refused, Rejected):
+        logger.error("answered with %d: %s", refused.status, refused)
+
+
 def plain_answer(status: int, headers: Sequence[tuple[str, str]]) -> tuple[str, list[tuple[str, str]], bytes]:
     """Status line, headers and body for a refusal: the status in words, unless the error's headers describe a body."""
     try:
@@ -183,6 +192,8 @@ class Exchange(msgspec.Struct, eq=False, weakref=True):
     looked: bool = False
     """The session was asked for, in whatever way: the answer depends on the cookie."""
     headers_sent: bool = False
+    failing: bool = False
+    """The answer's status is 500 or above: nothing is committed any more, whoever asks for it."""
     done: bool = False
     created: bool = False
     """The session was made by this request."""
@@ -202,10 +213,24 @@ class Exchange(msgspec.Struct, eq=False, weakref=True):
     def __repr__(self) -> str:
         return f"<Exchange {self.verdict}>"  # the cookies' values must not reach a log or a traceback (I4)
 
-    @property
-    def refusal(self) -> BaseException | None:
-        """What was raised here, and may have been answered by the application's framework with an error of its own."""
-        return self.tracking.rejected if self.refused is None and self.tracking is not None else self.refused
+    def refusal(self, handled: BaseException | None) -> BaseException | None:
+        """What was refused here, where the application's framework is about to answer that with an error of its own.
+
+        `handled` is the exception that it is in the middle of handling: if that has nothing to do with a refusal, the answer is its own.
+        """
+        if handled is None:
+            return self.tracking.rejected if self.refused is None and self.tracking is not None else self.refused
+        seen: list[BaseException] = []
+        while handled is not None and handled not in seen:
+            if isinstance(handled, (Rejected, *COMMIT_FAILURES)):
+                return handled
+            seen.append(handled)
+            handled = handled.__cause__ or handled.__context__
+        return None
+
+    def forgive(self) -> None:
+        """What has just been raised is none that the request is refused for: whoever asked has an answer for it."""
+        self.refused = None
 
     def set_cookies(self) -> list[SetCookie]:
         """The cookies to set or expire, one per name (C11)."""

@@ -47,6 +47,17 @@ def forget_changes(exchange: Exchange) -> None:
         exchange.tracking.forget_changes()
 
 
+def fail_exchange(exchange: Exchange) -> None:
+    """The answer says that the request has failed: what it changed is dropped, and what it changes from now on goes nowhere."""
+    exchange.failing = True
+    tracking = exchange.tracking
+    if tracking is not None:
+        if tracking.touched:
+            discard_exchange(exchange)
+        else:
+            tracking.discarding = True
+
+
 def discard_exchange(exchange: Exchange) -> None:
     """The request is over, and what it changed is dropped; its headers still go out."""
     if not exchange.done:

@@ -17,6 +17,7 @@ from typing_extensions import Self, TypeForm, override
 from .codecs import DecodeRefused, HookedCodec, TypedCodec
 from .declared import caller, hook_name, in_module, misfit
 from .errors import DuplicateKeyError, KeyTypeError
+from .forks import tell_of_forks
 from .record import FIELD_HOOKED, field_head
 from .upgrades import Downgrade, Upgrades
 
@@ -372,7 +373,22 @@ AnyKey: TypeAlias = Key[Any] | ListKey[Any]  # Any: of whatever type; for what o
 _registry: dict[str, AnyKey] = {}
 _renamed: dict[str, Key[Any]] = {}  # Any: as above
 """By the name that a key had before (`was=`)."""
-_registry_lock = threading.Lock()
+
+
+@final
+class _Registering:
+    """Who declares a key."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        tell_of_forks(self)
+
+    def after_fork(self) -> None:
+        """In the child of a fork."""
+        self.lock = threading.Lock()
+
+
+_registering = _Registering()
 
 
 def known_key(name: str) -> AnyKey | None:
@@ -398,12 +414,12 @@ def somebody_cleans_up() -> bool:
 @contextmanager
 def isolated_keys() -> Generator[None]:
     """For tests: keys declared inside are forgotten at the end, so that another test can use their names."""
-    with _registry_lock:
+    with _registering.lock:
         before, renamed_before = dict(_registry), dict(_renamed)
     try:
         yield
     finally:
-        with _registry_lock:
+        with _registering.lock:
             _registry.clear()
             _registry.update(before)
             _renamed.clear()
@@ -412,7 +428,7 @@ def isolated_keys() -> Generator[None]:
 
 def _register(key: AnyKey) -> None:
     was = key.was if isinstance(key, Key) else None
-    with _registry_lock:
+    with _registering.lock:
         for name in (key.name, was):
             earlier = None if name is None else key_of(name)
             if earlier is not None and (earlier.name, earlier.signature) != (key.name, key.signature):

@@ -356,6 +356,9 @@ def current_session(default: object = ABSENT, /) -> object:
             # A filter that creates nothing (`create=False`) has none to give: that is what the default is for.
             if default is ABSENT or refused.reason != "no_session":
                 raise
+            forgive = getattr(opener, "forgive", None)
+            if forgive is not None:
+                forgive()
             return default
     if default is ABSENT:
         raise NoSession("there is no session here: current_session() works in a request that a filter serves, and in a listener")

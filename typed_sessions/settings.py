@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Final, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Final, Generic, Literal, TypeVar, final
 
-from typing_extensions import Never
+from typing_extensions import Never, override
 
 from .address import AddressPolicy
 from .clock import steady_clock
@@ -19,7 +19,15 @@ from .sealing import SealingKeys
 from .session import Create
 from .stores.memory import MemoryStore
 
-UNCHANGED: Final[Any] = object()
+
+@final
+class _Unchanged:
+    @override
+    def __repr__(self) -> str:
+        return "<as it is>"
+
+
+UNCHANGED: Final[Any] = _Unchanged()
 """The default of an option that is not given to `set_options`. Any: it stands for a value of every option's type."""
 
 ELSEWHERE: Final = ("cookie_policy", "address_policy", "seal", "clock")
@@ -64,7 +72,8 @@ class Configured(Generic[S]):
         refuse(unknown)
         used = MemoryStore() if store is None else store
         if isinstance(used, (type, os.PathLike)) or not callable(getattr(used, "open", None)):
-            raise TypeError(f"{type(self).__name__}({store!r}): expected a store, such as MemoryStore()")
+            hint = f"; that of a URL is open_{'async_' if self.asynchronous else ''}store({store!r})" if isinstance(store, str) else ""
+            raise TypeError(f"{type(self).__name__}({store!r}): expected a store, such as MemoryStore(){hint}")
         options = SessionOptions(
             timeout=timeout,
             lifetime=lifetime,

@@ -84,9 +84,9 @@ class Tasks:
 
 
 def _in_this_loop(tasks: Iterable[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:
-    """Those that go on and can be waited for: what another loop has left undone, nobody will do."""
-    loop = asyncio.get_running_loop()
-    return [task for task in tasks if not task.done() and task.get_loop() is loop]
+    """Those that can be waited for: what another loop has left undone, nobody will do, and nobody can wait for himself (in a listener)."""
+    loop, me = asyncio.get_running_loop(), asyncio.current_task()
+    return [task for task in tasks if not task.done() and task.get_loop() is loop and task is not me]
 
 
 async def _repeat(name: str, every: float, work: Callable[[], Coroutine[Any, Any, object]]) -> None:

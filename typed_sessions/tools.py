@@ -93,7 +93,10 @@ def reseal_store(url: str, keys_file: Path | None, *, seal_plain: bool, after: s
     if stopped:
         print(f"Stopped before the end; go on with --after {done.place.hex()}" if done.place else "Stopped; begin again")
         return 130
-    return 1 if done.plain or done.refused or done.busy else 0
+    if done.plain or done.refused or done.busy:
+        return 1
+    print("Everything is under the newest key: no other is needed any more")
+    return 0
 
 
 def check_store(url: str, modules: Sequence[str], keys_file: Path | None, *, read_plain: bool) -> int:

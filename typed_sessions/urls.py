@@ -49,7 +49,14 @@ _EXTRAS: Final = {"redis": ("redis", "hiredis"), "postgres": ("psycopg",)}
 
 
 def open_store(url: str, /) -> Store:
-    """The store at a URL, for `SessionManager`; see the module's first lines. Nothing is asked of a server before the first verb.
+    """The store at a URL, for `SessionManager`. Nothing is asked of a server before the first verb.
+
+        memory:                              ?max_sessions= max_bytes= max_keys=
+        sqlite:///sessions.db                the same, and deadline=; four slashes for an absolute path
+        redis://user:password@host:6379/0    ?prefix= max_bytes= max_keys= deadline=; rediss:// is with TLS, unix:///run/redis.sock a socket
+        postgresql://user:password@host/app  ?schema= max_bytes= max_keys= deadline= max_connections=
+
+    What is none of these options is for the driver, as it stands. What is special in a URL is percent-encoded in a password.
 
     Raises `PolicyError` for a URL that is none of these, an unknown or illegal option, or a driver that is not installed. What it says
     never shows a password.

@@ -18,7 +18,7 @@ from typing import Any, cast, final
 from ..aio import AsyncSessionManager
 from ..clients import Client
 from ..errors import COMMIT_FAILURES, CommitFailure, Headers, NoSession, Rejected
-from ..exchange import BAD_REQUEST, Exchange, Guard, refuse_late
+from ..exchange import BAD_REQUEST, Exchange, Guard, refuse_late, report
 from ..finish import close_exchange, discard_exchange, forget_changes
 from ..policy import CookiePolicy
 from ..session import Create, Error, Session, enter, leave
@@ -31,6 +31,8 @@ from .asgi_base import answer, current, headers_of
 from .asgi_websocket import Cut, Origins, WebSocket
 
 _KEY = "typed_sessions"
+_LAST = frozenset({"http.response.body", "http.response.pathsend", "http.response.zerocopysend"})
+"""What ends a response, unless it says that there is more."""
 
 
 @final
@@ -93,12 +95,19 @@ class SessionMiddleware:
         self._app = app
         self._sessions = sessions
         self._eager = eager or check is not None
+        self._adds_nothing = create is None and check is None and cookie_policy is None and not eager
         self._origins = Origins(allowed_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._other(scope, receive, send)
             return
+        if _KEY in scope:
+            around = scope[_KEY]
+            if self._adds_nothing and isinstance(around, _Response) and around.sessions is self._sessions:
+                await self._app(scope, receive, send)  # its sessions are around already
+                return
+            scope = {**scope}  # the application around this one goes on to find its own
         response = scope[_KEY] = _Response(self._guard, scope, sessions=self._sessions, raw_send=send)
         token = enter(response)
         try:
@@ -107,7 +116,7 @@ class SessionMiddleware:
             await self._app(scope, receive, response.send)
             tracking = response.tracking
             if tracking is not None:
-                if tracking.touched:
+                if tracking.touched or not response.headers_sent:
                     await response.finish()
                 else:
                     close_exchange(response)
@@ -131,6 +140,8 @@ class SessionMiddleware:
             await self._app(scope, receive, send)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if _KEY in scope:
+            scope = {**scope}  # as in `__call__`
         connection = WebSocket(self._sessions, self._socket_guard, scope, receive, send, self._origins)
         scope[_KEY] = connection
         token = enter(connection)
@@ -196,13 +207,15 @@ async def open_session(scope: Scope, /) -> Session:
         try:
             refuse_late(response)
             opened = response.sessions.open_soon(response)
-            return opened if isinstance(opened, Session) else await opened
+            session = opened if isinstance(opened, Session) else await opened
+            response.forgive()
+            return session
         except (Rejected, *COMMIT_FAILURES) as refused:
             response.refused = refused
             raise
     if isinstance(response, WebSocket):
-        session = response.exchange.session
-        return await response.open() if session is None or response.exchange.opening is not None else session
+        open_already = response.exchange.session
+        return await response.open() if open_already is None or response.exchange.opening is not None else open_already
     raise NoSession("this request did not come through typed_sessions.filters.asgi.SessionMiddleware")
 
 
@@ -220,12 +233,7 @@ class _Response(Exchange, eq=False, kw_only=True):
         # Not a coroutine: a request that never looks at its session should not pay for one.
         tracking = self.tracking
         if self.headers_sent:
-            if (
-                tracking is not None
-                and tracking.touched
-                and message["type"] == "http.response.body"
-                and not message.get("more_body", False)
-            ):
+            if tracking is not None and tracking.touched and message["type"] in _LAST and not message.get("more_body", False):
                 # Before the end leaves: whoever has read it may ask at once for what was written, and a whole response says that it is
                 # stored.
                 ending = self._committing()
@@ -234,9 +242,10 @@ class _Response(Exchange, eq=False, kw_only=True):
         elif message["type"] == "http.response.start":
             if message["status"] >= 500:
                 if message["status"] == 500:
-                    refused = sys.exc_info()[1] if self.refusal is None else self.refusal
-                    if isinstance(refused, (Rejected, *COMMIT_FAILURES)):
+                    refused = self.refusal(sys.exc_info()[1])
+                    if refused is not None:
                         raise refused  # a mounted application, or its framework, would answer it as an error of its own
+                self.failing = True
                 if self.looked:
                     return self._start(message, None)
             elif tracking is not None:
@@ -301,6 +310,7 @@ class _Response(Exchange, eq=False, kw_only=True):
         if self.headers_sent:
             raise refused
         self.headers_sent = True
+        report(refused)
         start, body = answer("http.response", refused.status, [*refused.headers, *extra])
         await self.raw_send(start)
         await self.raw_send(body)

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 from ..aio import AsyncSessionManager
 from ..clients import Client
 from ..errors import CommitFailure, HeadersSent, Rejected, SessionEnded
-from ..exchange import Exchange, Guard
-from ..finish import close_exchange, discard_exchange
+from ..exchange import Exchange, Guard, report
+from ..finish import close_exchange, discard_exchange, fail_exchange
 from ..session import Session
 from .asgi_base import SET_COOKIE, Message, Receive, Scope, Send, answer, current, encoded
 
@@ -189,10 +189,10 @@ class WebSocket:
     async def _leave(self, message: Message, status: int) -> Message:
         """The headers leave, in the answer to the handshake, which is returned with them."""
         exchange = self.exchange
+        if status >= 500:
+            fail_exchange(exchange)
         if exchange.tracking is not None:
-            if status >= 500:
-                discard_exchange(exchange)
-            else:
+            if status < 500:
                 await self._sessions.commit_exchange(exchange)
             exchange.tracking.headers_sent = True
         exchange.headers_sent = True
@@ -236,6 +236,7 @@ class WebSocket:
             raise refused
         if self._denied:
             raise refused  # its answer has begun: the server cuts it off
+        report(refused)
         if not self._closed and "websocket.http.response" in (self._scope.get("extensions") or {}):
             self._denied = self._closed = True
             own = exchange.headers()  # a `Rejected` may have them too

@@ -18,8 +18,8 @@ from typing_extensions import override
 
 from ..clients import Client
 from ..errors import COMMIT_FAILURES, CommitFailure, Headers, NoSession, Rejected
-from ..exchange import BAD_REQUEST, Exchange, Guard, plain_answer, refuse_late
-from ..finish import close_exchange, discard_exchange
+from ..exchange import BAD_REQUEST, Exchange, Guard, plain_answer, refuse_late, report
+from ..finish import close_exchange, discard_exchange, fail_exchange
 from ..manager import SessionManager
 from ..policy import CookiePolicy
 from ..session import Create, Error, Session, enter, leave
@@ -217,11 +217,11 @@ class SessionHandler(BaseHTTPRequestHandler):
         exchange = self._exchange
         if exchange is not None and self._status >= 200 and not exchange.headers_sent:
             tracking = exchange.tracking
+            if self._status >= 500:
+                fail_exchange(exchange)
             if tracking is not None:
                 try:
-                    if self._status >= 500:
-                        discard_exchange(exchange)
-                    else:
+                    if self._status < 500:
                         self.sessions.commit_exchange(exchange)
                 except COMMIT_FAILURES as failed:
                     self._refuse(failed)
@@ -245,6 +245,7 @@ class SessionHandler(BaseHTTPRequestHandler):
                 discard_exchange(exchange)
                 extra = exchange.headers()
             exchange.headers_sent = True
+        report(refused)
         _, headers, body = plain_answer(refused.status, [*refused.headers, *extra])
         # What the handler has said so far is not sent: the buffer is http.server's own, which has no other way to begin again.
         self.__dict__["_headers_buffer"] = []

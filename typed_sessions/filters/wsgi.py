@@ -7,6 +7,7 @@ first one is taken at once if the application has called `start_response`, for s
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, cast, final
 
@@ -14,8 +15,8 @@ import msgspec
 
 from ..clients import Client
 from ..errors import COMMIT_FAILURES, CommitFailure, Headers, NoSession, Rejected
-from ..exchange import BAD_REQUEST, Exchange, Guard, plain_answer, refuse_late
-from ..finish import close_exchange, discard_exchange, forget_changes
+from ..exchange import BAD_REQUEST, Exchange, Guard, plain_answer, refuse_late, report
+from ..finish import close_exchange, discard_exchange, fail_exchange, forget_changes
 from ..manager import SessionManager
 from ..policy import CookiePolicy
 from ..session import Create, Error, Session, enter, leave
@@ -73,8 +74,14 @@ class SessionMiddleware:
         self._guard = Guard(EnvironReader(), policy, create=create, check=check, error=error)
         self._app = app
         self._sessions = sessions
+        self._adds_nothing = create is None and check is None and cookie_policy is None
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if _KEY in environ:
+            around: object = environ[_KEY]
+            if self._adds_nothing and isinstance(around, _Response) and around.sessions is self._sessions:
+                return self._app(environ, start_response)  # its sessions are around already
+            environ = {**environ}  # the application around this one goes on to find its own
         response = environ[_KEY] = _Response(self._guard, environ, sessions=self._sessions, start_response=start_response)
         token = enter(response)
         try:
@@ -131,20 +138,26 @@ class _Response(Exchange, eq=False, kw_only=True):
             return self.session
         refuse_late(self)
         try:
-            return self.sessions.open_exchange(self)
+            session = self.sessions.open_exchange(self)
         except (Rejected, *COMMIT_FAILURES) as refused:
             self.refused = refused
             raise
+        if self.source is None:  # in a thread that has outlived the request
+            close_exchange(self)
+        self.forgive()
+        return session
 
     def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None, /) -> _Write:
         if status[:3] == "500" and not self.started:
-            refused = self.refusal
+            refused = self.refusal(sys.exc_info()[1] if exc_info is None else exc_info[1])
             if refused is not None:
                 raise refused  # the application's framework would answer it as an error of its own
         if exc_info is not None and self.started:
             try:
                 if self.begun:
                     raise exc_info[1].with_traceback(exc_info[2])  # what PEP 3333 asks of the server; some do not do it
+                if status >= "500":
+                    fail_exchange(self)
                 return self.start_response(status, [*headers, *self.headers()], exc_info)
             finally:
                 exc_info = None
@@ -163,17 +176,18 @@ class _Response(Exchange, eq=False, kw_only=True):
         """Commit, and let the headers go. Raises what the commit raises, and then nothing has gone."""
         if self.started:
             return
+        if not self.status:
+            raise AssertionError("the application has given its body, or the body's end, before it called start_response")
+        if self.status >= "500":
+            fail_exchange(self)
         if self.looked:
             tracking = self.tracking
             if tracking is not None and tracking.touched:
-                if self.status >= "500":
-                    discard_exchange(self)
-                else:
-                    try:
-                        self.sessions.commit_exchange(self)
-                    except BaseException:
-                        forget_changes(self)  # an application that answers in another way now has not done this
-                        raise
+                try:
+                    self.sessions.commit_exchange(self)
+                except BaseException:
+                    forget_changes(self)  # an application that answers in another way now has not done this
+                    raise
             self.own_headers = [*self.own_headers, *self.headers()]  # a new list: the application may use its own for everybody
         self._let_go(self.status, self.own_headers)
 
@@ -196,6 +210,7 @@ class _Response(Exchange, eq=False, kw_only=True):
         if not self.done:
             discard_exchange(self)
             extra = self.headers()
+        report(refused)
         status, headers, body = plain_answer(refused.status, [*refused.headers, *extra])
         if not self.started:
             self.exc_info = None

@@ -26,6 +26,7 @@ from psycopg import conninfo
 
 from ..changes import Changes, Idle, Outcome, Use
 from ..errors import PolicyError, StoreUnavailable
+from ..forks import tell_of_forks
 from ..record import EndReason, Record
 from .base import Created
 from .postgres_schema import VERSION, schema_sql
@@ -338,6 +339,11 @@ class AsyncPostgresStore(_Store):
     ) -> None:
         super().__init__(url, schema, max_bytes, max_keys, max_connections, deadline)
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Turns[AsyncConnection]] = weakref.WeakKeyDictionary()
+        self._lock = threading.Lock()
+        tell_of_forks(self)
+
+    def after_fork(self) -> None:
+        """In the child of a fork."""
         self._lock = threading.Lock()
 
     # -------------------------------------------------------------- the verbs

@@ -22,6 +22,7 @@ import redis.asyncio
 from typing_extensions import override
 
 from ..changes import Changes, Idle, Outcome, Use
+from ..forks import tell_of_forks
 from ..record import EndReason, Record
 from .base import Created
 from .redis_connect import Connecting
@@ -235,6 +236,11 @@ class AsyncRedisStore(Connecting):
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Turns[AsyncLink]] = weakref.WeakKeyDictionary()
         self._last: tuple[Callable[[], asyncio.AbstractEventLoop | None], Turns[AsyncLink]] = (lambda: None), Turns(self._most)
         """The loop of the last verb: mostly it is the only one."""
+        self._lock = threading.Lock()
+        tell_of_forks(self)
+
+    def after_fork(self) -> None:
+        """In the child of a fork."""
         self._lock = threading.Lock()
 
     @override
