@@ -95,7 +95,7 @@ def reseal_store(url: str, keys_file: Path | None, *, seal_plain: bool, after: s
         return 130
     if done.plain or done.refused or done.busy:
         return 1
-    print("Everything is under the newest key: no other is needed any more")
+    print("Everything is under the newest key; another is needed only for ended sessions whose hooks have still to run, if there are any")
     return 0
 
 
