@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from tests.filters.servers import Jar, asgi, in_loop, wsgi
+from tests.filters.servers import ASGIRequest, Jar, asgi, in_loop, scope, wsgi
 from typed_sessions import AsyncSessionManager, CookiePolicy, Key, SessionManager
 from typed_sessions.filters import asgi as for_asgi
 from typed_sessions.filters import wsgi as for_wsgi
@@ -92,3 +92,44 @@ def test_a_wsgi_application_finds_its_own_session_after_a_mounted_one() -> None:
     wsgi(outer(shop), jar := Jar())
     assert len(jar.cookies) == 2
     assert ("ann", "cart") in [(view.get(user), view.get(page)) for view in shop.all()]
+
+
+def test_an_environ_that_is_used_again_is_another_request() -> None:
+    """As in a test that calls an application twice: what it holds of the first request is over."""
+    visits = Key("visits", int)
+    sessions = SessionManager()
+    environ: dict[str, Any] = {"REMOTE_ADDR": "10.0.0.1", "wsgi.url_scheme": "http"}
+    seen: list[int] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        seen.append(for_wsgi.open_session(environ).update(visits, lambda n: n + 1, default=0))
+        start_response("200 OK", [])
+        return [b""]
+
+    def started(*_: object) -> Any:
+        return None
+
+    for _ in range(2):
+        list(for_wsgi.SessionMiddleware(app, sessions)(environ, started))
+    assert seen == [1, 1]
+    assert len(list(sessions.all())) == 2
+
+
+@in_loop
+async def test_a_scope_that_is_used_again_is_another_request() -> None:
+    """The same in ASGI."""
+    visits = Key("visits", int)
+    sessions = AsyncSessionManager()
+    request = scope()
+    seen: list[int] = []
+
+    async def app(scope: Scope, _: Receive, send: Send) -> None:
+        seen.append((await for_asgi.open_session(scope)).update(visits, lambda n: n + 1, default=0))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    for _ in range(2):
+        client = ASGIRequest()
+        await for_asgi.SessionMiddleware(app, sessions)(request, client.receive, client.send)
+    assert seen == [1, 1]
+    assert len([view async for view in sessions.all()]) == 2

@@ -95,7 +95,7 @@ class SessionMiddleware:
         self._app = app
         self._sessions = sessions
         self._eager = eager or check is not None
-        self._adds_nothing = create is None and check is None and cookie_policy is None and not eager
+        self._adds_nothing = create is None and check is None and cookie_policy is None and error is BAD_REQUEST and not eager
         self._origins = Origins(allowed_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -104,7 +104,7 @@ class SessionMiddleware:
             return
         if _KEY in scope:
             around = scope[_KEY]
-            if self._adds_nothing and isinstance(around, _Response) and around.sessions is self._sessions:
+            if isinstance(around, _Response) and around.source is not None and around.sessions is self._sessions and self._adds_nothing:
                 await self._app(scope, receive, send)  # its sessions are around already
                 return
             scope = {**scope}  # the application around this one goes on to find its own
@@ -208,7 +208,7 @@ async def open_session(scope: Scope, /) -> Session:
             refuse_late(response)
             opened = response.sessions.open_soon(response)
             session = opened if isinstance(opened, Session) else await opened
-            response.forgive()
+            response.refused = None  # it was for a moment
             return session
         except (Rejected, *COMMIT_FAILURES) as refused:
             response.refused = refused

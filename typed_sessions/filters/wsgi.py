@@ -74,12 +74,12 @@ class SessionMiddleware:
         self._guard = Guard(EnvironReader(), policy, create=create, check=check, error=error)
         self._app = app
         self._sessions = sessions
-        self._adds_nothing = create is None and check is None and cookie_policy is None
+        self._adds_nothing = create is None and check is None and cookie_policy is None and error is BAD_REQUEST
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if _KEY in environ:
             around: object = environ[_KEY]
-            if self._adds_nothing and isinstance(around, _Response) and around.sessions is self._sessions:
+            if isinstance(around, _Response) and around.source is not None and around.sessions is self._sessions and self._adds_nothing:
                 return self._app(environ, start_response)  # its sessions are around already
             environ = {**environ}  # the application around this one goes on to find its own
         response = environ[_KEY] = _Response(self._guard, environ, sessions=self._sessions, start_response=start_response)
@@ -144,7 +144,7 @@ class _Response(Exchange, eq=False, kw_only=True):
             raise
         if self.source is None:  # in a thread that has outlived the request
             close_exchange(self)
-        self.forgive()
+        self.refused = None  # it was for a moment
         return session
 
     def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None, /) -> _Write:
