@@ -11,8 +11,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, cast, final
 
-import msgspec
-
 from ..clients import Client
 from ..errors import COMMIT_FAILURES, CommitFailure, Headers, NoSession, Rejected
 from ..exchange import BAD_REQUEST, Exchange, Guard, plain_answer, refuse_late, report
@@ -82,7 +80,7 @@ class SessionMiddleware:
             if isinstance(around, _Response) and around.source is not None and around.sessions is self._sessions and self._adds_nothing:
                 return self._app(environ, start_response)  # its sessions are around already
             environ = {**environ}  # the application around this one goes on to find its own
-        response = environ[_KEY] = _Response(self._guard, environ, sessions=self._sessions, start_response=start_response)
+        response = environ[_KEY] = _Response(self._guard, environ, sessions=self._sessions, start_response=start_response, own_headers=[])
         token = enter(response)
         try:
             if self._guard.check is not None:
@@ -125,7 +123,7 @@ class _Response(Exchange, eq=False, kw_only=True):
     sessions: SessionManager
     start_response: StartResponse
     status: str = ""
-    own_headers: list[tuple[str, str]] = msgspec.field(default_factory=list[tuple[str, str]])
+    own_headers: list[tuple[str, str]]
     exc_info: Any = None  # Any: typeshed's triple, passed through
     write: _Write | None = None
     started: bool = False
