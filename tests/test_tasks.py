@@ -72,3 +72,28 @@ def test_a_listener_of_the_end_may_close() -> None:
             return await asyncio.wait_for(sessions.end_all(), 20)
 
         assert asyncio.run(end()) == 1
+
+
+def test_a_listener_closes_what_is_being_closed() -> None:
+    """Neither waits for the other."""
+    with isolated_keys():
+        user = Key("user", str)
+        sessions = AsyncSessionManager()
+        told, go_on = asyncio.Event(), asyncio.Event()
+
+        async def stop(_: End) -> None:
+            told.set()
+            await go_on.wait()
+            await sessions.aclose()
+
+        async def close() -> None:
+            await alogin(sessions, {user: "ann"})
+            sessions.on(End, stop)
+            ending = asyncio.create_task(sessions.end_all())
+            await told.wait()
+            closing = asyncio.create_task(sessions.aclose())
+            await asyncio.sleep(0.01)
+            go_on.set()
+            await asyncio.wait_for(asyncio.gather(ending, closing), 20)
+
+        asyncio.run(close())

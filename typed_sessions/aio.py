@@ -447,6 +447,8 @@ class AsyncSessionManager(Carrying):
 
     async def aclose(self) -> None:
         """As `SessionManager.close`."""
+        if self.turn is not None and self._tasks.is_waited_for():
+            return  # in a listener: whoever closes is waiting for it
         await self._alone(self, self._close)
 
     async def _close(self) -> None:

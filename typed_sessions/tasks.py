@@ -77,6 +77,10 @@ class Tasks:
             self.stop(name)
         await asyncio.gather(*_in_this_loop(running), return_exceptions=True)
 
+    def is_waited_for(self) -> bool:
+        """Whether this runs in a task that `settle` waits for."""
+        return asyncio.current_task() in self._spawned
+
     async def settle(self) -> None:
         """Wait for all that was spawned."""
         while waited := _in_this_loop(self._spawned):
