@@ -49,6 +49,7 @@ OPTIONS: dict[str, Case] = {
     "the store by name": (lambda: anything(store=MemoryStore()), PolicyError, ["first argument", "SessionManager(MemoryStore(), ...)"]),
     "a class for the store": (lambda: anything(MemoryStore), TypeError, ["expected a store, such as MemoryStore()"]),
     "no store at all": (lambda: anything({}), TypeError, ["SessionManager({})", "expected a store, such as MemoryStore()"]),
+    "a URL for the store": (lambda: anything("redis://:hunter2@localhost"), TypeError, ["not text; open_store(url) gives that of a URL"]),
     "a timeout of 0": (lambda: SessionManager(timeout=0), PolicyError, ["timeout = 0", "None is never"]),
     "a timeout as text": (
         lambda: anything(timeout="600"),
@@ -268,3 +269,11 @@ def test_what_is_as_good_is_taken() -> None:
     session.require(bool, error=(HTTPStatus.FORBIDDEN, ()))
     assert redirect("/login", HTTPStatus.FOUND) == (302, (("Location", "/login"),))
     assert [value for name, value in finish() if name == "Set-Cookie" and "Max-Age=0" in value]
+
+
+def test_a_url_in_the_place_of_a_store_is_not_shown() -> None:
+    """There may be a password in it."""
+    for manager in (SessionManager, AsyncSessionManager):
+        with pytest.raises(TypeError) as caught:
+            manager(cast("Any", "redis://:hunter2@localhost"))
+        assert "hunter2" not in str(caught.value)

@@ -72,8 +72,12 @@ class Configured(Generic[S]):
         refuse(unknown)
         used = MemoryStore() if store is None else store
         if isinstance(used, (type, os.PathLike)) or not callable(getattr(used, "open", None)):
-            hint = f"; that of a URL is open_{'async_' if self.asynchronous else ''}store({store!r})" if isinstance(store, str) else ""
-            raise TypeError(f"{type(self).__name__}({store!r}): expected a store, such as MemoryStore(){hint}")
+            if isinstance(store, str):  # not shown: there may be a password in it
+                opens = "open_async_store" if self.asynchronous else "open_store"
+                raise TypeError(
+                    f"{type(self).__name__}(...): expected a store, such as MemoryStore(), not text; {opens}(url) gives that of a URL"
+                )
+            raise TypeError(f"{type(self).__name__}({store!r}): expected a store, such as MemoryStore()")
         options = SessionOptions(
             timeout=timeout,
             lifetime=lifetime,

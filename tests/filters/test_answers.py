@@ -222,7 +222,11 @@ def test_a_wsgi_application_has_to_call_start_response() -> None:
 
     started: list[str] = []
     environ = {"REMOTE_ADDR": PEER, "wsgi.url_scheme": "http", "HTTP_COOKIE": jar.header()}
-    body = WSGIMiddleware(app, site.sessions)(environ, lambda status, *_: started.append(status))  # type: ignore[arg-type]
+
+    def start(status: str, *_: object) -> Any:
+        started.append(status)
+
+    body = WSGIMiddleware(app, site.sessions)(environ, start)
     with pytest.raises(AssertionError, match="before it called start_response"):
         list(body)
     assert (started, site.stored(jar)) == ([], 1)
