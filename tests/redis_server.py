@@ -27,7 +27,7 @@ class RedisServer:
     def __init__(self, program: str, *options: str) -> None:
         self._program = program
         self._options = options
-        self._folder = tempfile.mkdtemp(prefix="redis-")
+        self.folder = tempfile.mkdtemp(prefix="redis-")
         # Below 55,536, since a node of a cluster takes the port 10,000 above it as well.
         self.port = next(port for port in iter(free_port, None) if port < 55_536)
         self.url = f"redis://127.0.0.1:{self.port}"
@@ -35,7 +35,7 @@ class RedisServer:
 
     def launch(self, *options: str) -> None:
         """Start it, again on the same port and in the same folder, with these options too this time. It may not answer yet."""
-        place = ("--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._folder, "--save", "", "--appendonly", "no")
+        place = ("--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.folder, "--save", "", "--appendonly", "no")
         self._process = subprocess.Popen([self._program, *place, *self._options, *options], stdout=subprocess.DEVNULL)
 
     def start(self) -> None:
@@ -74,4 +74,4 @@ class RedisServer:
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGCONT)
             self.kill()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)

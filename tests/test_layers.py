@@ -54,6 +54,7 @@ LAYERS = (
     "stores.redis_scripts",
     "stores.redis_verbs",
     "stores.redis_wire",
+    "stores.redis_cluster",
     "stores.redis_connect",
     "stores.*",
     "urls",
@@ -103,8 +104,8 @@ REQUIRED = {"cryptography", "msgspec", "typing_extensions"}
 # Everything else that is not in the standard library is optional, and imported in these modules only.
 LEAVES = {
     "_typeshed": {"filters.bottle", "filters.wsgi"},  # of the type checkers: there is nothing to install
-    "redis": {"stores.redis", "stores.redis_connect"},
-    "hiredis": {"stores.redis", "stores.redis_connect", "stores.redis_wire"},  # which redis[hiredis] brings
+    "redis": {"stores.redis", "stores.redis_cluster", "stores.redis_connect"},
+    "hiredis": {"stores.redis", "stores.redis_cluster", "stores.redis_connect", "stores.redis_wire"},  # which redis[hiredis] brings
     "bottle": {"filters.bottle"},
     "fastapi": {"filters.fastapi"},
     "starlette": {"filters.fastapi", "filters.starlette"},
@@ -193,7 +194,11 @@ def test_the_package_imports_without_any_optional_library() -> None:
         ("keys.py", "def late() -> None:\n    from .manager import SessionManager", "keys.py:2: "),
         ("stores/base.py", "from ..manager import SessionManager", "'stores.base' imports 'manager', which is above"),
         ("stores/sqlite.py", "from .redis import RedisStore", "'stores.sqlite' imports 'stores.redis', which is beside"),
-        ("stores/sqlite.py", "import redis", "imports 'redis', which is optional and belongs in ['stores.redis', 'stores.redis_connect']"),
+        (
+            "stores/sqlite.py",
+            "import psycopg",
+            "imports 'psycopg', which is optional and belongs in ['stores.postgres', ",
+        ),
         ("testing.py", "import pytest", "imports 'pytest', which is optional and belongs in []"),
         ("novelty.py", "", "the module 'novelty' is not in LAYERS"),
         ("keys.py", "from .novelty import Thing", "imports 'novelty', which is not in LAYERS"),

@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Any, TypeVar, final
+from typing import Any, TypeAlias, TypeVar, final
 
 import hiredis
 import redis
@@ -22,10 +23,12 @@ import redis.asyncio
 from typing_extensions import override
 
 from ..changes import Changes, Idle, Outcome, Use
+from ..errors import StoreUnavailable
 from ..forks import tell_of_forks
 from ..record import EndReason, Record
 from .base import Created
-from .redis_connect import Connecting
+from .redis_cluster import Node, Pause, is_elsewhere
+from .redis_connect import Connecting, until_of
 from .redis_verbs import Command, Reply, Trips
 from .redis_wire import AsyncLink, Link, missing, pack, refused, texts
 from .turns import Links, Turns, left_of
@@ -44,10 +47,13 @@ class RedisStore(Connecting):
     """Sessions in Redis 7 or later, for threads.
 
     url        redis://, rediss:// (TLS) or unix://, with user, password and database, as redis-py has them
-    client     or a `redis.Redis` of your own (Sentinel, credential providers, ...): its way to connect is used, not its connections
+    client     or a `redis.Redis` or `redis.RedisCluster` of your own (Sentinel, credential providers, ...): its way to connect is used,
+               not its connections
     prefix     of every key: two applications with different ones do not see each other
     max_bytes  of one session, and `max_keys` of it: more raises `TooLarge`
     deadline   seconds that a verb may take, whatever the network and the server do; then it raises `StoreUnavailable`
+
+    The server may be any node of a Redis Cluster: the store finds the others, and asks each for what it has.
 
     Each thread that is in a verb has a connection. Where the server takes no more of them (`maxclients`), a verb waits for another's,
     within its deadline. Nothing is asked of the server before the first verb. Raises `PolicyError` for a wrong option.
@@ -60,14 +66,15 @@ class RedisStore(Connecting):
         url: str | None = None,
         /,
         *,
-        client: redis.Redis | None = None,
+        client: redis.Redis | redis.RedisCluster | None = None,
         prefix: str = "typed_sessions",
         max_bytes: int = 65_536,
         max_keys: int = 256,
         deadline: float = 5,
     ) -> None:
-        super().__init__(url, client, redis.Redis, prefix, max_bytes, max_keys, deadline)
-        self._links: Links[Link] = Links(Link.close)
+        super().__init__(url, client, redis, prefix, max_bytes, max_keys, deadline)
+        self._links: dict[Node | None, Links[Link]] = {}
+        """By node of a cluster; of the server that the store was made for, by None."""
         self._pid = os.getpid()
 
     @override
@@ -77,6 +84,10 @@ class RedisStore(Connecting):
             return pool.from_url(url, protocol=2)
         except (ValueError, TypeError, AttributeError) as problem:
             raise self._no_url(problem) from None
+
+    @override
+    def _of_cluster(self, client: Any) -> Any:
+        return client.get_redis_connection(client.get_default_node() or client.get_nodes()[0]).connection_pool
 
     # -------------------------------------------------------------- the verbs
 
@@ -107,7 +118,8 @@ class RedisStore(Connecting):
     def close(self) -> None:
         """Close the connections that are not in use. The sessions stay, and a verb that is called after makes a new connection."""
         self._mine()
-        self._links.drain()
+        for links in list(self._links.values()):
+            links.drain()
 
     # -------------------------------------------------------------- carrying out
 
@@ -122,8 +134,36 @@ class RedisStore(Connecting):
             return result
 
     def _ask(self, verb: str, commands: Sequence[Command], until: float) -> list[Reply]:
-        link = self._take(until)
-        links = self._links
+        replies: list[Reply] | None = None
+        if self._cluster is None:
+            replies = self._say(verb, commands, until, None)
+            if not (refused(replies) and any(map(is_elsewhere, replies))):
+                return replies
+        errands = self._in_cluster().errands(commands, replies)
+        try:
+            errand = next(errands)
+            while True:
+                if isinstance(errand, Pause):
+                    if monotonic() + errand.seconds >= until:
+                        raise self._still_refused(verb, errand)
+                    time.sleep(errand.seconds)
+                    errand = errands.send(())
+                    continue
+                try:
+                    replies = self._say(verb, errand.commands, until_of(errand, until), errand.node)
+                except StoreUnavailable as problem:
+                    errand = errands.throw(problem)
+                else:
+                    errand = errands.send(replies)
+        except StopIteration as stop:
+            done: list[Reply] = stop.value
+            return done
+
+    def _say(self, verb: str, commands: Sequence[Command], until: float, node: Node | None) -> list[Reply]:
+        """One trip to one server."""
+        self._mine()
+        links = self._links.get(node) or self._links.setdefault(node, Links(Link.close))
+        link = self._idle_one(links) or links.reach(lambda: self._idle_one(links), lambda: self._connect(until, node), self._is_full, until)
         reusable, refusal = False, None
         try:
             links.lend(link)
@@ -136,14 +176,14 @@ class RedisStore(Connecting):
                 if forgotten:
                     for number, reply in zip(forgotten, link.exchange(texts(commands, forgotten), len(forgotten), until), strict=True):
                         replies[number] = reply
-                refusal = self._refusal(verb, replies)
+                refusal = self._refusal(verb, replies, node)
             reusable = refusal is None or not self._is_elsewhere(refusal)
             if not reusable:
                 links.outdate()  # and those that were idle: they lead to where it led
                 links.drain()
         except (OSError, hiredis.HiredisError) as problem:
             links.drain()  # what was idle meanwhile is likely to be as dead: one verb pays for it, and not each
-            raise self._lost(verb, problem) from problem
+            raise self._lost(verb, problem, node) from problem
         finally:
             links.back(link, reusable)
         if refusal is not None:
@@ -153,21 +193,18 @@ class RedisStore(Connecting):
     def _mine(self) -> None:
         """After a fork the connections are the parent's: they are closed here, which it does not notice (R7)."""
         if self._pid != os.getpid():
-            links, self._links, self._pid = self._links, Links(Link.close), os.getpid()
-            links.drain()
+            parent, self._links, self._pid = self._links, {}, os.getpid()
+            for links in list(parent.values()):
+                links.drain()
 
-    def _take(self, until: float) -> Link:
-        self._mine()
-        return self._idle_one() or self._links.reach(self._idle_one, lambda: self._connect(until), self._is_full, until)
-
-    def _idle_one(self) -> Link | None:
-        while (link := self._links.pop()) is not None:
+    def _idle_one(self, links: Links[Link]) -> Link | None:
+        while (link := links.pop()) is not None:
             if link.is_sound():
                 return link
             link.close()
         return None
 
-    def _connect(self, until: float) -> Link:
+    def _connect(self, until: float, node: Node | None) -> Link:
         """A new connection, made in a thread: a name lookup, several addresses and a sign-in in steps have no common time limit."""
         made: list[Link] = []
         failed: list[BaseException] = []
@@ -176,7 +213,7 @@ class RedisStore(Connecting):
 
         def connect() -> None:
             try:
-                connection = self._connection()
+                connection = self._connection(node)
                 connection.connect()
                 link = Link(connection)
             except BaseException as cause:
@@ -192,7 +229,7 @@ class RedisStore(Connecting):
         try:
             thread.start()
         except RuntimeError as problem:
-            raise self._unreached(problem) from problem
+            raise self._unreached(problem, node) from problem
         thread.join(max(0.0, until - monotonic()))
         with lock:
             late = not made
@@ -201,7 +238,7 @@ class RedisStore(Connecting):
             return made[0]
         cause = failed[0] if failed else TimeoutError()
         if isinstance(cause, (redis.RedisError, OSError)):
-            raise self._unreached(_plain(cause)) from cause
+            raise self._unreached(_plain(cause), node) from cause
         raise cause
 
 
@@ -210,6 +247,10 @@ def _plain(problem: BaseException) -> BaseException:
 
 
 # ------------------------------------------------------------------ for asyncio
+
+
+_Nodes: TypeAlias = dict[Node | None, Turns[AsyncLink]]
+"""The connections of an event loop by node, as in `RedisStore`."""
 
 
 @final
@@ -225,16 +266,16 @@ class AsyncRedisStore(Connecting):
         url: str | None = None,
         /,
         *,
-        client: redis.asyncio.Redis | None = None,
+        client: redis.asyncio.Redis | redis.asyncio.RedisCluster | None = None,
         prefix: str = "typed_sessions",
         max_bytes: int = 65_536,
         max_keys: int = 256,
         deadline: float = 5,
     ) -> None:
-        super().__init__(url, client, redis.asyncio.Redis, prefix, max_bytes, max_keys, deadline)
+        super().__init__(url, client, redis.asyncio, prefix, max_bytes, max_keys, deadline)
         self._most: int = min(CONNECTIONS, self._max_connections)
-        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Turns[AsyncLink]] = weakref.WeakKeyDictionary()
-        self._last: tuple[Callable[[], asyncio.AbstractEventLoop | None], Turns[AsyncLink]] = (lambda: None), Turns(self._most)
+        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Nodes] = weakref.WeakKeyDictionary()
+        self._last: tuple[Callable[[], asyncio.AbstractEventLoop | None], _Nodes] = (lambda: None), {}
         """The loop of the last verb: mostly it is the only one."""
         self._lock = threading.Lock()
         tell_of_forks(self)
@@ -250,6 +291,11 @@ class AsyncRedisStore(Connecting):
             return pool.from_url(url, protocol=2)
         except (ValueError, TypeError, AttributeError) as problem:
             raise self._no_url(problem) from None
+
+    @override
+    def _of_cluster(self, client: Any) -> Any:
+        # It asks the cluster when it is first used: until then it knows what it was made with.
+        return next(iter(client.nodes_manager.startup_nodes.values()))
 
     # -------------------------------------------------------------- the verbs
 
@@ -282,15 +328,16 @@ class AsyncRedisStore(Connecting):
         here = asyncio.get_running_loop()
         with self._lock:
             loops = list(self._loops.items())
-        for loop, turns in loops:
-            links, turns.idle = turns.idle, []
-            if loop.is_closed():
-                continue
-            for link in links:
-                if loop is here:
-                    link.close()
-                else:
-                    loop.call_soon_threadsafe(link.close)
+        for loop, nodes in loops:
+            for turns in list(nodes.values()):
+                links, turns.idle = turns.idle, []
+                if loop.is_closed():
+                    continue
+                for link in links:
+                    if loop is here:
+                        link.close()
+                    else:
+                        loop.call_soon_threadsafe(link.close)
         await asyncio.sleep(0)  # a transport closes its socket one turn later
 
     # -------------------------------------------------------------- carrying out
@@ -306,18 +353,45 @@ class AsyncRedisStore(Connecting):
             return result
 
     async def _ask(self, verb: str, commands: Sequence[Command], until: float) -> list[Reply]:
-        turns = self._turns()
+        replies: list[Reply] | None = None
+        if self._cluster is None:
+            replies = await self._say(verb, commands, until, None)
+            if not (refused(replies) and any(map(is_elsewhere, replies))):
+                return replies
+        errands = self._in_cluster().errands(commands, replies)
+        try:
+            errand = next(errands)
+            while True:
+                if isinstance(errand, Pause):
+                    if monotonic() + errand.seconds >= until:
+                        raise self._still_refused(verb, errand)
+                    await asyncio.sleep(errand.seconds)
+                    errand = errands.send(())
+                    continue
+                try:
+                    replies = await self._say(verb, errand.commands, until_of(errand, until), errand.node)
+                except StoreUnavailable as problem:
+                    errand = errands.throw(problem)
+                else:
+                    errand = errands.send(replies)
+        except StopIteration as stop:
+            done: list[Reply] = stop.value
+            return done
+
+    async def _say(self, verb: str, commands: Sequence[Command], until: float, node: Node | None) -> list[Reply]:
+        """As `RedisStore._say`."""
+        turns = self._turns(node)
         if turns.free:
             turns.free -= 1
         else:
             try:
                 await turns.wait(until)
             except TimeoutError as problem:
-                raise self._crowded(self._most) from problem
+                raise self._crowded(self._most, node) from problem
         link = None
         reusable, refusal = False, None
         try:
-            link = self._take(turns) or await self._reach(turns, until)
+            link = self._take(turns) or await self._reach(turns, until, node)
             turns.lend(link)
             said = self._said(commands)
             replies = await link.exchange(pack(said), len(said), until)
@@ -330,14 +404,14 @@ class AsyncRedisStore(Connecting):
                         forgotten, await link.exchange(texts(commands, forgotten), len(forgotten), until), strict=True
                     ):
                         replies[number] = reply
-                refusal = self._refusal(verb, replies)
+                refusal = self._refusal(verb, replies, node)
             reusable = refusal is None or not self._is_elsewhere(refusal)
             if not reusable:
                 turns.outdate()
                 turns.drain(AsyncLink.close)
         except (OSError, hiredis.HiredisError) as problem:
             turns.drain(AsyncLink.close)  # as in `RedisStore`
-            raise self._lost(verb, problem) from problem
+            raise self._lost(verb, problem, node) from problem
         finally:
             # Also when the task is cancelled: an answer that is still to come must not be taken for somebody else's (R4).
             if link is not None:
@@ -347,22 +421,22 @@ class AsyncRedisStore(Connecting):
             raise refusal
         return replies
 
-    def _turns(self) -> Turns[AsyncLink]:
+    def _turns(self, node: Node | None = None) -> Turns[AsyncLink]:
         loop = asyncio.get_running_loop()
-        last, turns = self._last
-        if last() is loop:
-            return turns
-        with self._lock:
-            # What is idle in a loop keeps the loop, so that it is not enough that nobody else does.
-            for closed in [other for other in self._loops if other.is_closed()]:
-                self._loops.pop(closed).drain(AsyncLink.drop)
-            known = self._loops.get(loop)
-            if known is None:
-                known = self._loops[loop] = Turns(self._most)
-                known.drain_with_loop(AsyncLink.close)
-            turns = known
-        self._last = weakref.ref(loop), turns
-        return turns
+        last, nodes = self._last
+        if last() is not loop:
+            with self._lock:
+                # What is idle in a loop keeps the loop, so that it is not enough that nobody else does.
+                for closed in [other for other in self._loops if other.is_closed()]:
+                    for turns in self._loops.pop(closed).values():
+                        turns.drain(AsyncLink.drop)
+                nodes = self._loops.setdefault(loop, {})
+            self._last = weakref.ref(loop), nodes
+        known = nodes.get(node)
+        if known is None:
+            known = nodes[node] = Turns(self._most)
+            known.drain_with_loop(AsyncLink.close)
+        return known
 
     def _take(self, turns: Turns[AsyncLink]) -> AsyncLink | None:
         while turns.idle:
@@ -372,20 +446,20 @@ class AsyncRedisStore(Connecting):
             link.close()
         return None
 
-    async def _reach(self, turns: Turns[AsyncLink], until: float) -> AsyncLink:
-        return await turns.reach(lambda: self._take(turns), lambda: self._connect(until), self._is_full, until)
+    async def _reach(self, turns: Turns[AsyncLink], until: float, node: Node | None) -> AsyncLink:
+        return await turns.reach(lambda: self._take(turns), lambda: self._connect(until, node), self._is_full, until)
 
-    async def _connect(self, until: float) -> AsyncLink:
-        connection = self._connection()
+    async def _connect(self, until: float, node: Node | None) -> AsyncLink:
+        connection = self._connection(node)
         try:
             left = left_of(until)
             await asyncio.wait_for(connection.connect(), left)
             self._was_reached = True
             return AsyncLink(connection)
         except asyncio.TimeoutError as problem:  # another class than TimeoutError before Python 3.11
-            raise self._unreached(TimeoutError()) from problem
+            raise self._unreached(TimeoutError(), node) from problem
         except (redis.RedisError, OSError) as problem:
-            raise self._unreached(_plain(problem)) from problem
+            raise self._unreached(_plain(problem), node) from problem
         finally:
             writer, connection._reader, connection._writer = connection._writer, None, None
             if writer is not None:

@@ -9,6 +9,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import Any
 
 import hiredis
@@ -18,11 +19,12 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ..errors import PolicyError, StoreUnavailable
+from .redis_cluster import CLUSTER_ACL, Cluster, Node, Parcel, Pause, is_elsewhere
 from .redis_verbs import DAMAGED, Command, Reply, Verbs
 
 logger: logging.Logger = logging.getLogger("typed_sessions")
 
-_ELSEWHERE = ("READONLY", "LOADING", "MASTERDOWN", "MOVED", "NOAUTH", "NOREPLICAS")
+_ELSEWHERE = ("READONLY", "LOADING", "MASTERDOWN", "NOAUTH", "NOREPLICAS")
 """Refusals of a server that is not the right one any more, or not yet: the next verb looks for it anew."""
 _FORBIDDEN = ("NOPERM", "ACL failure", "The user executing the script")
 """What a server says to a user who may not do that, outside of scripts and in them."""
@@ -31,6 +33,12 @@ _CLOSED = ("reset by peer", "losed by server", "Broken pipe", "Connection lost",
 _FULL = "max number of clients reached"
 _FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _POLICY = Command(("INFO", "memory"))
+
+
+def until_of(parcel: Parcel, until: float) -> float:
+    """Until when a parcel may take."""
+    now = monotonic()
+    return now + (until - now) * parcel.share
 
 
 class Connecting:
@@ -43,16 +51,19 @@ class Connecting:
             raise PolicyError(f"{name}: expected a URL, such as {name}('redis://localhost:6379/0'), or client=, one of the two")
         if not isinstance(deadline, (int, float)) or isinstance(deadline, bool) or not 0 < deadline < math.inf:
             raise PolicyError(f"{name}(deadline={deadline!r}): expected a number of seconds above 0")
-        if client is not None and not isinstance(client, kind):
+        if client is not None and not isinstance(client, (kind.Redis, kind.RedisCluster)):
             raise PolicyError(
-                f"{name}(client=...): expected a {kind.__module__.removesuffix('.client')}.Redis, not a {type(client).__name__}"
+                f"{name}(client=...): expected a {kind.__name__}.Redis or a {kind.__name__}.RedisCluster, not a {type(client).__name__}"
             )
         self._verbs = Verbs(name, prefix, max_bytes, max_keys)
         self._deadline = float(deadline)
         self._asked_policy = False
         self._was_reached = False
         self._client = client  # kept, also for its connections: those of a Sentinel's ask its pool where the master is
-        pool = self._pool(url) if client is None else client.connection_pool
+        if client is None:
+            pool = self._pool(url)
+        else:
+            pool = self._of_cluster(client) if isinstance(client, kind.RedisCluster) else client.connection_pool
         self._connection_class: Callable[..., Any] = pool.connection_class
         self._connection_options: dict[str, Any] = {
             **pool.connection_kwargs,
@@ -73,11 +84,17 @@ class Connecting:
             raise PolicyError(f"{name}: an option of the connection is wrong: {problem}") from None
         where = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
         self._max_connections: int = pool.max_connections
+        self._cluster: Cluster | None = None
+        """What is known of the cluster, since the server has said that it is in one."""
         service = getattr(pool, "service_name", None)
         self._where = f"Redis at {where}" if service is None else f"Redis, the master {service!r} of the sentinels,"
         self.prefix = prefix
 
     def _pool(self, url: str | None) -> Any:
+        raise NotImplementedError
+
+    def _of_cluster(self, client: Any) -> Any:
+        """How a client of a cluster connects to one of its nodes, as a pool would tell."""
         raise NotImplementedError
 
     def _no_url(self, problem: Exception) -> PolicyError:
@@ -89,8 +106,24 @@ class Connecting:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.prefix!r} on {self._where}>"  # never the password
 
-    def _connection(self) -> Any:
-        return self._connection_class(**self._connection_options)
+    def _connection(self, node: Node | None = None) -> Any:
+        if node is None:
+            return self._connection_class(**self._connection_options)
+        if "path" in self._connection_options:
+            raise ConnectionError("a Unix socket leads to one node of the cluster only; give a URL that begins with redis://")
+        return self._connection_class(**{**self._connection_options, "host": node.host, "port": node.port})
+
+    def _at(self, node: Node | None) -> str:
+        return self._where if node is None else f"Redis at {node.host}:{node.port}"
+
+    def _in_cluster(self) -> Cluster:
+        """From now on: a server has refused a command because another one has its key."""
+        if self._cluster is None:
+            self._cluster = Cluster(str(self._connection_options.get("host", "localhost")))
+        return self._cluster
+
+    def _still_refused(self, verb: str, pause: Pause) -> StoreUnavailable:
+        return StoreUnavailable(f"{self._where} refused {verb} for {self._deadline:g} s: {pause.refused}")
 
     def _said(self, commands: Sequence[Command]) -> Sequence[Command]:
         """What to send for these commands: with the first of all goes the question how the server makes room."""
@@ -112,15 +145,15 @@ class Connecting:
                     policy,
                 )
 
-    def _refusal(self, verb: str, replies: list[Reply]) -> StoreUnavailable | None:
-        """What the server refused, if it did. A reply about what is stored under a key becomes `DAMAGED`."""
+    def _refusal(self, verb: str, replies: list[Reply], node: Node | None) -> StoreUnavailable | None:
+        """What the server refused, if it did, and no other node may have it. A reply about what is stored under a key becomes `DAMAGED`."""
         for number, reply in enumerate(replies):
-            if isinstance(reply, hiredis.ReplyError):
+            if isinstance(reply, hiredis.ReplyError) and not is_elsewhere(reply):
                 text = str(reply)
                 if any(sign in text for sign in _FORBIDDEN):
-                    text += f"; what its user needs, by ACL SETUSER: {self._verbs.acl}"
+                    text += f"; what its user needs, by ACL SETUSER: {self._verbs.acl}{'' if self._cluster is None else CLUSTER_ACL}"
                 if not text.startswith("WRONGTYPE"):
-                    return StoreUnavailable(f"{self._where} refused {verb}: {text}")
+                    return StoreUnavailable(f"{self._at(node)} refused {verb}: {text}")
                 replies[number] = DAMAGED
         return None
 
@@ -133,13 +166,13 @@ class Connecting:
         said = str(problem.__cause__)
         return _FULL in said or (self._was_reached and any(sign in said for sign in _CLOSED))
 
-    def _crowded(self, connections: int) -> StoreUnavailable:
+    def _crowded(self, connections: int, node: Node | None) -> StoreUnavailable:
         return StoreUnavailable(
-            f"{self._where}: all {connections} connections of this event loop are in use, and none became free "
+            f"{self._at(node)}: all {connections} connections of this event loop are in use, and none became free "
             f"within {self._deadline:g} s; nothing was sent"
         )
 
-    def _unreached(self, problem: BaseException | str) -> StoreUnavailable:
+    def _unreached(self, problem: BaseException | str, node: Node | None) -> StoreUnavailable:
         slow = isinstance(problem, TimeoutError)
         said = f"it took longer than {self._deadline:g} s" if slow else str(problem) or repr(problem)
         if "CERTIFICATE_VERIFY_FAILED" in said:
@@ -151,11 +184,11 @@ class Connecting:
             said += " (does it speak TLS? If not, its URL begins with redis://)"
         elif not self._is_tls and any(sign in said for sign in _CLOSED):
             said += " (does it expect TLS? Then its URL begins with rediss://)"
-        return StoreUnavailable(f"{self._where} cannot be reached: {said}; nothing was sent")
+        return StoreUnavailable(f"{self._at(node)} cannot be reached: {said}; nothing was sent")
 
-    def _lost(self, verb: str, problem: BaseException) -> StoreUnavailable:
+    def _lost(self, verb: str, problem: BaseException, node: Node | None) -> StoreUnavailable:
         slow = isinstance(problem, TimeoutError)
         said = f"did not answer {verb} within {self._deadline:g} s" if slow else f"broke the connection during {verb} ({problem})"
         unknown = verb not in ("open", "scan")
         done = ": the answer was lost, it may have been applied, and is not repeated" if unknown else ""
-        return StoreUnavailable(f"{self._where} {said}{done}", unknown=unknown)
+        return StoreUnavailable(f"{self._at(node)} {said}{done}", unknown=unknown)
