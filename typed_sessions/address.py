@@ -108,7 +108,7 @@ def _number(address: str) -> tuple[int, int]:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddressPolicy:
-    """Which address a request has, and whether a session may be used from it (design rule 21).
+    """Which address a request has, and whether a session may be used from it.
 
     match: `"exact"` binds a session to one address, `"network"` (the default) to its network, `"off"` to none. Clients that change
         between IPv4 and IPv6, or between networks, need `"off"`.

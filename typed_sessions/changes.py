@@ -61,7 +61,7 @@ class ListChange(msgspec.Struct, eq=False):
 
 @final
 class Renewal(msgspec.Struct, eq=False):
-    """A new secret. Applies only while `expected` is the current digest: of two renews one wins (rule 9)."""
+    """A new secret. Applies only while `expected` is the current digest: of two renews one wins."""
 
     expected: bytes
     digest: bytes
@@ -115,7 +115,7 @@ class Outcome(msgspec.Struct):
 @final
 class Use(msgspec.Struct, frozen=True, gc=False):
     """What an `open` presents. A store writes the use only if all of it fits the record, and where the address is
-    merely in the same network the manager decides and touches in a trip of its own (rules 9, 12)."""
+    merely in the same network the manager decides and touches in a trip of its own."""
 
     locator: bytes
     tag_digest: bytes

@@ -76,7 +76,11 @@ class ReusedOldId(Event):
 @final
 @dataclass(frozen=True)
 class AddressMismatch(Event):
-    """Both cookies or one of them came with the right secret, but from another address or with the wrong address cookie."""
+    """The session's secret was presented, but the session was not opened for it as usual.
+
+    `what` is "address" where the request came from an address that the policy refuses, or "cookie" where the address cookie was missing
+    or not the session's own. `address` is that of the request, `bound` the one that the session is bound to.
+    """
 
     address: str | None
     bound: str | None

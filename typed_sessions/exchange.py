@@ -233,7 +233,7 @@ class Exchange(msgspec.Struct, eq=False, weakref=True):
         self.refused = None
 
     def set_cookies(self) -> list[SetCookie]:
-        """The cookies to set or expire, one per name (C11)."""
+        """The cookies to set or expire, one per name."""
         if not self.looked or self.cookies is None:
             return []
         if self.issued is not None:
@@ -253,7 +253,7 @@ class Exchange(msgspec.Struct, eq=False, weakref=True):
         return self.cookies.issued_headers(*self.issued, persistent=self._persistent())
 
     def headers(self) -> list[tuple[str, str]]:
-        """The header pairs for the response: cookies, `Cache-Control: no-store` with any of them, and `Vary` (rule 24)."""
+        """The header pairs for the response: cookies, `Cache-Control: no-store` with any of them, and `Vary`."""
         if not self.looked or self.cookies is None:
             return []
         pairs: list[tuple[str, str]] = []

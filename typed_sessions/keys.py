@@ -75,14 +75,14 @@ class Key(_Declared, KeyView[T]):
     * hooked, `Key("photo", save=Photo.to_png, load=Photo.from_png)`: `save(value) -> bytes`, `load(bytes) -> value`;
     * resident, `Key("db", Connection, resident=True)`: any object; it stays in this process and is never stored.
 
-    `cleanup_no_client(value)` runs when the session's last client leaves and when it ends, and says whether to keep the value;
-    `cleanup_delete(value)` runs at the end, if that said True (rule 13; OCaml's `new_key`). `version` and
-    `upgrade` bring values of older code forward when they are read (rule 4): a function `upgrade(old, version)` of what was encoded,
-    or a chain of typed ones, `Upgrades(OldType, to_the_next)`. `was="old_name"` goes on with the values of a key that was renamed, and
-    keeps both names up to date until the code that knows the old one is gone, and with it `was=`; `downgrade=Downgrade(OldType, back)`
-    gives that code a value that it can read. `merge(base, mine, theirs)` makes
-    one of two changes in place (rule 7). `deterministic=True` promises that `save` gives equal bytes for equal values, so that
-    changes in place of a hooked value are noticed (rule 5).
+    cleanup_no_client  called with the value when the session's last client leaves, and when the session ends; False drops the value
+    cleanup_delete     called with the value when the session ends, unless `cleanup_no_client` has dropped it
+    version, upgrade   bring a value that older code has stored forward when it is read: `upgrade(old, version)`, a function of what was
+                       encoded, or a chain of typed steps, `Upgrades(OldType, to_the_next)`
+    was, downgrade     the name that the key had before: both are kept up to date until the code that knows the old one is gone, and with
+                       it `was=`; `downgrade=Downgrade(OldType, back)` gives that code a value that it can read
+    merge              `merge(base, mine, theirs)` makes one of two changes in place; without it the last wins, and `LostUpdate` tells
+    deterministic      promises that `save` gives equal bytes for equal values, so that changes in place of a hooked value are noticed
 
     Raises `KeyTypeError` for a declaration that cannot work, `DuplicateKeyError` for a name that another key has.
     """
@@ -293,7 +293,7 @@ class Key(_Declared, KeyView[T]):
 
 @final
 class ListKey(_Declared, Generic[T]):
-    """The key of many values of type `T`, in order: SWI-Prolog's facts. `session[key]` is a `SessionList`.
+    """The key of many values of type `T`, in order, each of them stored for itself. `session[key]` is a `SessionList`.
 
     Two requests that append both succeed, and one that removes takes away only what it has seen. Elements are values, not places:
     changing one in place is not noticed. `version` and `upgrade` are those of `Key`, for each element. Raises like `Key`.

@@ -20,20 +20,20 @@ _ROUTE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 class SessionOptions:
     """What a manager was told, and its defaults. Times are in seconds. Raises `PolicyError` for an illegal value.
 
-    timeout      idle: a session is over so long after its last use; None is never (SWI's 0)
+    timeout      idle: a session is over so long after its last use; None is never
     lifetime     absolute: a session is over so long after its creation (OWASP ASVS 7.3.2); None is never
-    granularity  the time of use is written once per so many seconds at most, and at least ten times per timeout
+    granularity  the time of last use is written once in so many seconds at most, or in a tenth of the timeout if that is less
     overlap      for how long a renewed session's previous secret still opens it; `renew(overlap=)` goes before it
     linger       where the server does not tell when a connection closes, a client counts as connected so long after a request
     create       when a request without a session gets one; see `Create`
     gc           "passive": what is over is ended in passing, after requests; "active": in the background
-    enabled      False: no session is opened or created
+    enabled      False: nobody has a session, and none is created
     route        put behind the id in the cookie, for load balancers that choose a server by it
-    old_id       a secret presented after its time is reported, or answered by ending the session
+    old_id       "report": when an id that was renewed away comes back after its time, `ReusedOldId` is sent; "end": the session ends too
     deadline     for so long a commit repeats itself when other requests are faster, and a call of a store that blocks waits for a thread in
                  an AsyncSessionManager; what a call may take is the store's own `deadline`
     reap_grace   for so long an ended session keeps values whose hooks no process here knows, or that none here can read
-    max_clients  of one session
+    max_clients  how many connections one session may have; a request on one more is refused (`Rejected`, 429)
     """
 
     timeout: float | None = 600

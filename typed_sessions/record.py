@@ -178,7 +178,7 @@ class Record(msgspec.Struct, eq=False):
 
     @property
     def idle_due(self) -> float:
-        """When the idle timeout is over (seconds since 1970, `inf` for never), counted from the last *written* use (rule 12)."""
+        """When the idle timeout is over (seconds since 1970, `inf` for never), counted from the last *written* use."""
         return math.inf if self.timeout is None else self.used + self.timeout + self.granularity
 
     @property

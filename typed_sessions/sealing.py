@@ -75,7 +75,7 @@ class SealingKeys:
         return sealed[: len(_FORMAT) + _ID_BYTES] == _FORMAT + self._first
 
     def open(self, locator: bytes, name: str, sealed: bytes) -> bytes:
-        """The value. Raises `DecodeRefused` if it is of another place, of an unknown key, or changed; there is no other way in (X6)."""
+        """The value. Raises `DecodeRefused` if it is of another session or name, of an unknown key, or changed."""
         cipher = self._by_id.get(sealed[1 : 1 + _ID_BYTES])
         if sealed[:1] != _FORMAT or len(sealed) < _HEAD_BYTES or cipher is None:
             raise DecodeRefused("it is sealed with a key that is not among SealingKeys")

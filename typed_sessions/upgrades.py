@@ -32,8 +32,8 @@ class Upgrades(Generic[T]):
 
     `Key("cart", Cart, version=3, upgrade=Upgrades(CartV1, to_2).then(CartV2, to_3))` reads version 1 as a `CartV1`, gives it to `to_2`,
     and what that returns to `to_3`; version 2 is read as a `CartV2` and goes to `to_3` alone. A type checker sees that the steps fit
-    each other, and that the last one gives what the key is for. The chain begins with `version` (1); values that are older than that
-    are refused (rule 1). An older class need not be kept: `dict[str, int]` reads what it was encoded as.
+    each other, and that the last one gives what the key is for. The chain begins with `version` (1); a value that is older than that
+    counts as absent, and `ValueRefused` tells. An older class need not be kept: `dict[str, int]` reads what it was encoded as.
 
     Values that were stored by hooks take the function that read them instead of a type: `Upgrades(to_2, load=from_json)`.
 

@@ -50,7 +50,7 @@ def check_store(
     """Run every check on a store; returns the report if all pass.
 
     make_store    gives a new store with nothing in it (a new file, prefix or schema), once or a few times per check; each is closed
-    make_bounded  gives one that holds so many sessions at most, if there is such a thing (rule 30)
+    make_bounded  gives a store that holds so many sessions at most; None if there is no such bound
     only          the names of the checks to run (`CHECK_NAMES`); None for all
     examples      how many random histories of up to 40 steps are compared with the model; they are the same in every run
     thorough      play three requests of every kind in every order, and more of the verbs at once: minutes instead of seconds

@@ -3,11 +3,11 @@
 What every store promises, whatever it is made of:
 
 * Only `create` makes a record, under a locator just drawn. Every other verb needs the record to be there and not
-  ended, and does nothing otherwise: this is how a session that has ended stays ended (rule 8).
-* A commit is all or nothing. It checks every revision it was given before it writes anything (rule 7).
+  ended, and does nothing otherwise: this is how a session that has ended stays ended.
+* A commit is all or nothing. It checks every revision it was given before it writes anything.
 * Nothing expires by itself from a caller's view: `open` hands out an expired record as it is, and the caller decides
-  by `now` and the record alone (rule 11). A server's own TTL only collects rubbish.
-* No code of the user runs inside a verb, and no verb keeps a lock when it returns (rule 10).
+  by `now` and the record alone. A server's own TTL only collects rubbish.
+* No code of the user runs inside a verb, and no verb keeps a lock when it returns.
 * `now` is in seconds since 1970. Locators are 16 random bytes.
 
 A store that cannot answer in time raises `StoreUnavailable`; nothing else escapes but what a verb's text says.
@@ -36,7 +36,7 @@ class Store(Protocol):
         """Store a new record: "created"; "crowded" if others had to make room, so that a sweep is worth its trip; or "taken":
         the locator exists, nothing is changed, and the caller draws another.
 
-        Raises `StoreFull` when there is no room and nobody who may be thrown out (rule 30), and `TooLarge`.
+        Raises `StoreFull` when there is no room and every session has been used by a second request, and `TooLarge`.
         """
         ...
 
@@ -57,7 +57,7 @@ class Store(Protocol):
     def commit(self, locator: bytes, changes: Changes, idle: Idle, now: float) -> Outcome:
         """Apply all of `changes`, or nothing; see `Outcome`.
 
-        An idle timeout that has run out since the session was opened is ignored; the absolute lifetime is not (rule 11).
+        An idle timeout that has run out since the session was opened is ignored; the absolute lifetime is not.
         Every field written gets the record's new revision; appended elements get sequences above, prepended ones below,
         all that were ever used. Raises `TooLarge`.
         """
@@ -73,7 +73,7 @@ class Store(Protocol):
     def sweep(self, now: float, limit: int, lease: float, grace: float) -> tuple[Sequence[Record], bool]:
         """End what is over, looking at no more than `limit` records, and claim what others left; and whether more is due.
 
-        Each returned record is the caller's to clean up; its `ending` says why it ended. Costs what came due, not what lives (rule 16).
+        Each returned record is the caller's to clean up; its `ending` says why it ended. Costs what came due, not what lives.
         Ended records that nobody has cleared for `grace` seconds (`reap_grace`) are dropped.
         """
         ...

@@ -32,10 +32,11 @@ _SLACK = 1_000
 class MemoryStore:
     """Sessions of this process, gone with it unless they are saved (`SessionManager.save_sessions`).
 
-    max_sessions  how many it may hold; then only sessions never used by a second request make room, oldest first, and
-                  without one of those creating fails with `StoreFull` (rule 30)
+    max_sessions  how many it may hold; when it is full, the oldest session that no second request has used makes room,
+                  and if there is none, creating raises `StoreFull`
     max_bytes     of one session, packed
     max_keys      of one session
+    shards        among how many locks the sessions are spread, for threads not to wait for each other
     """
 
     blocking = False

@@ -5,7 +5,7 @@ A session is one row: its packed record, a checksum of that, and what a sweep ha
     due     when to look at the session again (seconds since 1970): never later than it comes due, and often earlier, since a use
             does not move it. A sweep that finds the session alive puts it right: one look per timeout, not one write per use. Of an
             ended session, until when somebody has claimed it
-    fresh   when it was created, until a second request has used it: those may make room (rule 30)
+    fresh   when it was created, until a second request has used it: those may make room
     ended   whether it has ended and is kept for its hooks, or until a sweep has told everybody
 
 Every verb is one transaction, or one SELECT where nothing is to be written; readers wait for no writer. A commit first tries the
@@ -66,8 +66,8 @@ class SQLiteStore:
     path          of the file, which is made with mode 0600 if it is not there; its folder has to be writable, and on a local disk
     max_bytes     of one session, packed
     max_keys      of one session
-    max_sessions  how many there may be, None for any number; then only sessions never used by a second request make room, oldest
-                  first, and without one of those creating fails with `StoreFull` (rule 30)
+    max_sessions  how many there may be, None for any number; when it is full, the oldest session that no second request has used
+                  makes room, and if there is none, creating raises `StoreFull`
     deadline      how long a call waits for others, whatever for, in seconds; then `StoreUnavailable`
 
     What was committed survives a killed process. An end and a renewal also survive a loss of power, which may undo the last other
