@@ -51,6 +51,10 @@ def takes_one(value: object) -> int:
     return 1
 
 
+def adds_text(value: Any) -> Any:
+    return value + "text"
+
+
 def takes_two(one: object, other: object) -> int:
     return 2
 
@@ -157,6 +161,26 @@ USES: dict[str, Case] = {
     ),
     "an element of another type": (used(lambda s: s[facts()].append(1)), KeyTypeError, ["<ListKey 'facts'", "not of the type str"]),
     "an update that is async": (used(lambda s: s.update(number(), coroutine_function, default=1)), KeyTypeError, ["coroutine"]),
+    "a value to set by default": (
+        used(lambda s: s.setdefault(number(), 5)),
+        TypeError,
+        ["session.setdefault(...): expected a function that makes the value", "not a value of type int"],
+    ),
+    "a value to update with": (
+        used(lambda s: s.update(number(), 5, default=0)),
+        TypeError,
+        ["session.update(...): expected a function of the value", "lambda n: n + 1", "not a value of type int"],
+    ),
+    "an answer for a check": (
+        used(lambda s: s.require(number() in s)),
+        TypeError,
+        ["session.require(...): expected a function of the session", "lambda s: user in s", "not a value of type bool"],
+    ),
+    "an element for a predicate": (
+        used(lambda s: s[facts()].remove_where("one")),
+        TypeError,
+        ["remove_where(...): expected a function of an element", "not a value of type str"],
+    ),
     "a check that is async": (
         used(lambda s: s.require(coroutine_function)),
         TypeError,
@@ -193,6 +217,12 @@ USES: dict[str, Case] = {
 def test_a_session_is_used_wrongly(case: Case) -> None:
     """At the line where it happens, not at the commit."""
     check(case)
+
+
+def test_what_an_update_raises_is_its_own() -> None:
+    """A TypeError of the function is not taken for one of the call."""
+    with pytest.raises(TypeError, match="unsupported operand"):
+        used(lambda s: s.update(number(), adds_text, default=0))()
 
 
 def test_reading_before_opening() -> None:

@@ -15,17 +15,18 @@ from . import endings, plans
 from .carrying import Carrying
 from .changes import Outcome, Use
 from .clients import Client, Close
+from .durations import check_seconds
 from .errors import SessionEnded, SessionError, StoreUnavailable
 from .events import Event
 from .exchange import BAD_REQUEST, Exchange, Guard, Request, RequestReader
 from .finish import Finishing, close_exchange
 from .keeper import absolute, keeper_of
 from .lifecycle import judge
-from .manager import SCAN_PAGE, check_every, exchange_of, hold_for_edit, still_open
+from .manager import SCAN_PAGE, exchange_of, still_open
 from .policy import CookiePolicy
 from .record import Record
-from .session import Create, Error, Session, SessionView, answered, tracking_of
-from .settings import locator_of
+from .session import Create, Error, Session, SessionView, tracking_of
+from .settings import locator_of, to_be_ended
 from .stores.base import Created
 from .tracking import Tracking
 
@@ -60,7 +61,11 @@ class AsyncFinish(Finishing):
 
 @final
 class AsyncSessionManager(Carrying):
-    """Sessions for asyncio servers; options, methods and errors are those of `SessionManager`."""
+    """Sessions for asyncio servers. Use it in an `async with` block, or await `aclose()` when the server stops.
+
+    Options, methods and errors are those of `SessionManager`, with `await` on what reaches the store. The store is an asynchronous one, or
+    a synchronous one whose calls run in threads if they wait (`SQLiteStore`).
+    """
 
     asynchronous = True
 
@@ -343,7 +348,7 @@ class AsyncSessionManager(Carrying):
         record: Record | None = None
         if locator is not None:
             record = await self._ask(self._core.store.open, locator, None, self._core.idle, now)
-        session = hold_for_edit(self._core, exchange, record, handle, now)
+        session = self._core.hand_out_for_edit(exchange, record, handle, now)
         try:
             yield session
             await self.commit_exchange(exchange, strict=True)
@@ -395,10 +400,10 @@ class AsyncSessionManager(Carrying):
 
     async def end_all(self, where: Callable[[SessionView], bool] | None = None, /, *, keep: Session | None = None) -> int:
         """As `SessionManager.end_all`."""
-        kept = None if keep is None else keep.handle
+        chosen = to_be_ended(where, keep)
         ended = 0
         async for view in self.all():
-            if view.handle != kept and (where is None or answered(where(view), "end_all", where)):
+            if chosen(view):
                 ended += await self.end(view.handle)
         return ended
 
@@ -430,7 +435,7 @@ class AsyncSessionManager(Carrying):
 
     def autosave(self, path: str | os.PathLike[str], /, *, every: float = 60) -> None:
         """As `SessionManager.autosave`; begins with the first request, or with `async with`."""
-        check_every(every)
+        check_seconds("autosave(every=...)", every, 0.001)
         core = self._core
         core.keeper = keeper_of(core.store, core.options.timeout, self)
         place = self._tasks.path = absolute(path)

@@ -1,14 +1,13 @@
 """What the synchronous and the asynchronous manager have in common, and what of it needs no I/O.
 
-Every request is *prepare, one store call, conclude*. `ask` and `admit` are the two ends of opening a session, `to_commit` and
-`settled` those of committing one; between them a manager makes the call in its own way. These four are the way of most requests, so
-they are plain functions. Whatever takes more than that one call is a plan (see `plans`).
+Every request is *prepare, one store call, conclude*. `ask` and `admit` are the two ends of opening a session; `draft` and `born` those of
+creating one, and `is_plain`, `is_simple` and `settled` say whether committing changes was that one call. Between them a manager makes the
+call in its own way. This is the way of most requests, so they are plain functions. Whatever takes more is a plan (see `plans`).
 """
 
 from __future__ import annotations
 
 import inspect
-import logging
 import math
 import secrets
 import threading
@@ -23,7 +22,7 @@ import msgspec
 from .address import AddressPolicy, Origin
 from .changes import Changes, Idle, Outcome
 from .clients import Client, Clients
-from .errors import KeyTypeError, NoPeerAddress, PolicyError, Rejected
+from .errors import KeyTypeError, NoPeerAddress, NoSession, PolicyError, Rejected
 from .events import Event
 from .exchange import Exchange
 from .forks import tell_of_forks
@@ -40,8 +39,6 @@ from .tracking import Tracking
 from .view import View
 
 E = TypeVar("E", bound=Event)
-
-logger: logging.Logger = logging.getLogger("typed_sessions")
 
 SWEEP_STEP = 32
 """How much a request does, at most, of the clearing up that has come due."""
@@ -73,13 +70,12 @@ class Core:
         *,
         asynchronous: bool,
     ) -> None:
-        for name, value, expected in (
-            ("cookie_policy", cookie_policy, CookiePolicy),
-            ("address_policy", address_policy, AddressPolicy),
-            ("seal", seal, (SealingKeys, type(None))),
+        for name, value, expected, wanted in (
+            ("cookie_policy", cookie_policy, CookiePolicy, "a CookiePolicy"),
+            ("address_policy", address_policy, AddressPolicy, "an AddressPolicy"),
+            ("seal", seal, (SealingKeys, type(None)), "SealingKeys([...])"),
         ):
             if not isinstance(value, expected):
-                wanted = "SealingKeys([...])" if name == "seal" else f"a {expected.__name__}" if isinstance(expected, type) else ""
                 raise PolicyError(f"{name}=...: expected {wanted}, not a value of type {type(value).__name__}")  # it may be a key
         if not callable(clock):
             raise PolicyError(f"clock = {clock!r}: expected a function that gives the time, in seconds since 1970")
@@ -210,6 +206,18 @@ class Core:
         session = exchange.session = Session(tracking)
         return session
 
+    def hand_out_for_edit(self, exchange: Exchange, record: Record | None, handle: str, now: float) -> Session:
+        """The session of an `edit` block. Raises `NoSession`."""
+        if record is None or now >= record.due:
+            raise NoSession(f"there is no session with the handle {handle!r}, or it has ended")
+        exchange.address = record.address
+        exchange.verdict = "live"
+        exchange.headers_sent = True
+        tracking = exchange.tracking = self.tracking_of(record, record.address, now)
+        tracking.owner, tracking.headers_sent = exchange, True
+        session = exchange.session = Session(tracking)
+        return session
+
     def connect(self, exchange: Exchange, record: Record, now: float) -> None:
         """The request's connection carries this session, which is new or has hooks now."""
         if exchange.source is None:
@@ -237,8 +245,8 @@ class Core:
             raise NoPeerAddress(
                 f"no session can be bound to the peer {peer!r}: it is no IP address"
                 f"{', and no trusted proxy named one' if self._trusts else ''}. Behind a proxy, give "
-                'AddressPolicy(trusted_proxies=[...]) ("unix" for a Unix socket); in tests, or where addresses mean nothing, '
-                'AddressPolicy(match="off")'
+                'AddressPolicy(trusted_proxies=[...]) ("unix" for a Unix socket). A test client needs an address, as in '
+                'TestClient(app, client=("127.0.0.1", 50000)); where addresses mean nothing there is AddressPolicy(match="off")'
             )
         # The proxy is trusted and has named nothing that can be believed: the client's doing, not the server's.
         raise Rejected("other_address", exchange.guard.error[0], exchange.guard.error[1])
@@ -329,7 +337,7 @@ class Core:
         if not callable(listener):
             raise PolicyError(f"on({event.__name__}, {listener!r}): expected a function of the event")
         if not self.asynchronous and inspect.iscoroutinefunction(listener):
-            raise KeyTypeError(
+            raise TypeError(
                 f"on({event.__name__}, {listener!r}): SessionManager cannot await a coroutine function; use AsyncSessionManager"
             )
         entry = (event, listener)

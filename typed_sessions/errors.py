@@ -22,7 +22,10 @@ class SessionError(Exception):
 
 
 class KeyTypeError(SessionError, TypeError):
-    """A key's declaration cannot work (a type that cannot be carried, a hook that does not fit), or a value of another type was given."""
+    """A key's declaration cannot work (a type that cannot be carried, a hook that does not fit), or a value of another type was given.
+
+    Also for a function of a key, a hook or the one given to `update`, that would have to be awaited where nothing awaits it.
+    """
 
 
 class DuplicateKeyError(SessionError, ValueError):
@@ -34,7 +37,11 @@ class PolicyError(SessionError, ValueError):
 
 
 class NoSession(SessionError, LookupError):
-    """`current_session()` was called outside a request or listener that has a session."""
+    """There is no session here.
+
+    `current_session()` was called outside a request or listener that has one, `open_session` where no middleware is around,
+    `SessionHandler.session` before there was a request, or `edit` with the handle of a session that does not exist or has ended.
+    """
 
 
 class NotOpened(SessionError):
@@ -46,7 +53,10 @@ class SessionClosed(SessionError):
 
 
 class SessionEnded(SessionError):
-    """`commit` or `refresh` found that the session has ended (or that its secret has been replaced)."""
+    """The session has ended, or was renewed by another request: what `commit`, `refresh` and the end of an `edit` block raise.
+
+    Also for a write to a session, or a `renew`, after its end has been committed.
+    """
 
 
 class HeadersSent(SessionError):
@@ -58,7 +68,10 @@ class NoPeerAddress(SessionError):
 
 
 class Conflict(SessionError):
-    """A commit lost against other requests as often as it may be repeated; nothing of it was applied. A server answers it like the next."""
+    """Other requests changed the same values, again and again, until the manager's `deadline` was over; nothing was applied.
+
+    Answer it with `status` (503) and `headers`. `names` are those of the keys.
+    """
 
     status: int = 503
     headers: Headers = (*_NO_STORE, ("Retry-After", "1"))
@@ -69,9 +82,9 @@ class Conflict(SessionError):
 
 
 class StoreUnavailable(SessionError):
-    """The store did not answer in time, or could not do what was asked. A server answers it with `status` and `headers`.
+    """The store did not answer in time, or could not do what was asked. Answer it with `status` (503) and `headers`.
 
-    `unknown` says that the answer was lost: the verb may have been applied, and nobody repeats it (rule 28).
+    `unknown` is True if the answer was lost: what was asked may have been done, and nothing asks for it again.
     """
 
     status: int = 503

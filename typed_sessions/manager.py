@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 import math
 import os
 from collections.abc import Callable, Generator, Iterator
@@ -20,9 +19,8 @@ from . import endings, plans, steps
 from .background import Background
 from .changes import Use
 from .clients import Client
-from .core import Core
-from .durations import check_timeout
-from .errors import KeyTypeError, NoSession, SessionEnded, SessionError
+from .durations import check_seconds
+from .errors import SessionEnded, SessionError
 from .events import Event
 from .exchange import BAD_REQUEST, Exchange, Guard, Request, RequestReader
 from .finish import Finishing, close_exchange
@@ -30,14 +28,12 @@ from .keeper import absolute, is_cuttable, keeper_of
 from .lifecycle import judge, opens
 from .policy import CookiePolicy
 from .record import Record
-from .session import Create, Error, Session, SessionView, answered, tracking_of
-from .settings import Configured, locator_of
+from .session import Create, Error, Session, SessionView, tracking_of
+from .settings import Configured, locator_of, to_be_ended
 from .stores.base import Store
 
 E = TypeVar("E", bound=Event)
 R = TypeVar("R")
-
-logger: logging.Logger = logging.getLogger("typed_sessions")
 
 _READER = RequestReader()
 SCAN_PAGE = 500
@@ -59,7 +55,7 @@ def run(plan: steps.Plan[R]) -> R:
                 result = step.function(*step.args)
                 if inspect.isawaitable(result):
                     _drop(result)
-                    raise KeyTypeError(f"{step.function!r} gave an awaitable, which SessionManager cannot await; use AsyncSessionManager")
+                    raise TypeError(f"{step.function!r} gave an awaitable, which SessionManager cannot await; use AsyncSessionManager")
             elif type(step) is steps.Whole:
                 result = run(step.plan)
             else:
@@ -100,9 +96,16 @@ class Finish(Finishing):
 
 @final
 class SessionManager(Configured[Store]):
-    """Sessions for threaded servers. See `SessionOptions` for the options; times are in seconds.
+    """Sessions for threaded servers. Use it in a `with` block, or call `close()` when the server stops.
 
-    Raises `PolicyError` for a wrong or unknown option, before anything else happens.
+    store           where sessions are kept, the first argument; without one a `MemoryStore`
+    cookie_policy   what the cookies are like; see `CookiePolicy`
+    address_policy  from where a session may be used; see `AddressPolicy`
+    seal            `SealingKeys`, to encrypt the values; without them they are readable in the store
+    clock           tells the time in seconds since 1970, for tests
+
+    For all others see `SessionOptions`; times are in seconds. Raises `PolicyError` for a wrong or unknown option, before anything else
+    happens. Methods that take an `Exchange` are for the filters of this package.
     """
 
     asynchronous = False
@@ -125,7 +128,10 @@ class SessionManager(Configured[Store]):
             core.keeper = keeper_of(store, core.options.timeout, self)
 
     def on(self, event: type[E], listener: Callable[[E], None], /) -> Callable[[], None]:
-        """Call `listener` for every event of this class; what is returned takes it back. Listeners are called in this order."""
+        """Call `listener` for every event of this class or a subclass, after those that were added before.
+
+        The function that is returned removes it again.
+        """
         return self._core.on(event, listener)
 
     # -------------------------------------------------------------- requests
@@ -148,6 +154,9 @@ class SessionManager(Configured[Store]):
         cookie_policy  instead of the manager's
         nosession      raised instead of `Rejected` when there is no session
         error          status and headers of the `Rejected` that is raised when a check fails
+
+        Raises `Rejected` for a request that is refused: answer with its `status` and `headers`. Raises `StoreUnavailable`, and
+        `NoPeerAddress` if there is no address that the session could be bound to.
         """
         return self.filter(create=create, check=check, cookie_policy=cookie_policy, nosession=nosession, error=error)(request)
 
@@ -160,7 +169,7 @@ class SessionManager(Configured[Store]):
         nosession: BaseException | None = None,
         error: Error = BAD_REQUEST,
     ) -> Callable[[Request], tuple[Session, Finish]]:
-        """`start_check` with its settings held: check them once, call the result per request (OCaml's `Session.filter`)."""
+        """`start_check` with its settings held: they are checked once, and the function that is returned is called for each request."""
         guard = self._guard(cookie_policy, create=create, check=check, nosession=nosession, error=error)
 
         def start(request: Request) -> tuple[Session, Finish]:
@@ -242,17 +251,20 @@ class SessionManager(Configured[Store]):
         close_exchange(exchange)
 
     def check_session_cookie(self, request: Request, /, *, cookie_policy: CookiePolicy | None = None) -> bool:
-        """Whether the request's cookies and address open a session now. Not a use."""
+        """Whether the request's cookies and address open a session now. That does not count as a use, so prolongs nothing."""
         return self.get_session(request, cookie_policy=cookie_policy) is not None
 
     def get_session(self, request: Request, /, *, cookie_policy: CookiePolicy | None = None) -> SessionView | None:
-        """The request's session for reading, or None; the cookies and the address are checked. Not a use, and no client."""
+        """The request's session for reading, or None; the cookies and the address are checked. It does not count as a use."""
         exchange = Exchange(self._guard(cookie_policy), request)
         record = self._look(exchange)
         return None if record is None else self._core.view(record, self._core.clock())
 
     def delete_session(self, request: Request, /, *, cookie_policy: CookiePolicy | None = None) -> list[tuple[str, str]]:
-        """End the request's session, if it has one, and the headers that expire its cookies. A refused one is left alone."""
+        """End the request's session, if its cookies and address open one; returns the headers for the response, which expire the cookies.
+
+        A session that the request may not open is left alone, and so are the cookies.
+        """
         exchange = Exchange(self._guard(cookie_policy), request)
         record = self._look(exchange)
         if record is not None:
@@ -279,8 +291,11 @@ class SessionManager(Configured[Store]):
             _refuse_running_loop()
 
     def commit(self, session: Session, /) -> None:
-        """Commit in the middle of a request; afterwards the values that `update` returned are settled. Raises `SessionEnded`, and
-        whatever `finish()` raises. In a new session this creates it. What may have been applied is not committed again (rule 28)."""
+        """Commit in the middle of a request; afterwards `session[key]` is what is stored, also where other requests wrote to it.
+
+        Raises `SessionEnded`, and what `finish()` raises. After a `StoreUnavailable` that is `unknown` the changes are dropped: they may
+        have been stored, and nothing stores them once more.
+        """
         self.commit_exchange(exchange_of(session), strict=True)
 
     def refresh(self, session: Session, /) -> None:
@@ -296,18 +311,21 @@ class SessionManager(Configured[Store]):
         current = self._store.open(record.locator, None, self._core.idle, now)
         tracking.refreshed(still_open(record, current, now))
 
-    @contextmanager
-    def edit(self, handle: str, /) -> Generator[Session]:
+    def edit(self, handle: str, /) -> AbstractContextManager[Session]:
         """A session by its handle, for writing outside of a request; committed at the end of the block, unless that raises.
 
         Raises `NoSession` if there is none. No cookie can be sent from here: `renew` raises `HeadersSent`.
         """
+        return self._edit(handle)
+
+    @contextmanager
+    def _edit(self, handle: str) -> Generator[Session]:
         self._may_wait()
         exchange = Exchange(self._guard(None), None)
         locator = locator_of(handle)
         now = self._core.clock()
         record = None if locator is None else self._store.open(locator, None, self._core.idle, now)
-        session = hold_for_edit(self._core, exchange, record, handle, now)
+        session = self._core.hand_out_for_edit(exchange, record, handle, now)
         try:
             yield session
             self.commit_exchange(exchange, strict=True)
@@ -355,12 +373,8 @@ class SessionManager(Configured[Store]):
 
     def end_all(self, where: Callable[[SessionView], bool] | None = None, /, *, keep: Session | None = None) -> int:
         """End every session, or those for which `where(view)`; how many. `keep` is spared ("sign out everywhere else", ASVS 7.4.5)."""
-        kept = None if keep is None else keep.handle
-        return sum(
-            self.end(view.handle)
-            for view in self.all()
-            if view.handle != kept and (where is None or answered(where(view), "end_all", where))
-        )
+        chosen = to_be_ended(where, keep)
+        return sum(self.end(view.handle) for view in self.all() if chosen(view))
 
     def sweep(self) -> int:
         """End everything whose time is over, now; how many sessions. Not needed for timeouts to hold."""
@@ -375,7 +389,8 @@ class SessionManager(Configured[Store]):
         From now on, ends and renewals are noted in `<path>.journal` before the response, so that no older snapshot brings them back. That
         costs each of them an fsync for every path, so eight paths are kept up like this at most: then the one saved least recently is let
         go (never one that was loaded, nor that of `autosave`). A backup does not remember what ended after eight others were saved.
-        Raises `StoreUnavailable` if the snapshot or the journal cannot be written; what was saved before is still there then.
+        Raises `StoreUnavailable` if the snapshot or the journal cannot be written; what was saved before is still there then. Raises
+        `PolicyError` for a store other than a memory store, which keeps its sessions itself.
         """
         core = self._core
         core.keeper = keeper_of(core.store, core.options.timeout, self)
@@ -385,6 +400,7 @@ class SessionManager(Configured[Store]):
         """Restore what `save_sessions` wrote; how many sessions. A missing file is no sessions.
 
         A damaged file is reported and kept under another name, and the previous good one is loaded; with `strict`, `SnapshotDamaged`.
+        Raises `PolicyError` as `save_sessions` does.
         """
         core = self._core
         core.keeper = keeper_of(core.store, core.options.timeout, self)
@@ -397,8 +413,9 @@ class SessionManager(Configured[Store]):
         """Save to `path` every so many seconds, and when the manager is closed. A failure is logged, and tried again next time.
 
         A process that is forked afterwards saves nothing, and logs that with its first request: call this in the process that serves.
+        Raises `PolicyError` as `save_sessions` does, and for less than a thousandth of a second.
         """
-        check_every(every)
+        check_seconds("autosave(every=...)", every, 0.001)
         core = self._core
         core.keeper = keeper_of(core.store, core.options.timeout, self)
         place = self._background.path = absolute(path)
@@ -457,24 +474,6 @@ def still_open(seen: Record, current: Record | None, now: float) -> Record:
         # Otherwise whoever held the session open before a sign-in would see what is in it after (session fixation).
         raise SessionEnded("the session was renewed by another request: this request's id opens it no more")
     return current
-
-
-def hold_for_edit(core: Core, exchange: Exchange, record: Record | None, handle: str, now: float) -> Session:
-    """The session of an `edit` block."""
-    if record is None or now >= record.due:
-        raise NoSession(f"there is no session with the handle {handle!r}, or it has ended")
-    exchange.address = record.address
-    exchange.verdict = "live"
-    exchange.headers_sent = True
-    tracking = exchange.tracking = core.tracking_of(record, record.address, now)
-    tracking.owner, tracking.headers_sent = exchange, True
-    session = exchange.session = Session(tracking)
-    return session
-
-
-def check_every(every: float) -> None:
-    """Raise `PolicyError` for an interval that is none."""
-    check_timeout("autosave(every=...)", every)
 
 
 def _refuse_running_loop() -> None:

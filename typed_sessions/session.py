@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
-from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar, cast, final, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, TypeVar, cast, final, overload
 
 import msgspec
 from typing_extensions import override
@@ -28,7 +28,7 @@ Create: TypeAlias = Literal["on_write"] | bool
 Error: TypeAlias = tuple[int, Headers]
 """What a refused request is answered with: status and headers."""
 
-_FORBIDDEN: Error = (403, ())
+FORBIDDEN: Error = (403, ())
 
 
 @final
@@ -42,15 +42,16 @@ class SessionList(Sequence[T], Generic[T]):
         self._key = key
 
     def append(self, value: T, /) -> None:
-        """Add at the end (SWI's assertz). Never collides with another request's."""
+        """Add at the end. Never collides with another request's."""
         self._tracking.append(self._key, value, False)
 
     def prepend(self, value: T, /) -> None:
-        """Add at the front (SWI's asserta)."""
+        """Add at the front."""
         self._tracking.append(self._key, value, True)
 
     def remove_where(self, match: Callable[[T], bool], /, *, first: bool = False) -> int:
-        """Remove what matches, or only the first that does (SWI's retractall and retract); how many that were in this view."""
+        """Remove what matches, or only the first that does; how many that were in this view."""
+        check_function(match, "remove_where", "a function of an element, such as lambda element: element == 'old'")
         return self._tracking.remove_where(self._key, lambda value: answered(match(value), "remove_where", match), first)
 
     def clear(self) -> None:
@@ -92,7 +93,10 @@ class SessionView(msgspec.Struct, eq=False):
     @overload
     def __getitem__(self, key: ListKey[T], /) -> Sequence[T]: ...
     def __getitem__(self, key: KeyView[Any] | ListKey[Any], /) -> object:  # Any: see the overloads
-        """The value. KeyError if there is none, or none that is a `T` (rule 1); a list may be empty."""
+        """The value. Raises KeyError if there is none, or if what is stored is not of the key's type (`ValueRefused` tells).
+
+        Of a `ListKey` it is the list, which may be empty.
+        """
         if isinstance(key, ListKey):
             return SessionList(self._tracking, key)
         try:
@@ -179,23 +183,14 @@ class SessionView(msgspec.Struct, eq=False):
 class Session(SessionView, eq=False):
     """Reading and writing a session during one request. `renew` and `end` take effect at the commit, like every change."""
 
-    @overload
-    def __getitem__(self, key: KeyView[T], /) -> T: ...
-    @overload
-    def __getitem__(self, key: ListKey[T], /) -> SessionList[T]: ...
-    @override
-    def __getitem__(self, key: KeyView[Any] | ListKey[Any], /) -> Any:  # Any: see the overloads
-        """The value. KeyError if there is none, or none that is a `T` (rule 1); a list may be empty."""
-        if isinstance(key, ListKey):
-            return SessionList(self._tracking, key)
-        try:
-            value = self._tracking.read(key)
-        except AttributeError:
-            _explain(key)
-            raise
-        if value is not ABSENT:
-            return value
-        raise KeyError(key)
+    if TYPE_CHECKING:  # what a list can do here, it cannot in a view
+
+        @overload
+        def __getitem__(self, key: KeyView[T], /) -> T: ...
+        @overload
+        def __getitem__(self, key: ListKey[T], /) -> SessionList[T]: ...
+        @override
+        def __getitem__(self, key: KeyView[Any] | ListKey[Any], /) -> Any: ...  # Any: see the overloads
 
     def __setitem__(self, key: Key[T], value: T, /) -> None:
         """Set the value, whatever others do meanwhile: of two assignments the last commit wins. Raises `KeyTypeError` if it is no `T`."""
@@ -232,6 +227,7 @@ class Session(SessionView, eq=False):
     def setdefault(self, key: Key[T], make: Callable[[], T], /) -> T:
         """The value; if there is none, what `make()` returns, which is set."""
         _explain(key)
+        check_function(make, "session.setdefault", "a function that makes the value, such as list or lambda: 'ann'")
         present = self._tracking.read(key)
         if present is not ABSENT:
             return cast("T", present)
@@ -246,13 +242,17 @@ class Session(SessionView, eq=False):
     def update(self, key: Key[T], change: Callable[[T], T], /, *, default: object = ABSENT) -> T:
         """Set `change(value)`, also when other requests change it at the same time: nothing is lost.
 
-        `change` is applied at once for this request's view, which is returned, and again at the commit to what is there then,
-        as often as others are faster (rule 7): it must be a pure function of its argument. KeyError without a value and `default`.
+        `change` is applied at once, and what it gives is this request's view of the value and is returned. At the commit it is applied
+        again to what others have stored by then, as often as they are faster: so it must be a pure function of its argument. Raises
+        KeyError if there is neither a value nor `default`.
         """
         try:
             return cast("T", self._tracking.update(key, change, default))
         except AttributeError:
             _explain(key)
+            raise
+        except TypeError:
+            check_function(change, "session.update", "a function of the value, such as lambda n: n + 1")
             raise
 
     def renew(self, *, overlap: float | None = None, clear: bool = False) -> None:
@@ -264,12 +264,13 @@ class Session(SessionView, eq=False):
         """
         self._tracking.ask_renew(overlap, clear)
 
-    def require(self, check: Callable[[Session], bool], /, *, error: Error = _FORBIDDEN) -> None:
+    def require(self, check: Callable[[Session], bool], /, *, error: Error = FORBIDDEN) -> None:
         """Refuse the request, raising `Rejected` with `error`, unless `check(session)`. The session stays.
 
         Raises `PolicyError` for an `error` that is no status of 300 to 599 with header pairs.
         """
         check_error(error)
+        check_function(check, "session.require", "a function of the session, such as lambda s: user in s")
         if not answered(check(self), "session.require", check):
             raise refused(self, error)
 
@@ -279,7 +280,10 @@ class Session(SessionView, eq=False):
 
     @property
     def timeout(self) -> float | None:
-        """The idle timeout in seconds; None is never. Setting it is for this session only."""
+        """The idle timeout in seconds; None is never. Setting it is for this session only.
+
+        Raises `PolicyError` for anything but None and a positive number.
+        """
         tracking = self._tracking
         if tracking.timeout_set:
             return tracking.timeout
@@ -291,7 +295,10 @@ class Session(SessionView, eq=False):
 
     @property
     def persistent(self) -> bool:
-        """Whether the cookie outlives the browser session (Max-Age). Setting it is for this session only ("remember me")."""
+        """Whether the cookie outlives the browser session (Max-Age). Setting it is for this session only ("remember me").
+
+        Raises `PolicyError` for True if the cookie policy has no `max_age`, and `HeadersSent` for a change after the headers have left.
+        """
         return self._tracking.persistent
 
     @persistent.setter
@@ -314,6 +321,12 @@ def _explain(key: object) -> None:
     raise KeyTypeError(
         f'{key!r} is no key: declare one where modules are loaded, such as visits = Key("visits", int), and use session[visits]'
     ) from None
+
+
+def check_function(given: object, asked: str, expected: str) -> None:
+    """Raise TypeError for what cannot be called; it is not shown, for it may be a value that was meant to be stored."""
+    if not callable(given):
+        raise TypeError(f"{asked}(...): expected {expected}; not a value of type {type(given).__name__}")
 
 
 def answered(answer: object, asked: str, function: object) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Final, Generic, Literal, TypeVar, final
+from typing import Any, ClassVar, Final, Generic, Literal, TypeVar, cast, final
 
 from typing_extensions import Never, override
 
@@ -16,7 +16,7 @@ from .errors import PolicyError
 from .options import SessionOptions, refuse_unknown
 from .policy import CookiePolicy
 from .sealing import SealingKeys
-from .session import Create
+from .session import Create, Session, SessionView, answered, check_function
 from .stores.memory import MemoryStore
 
 
@@ -33,7 +33,26 @@ UNCHANGED: Final[Any] = _Unchanged()
 ELSEWHERE: Final = ("cookie_policy", "address_policy", "seal", "clock")
 """What a manager is made with, beside the options."""
 _ONCE: Final = (*ELSEWHERE, "max_clients")
-_COOKIE_OPTIONS: Final = ("cookie", "path", "samesite", "same_site", "http_only", "secure", "max_age", "domain", "name")
+_NOT_HERE: Final[Mapping[str, str]] = {
+    "store": "a manager's store is its first argument, SessionManager(MemoryStore(), ...)",
+    **dict.fromkeys(
+        ("cookie", "path", "samesite", "same_site", "http_only", "secure", "max_age", "domain", "name", "partitioned"),
+        "the cookies' options are CookiePolicy's, cookie_policy=CookiePolicy(...)",
+    ),
+    **dict.fromkeys(
+        ("match", "v4", "v6", "mismatch", "trusted_proxies", "proxy_enabled"),
+        "what addresses are asked for is AddressPolicy's, address_policy=AddressPolicy(...)",
+    ),
+    **dict.fromkeys(
+        ("max_sessions", "max_bytes", "max_keys", "shards", "prefix", "schema", "max_connections", "client", "url"),
+        "it is the store's, such as MemoryStore(max_sessions=...)",
+    ),
+    **dict.fromkeys(
+        ("secret", "secret_key", "key", "keys"),
+        "ids are random, so there is no secret to configure; to encrypt the values, seal=SealingKeys([...])",
+    ),
+}
+"""Options of something else, and what it is."""
 
 
 S = TypeVar("S")
@@ -174,13 +193,21 @@ class Configured(Generic[S]):
 
 
 def refuse(unknown: Mapping[str, object]) -> None:
-    """Raise `PolicyError` for options that do not exist, saying where the cookies' ones are."""
+    """Raise `PolicyError` for options that do not exist, saying whose they are."""
     for name in unknown:
-        if name == "store":
-            raise PolicyError("there is no option 'store': a manager's store is its first argument, SessionManager(MemoryStore(), ...)")
-        if name in _COOKIE_OPTIONS:
-            raise PolicyError(f"there is no option {name!r} here: the cookies' options are CookiePolicy's, cookie_policy=CookiePolicy(...)")
+        if name in _NOT_HERE:
+            raise PolicyError(f"there is no option {name!r} here: {_NOT_HERE[name]}")
     refuse_unknown(list(unknown), ELSEWHERE)
+
+
+def to_be_ended(where: Callable[[SessionView], bool] | None, keep: Session | None) -> Callable[[SessionView], bool]:
+    """Whether `end_all` is to end a session. Raises TypeError for arguments that are no function, and no session."""
+    if where is not None:
+        check_function(where, "end_all", "a function of a session, such as lambda s: s.get(user) == 'ann'")
+    if keep is not None and not isinstance(cast("object", keep), SessionView):
+        raise TypeError(f"end_all(keep={type(keep).__name__}): expected the Session to spare, or None")
+    kept = None if keep is None else keep.handle
+    return lambda view: view.handle != kept and (where is None or answered(where(view), "end_all", where))
 
 
 def locator_of(handle: str) -> bytes | None:

@@ -27,7 +27,7 @@ from typing_extensions import ParamSpec
 from ..errors import check_error
 from ..keys import Key, ListKey
 from ..residents import ABSENT
-from ..session import Error, Session, SessionList, current_session, refused
+from ..session import FORBIDDEN, Error, Session, SessionList, current_session, refused
 from .asgi import open_session
 
 T = TypeVar("T")
@@ -35,8 +35,6 @@ D = TypeVar("D")
 A = TypeVar("A")
 R = TypeVar("R")
 P = ParamSpec("P")
-
-FORBIDDEN: Error = (403, ())
 
 
 def with_session(handler: Callable[Concatenate[A, Session, P], R], /) -> Callable[Concatenate[A, P], R]:
@@ -65,7 +63,7 @@ def from_session(
     """The handler is called with the value of a key; of a `ListKey`, with its list.
 
     Without a value the request is refused with `error` (`redirect("/login")`, say), unless there is `make=`, whose result is set, or
-    `default=`, which is not stored. A value that is changed in place is committed (rule 5).
+    `default=`, which is not stored. A value that is changed in place is stored all the same.
     """
     return Giving(wanted(key, error=error, make=make, default=default))
 

@@ -22,9 +22,9 @@ from starlette.requests import HTTPConnection
 
 from ..keys import Key, ListKey
 from ..residents import ABSENT
-from ..session import Error, Session
+from ..session import FORBIDDEN, Error, Session
 from .asgi import open_session
-from .decorators import FORBIDDEN, wanted
+from .decorators import wanted
 
 T = TypeVar("T")
 
@@ -57,7 +57,7 @@ def FromSession(
     """`Annotated[Cart, FromSession(cart)]` is the type of a parameter that is the value of a key; of a `ListKey`, its `SessionList`.
 
     Without a value the request is refused with `error` (`redirect("/login")`, say), unless there is `make=`, whose result is set, or
-    `default=`, which is not stored. A value that is changed in place is committed (rule 5). What arrives is of the key's type; that the
+    `default=`, which is not stored. A value that is changed in place is stored all the same. What arrives is of the key's type; that the
     annotation says the same, type checkers cannot see. Raises `TypeError` for arguments that do not go together.
     """
     value = wanted(key, error=error, make=make, default=default)

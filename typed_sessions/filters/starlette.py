@@ -21,9 +21,9 @@ from starlette.concurrency import run_in_threadpool
 
 from ..keys import Key, ListKey
 from ..residents import ABSENT
-from ..session import Error, Session
+from ..session import FORBIDDEN, Error, Session
 from .asgi import open_session
-from .decorators import FORBIDDEN, wanted
+from .decorators import wanted
 
 T = TypeVar("T")
 A = TypeVar("A")
