@@ -18,12 +18,12 @@ from redis.retry import Retry
 from tests.conftest import require
 from tests.faces import Face
 from tests.redis_server import PATIENCE, RedisServer, free_port
-from tests.stores.faults import read, signed_in, unavailable, write
+from tests.stores.faults import SLACK, read, signed_in, unavailable, write
 from tests.stores.proxy import Manner, Proxy
 from tests.stores.records import IDLE, NOW, new
-from typed_sessions import Key
+from typed_sessions import Key, StoreUnavailable
 from typed_sessions.changes import Changes, Write
-from typed_sessions.stores.redis import RedisStore
+from typed_sessions.stores.redis import CONNECTIONS, AsyncRedisStore, RedisStore
 
 pytestmark = pytest.mark.slow
 
@@ -372,3 +372,22 @@ def test_an_eviction_policy_that_loses_sessions(
     signed_in(face, name)
     signed_in(face, name)
     assert [policy in record.getMessage() for record in caplog.records] == [True] * warned
+
+
+def test_a_frozen_server_while_many_wait_for_a_connection(server: RedisServer) -> None:
+    """More requests than one event loop may have connections: who gets a turn late has what is left of the deadline, and no other."""
+    deadline = 2 * SLACK
+
+    async def asked(store: AsyncRedisStore) -> float:
+        begin = time.monotonic()
+        with pytest.raises(StoreUnavailable):
+            await store.open(b"x" * 16, None, IDLE, NOW)
+        return time.monotonic() - begin
+
+    async def all_asked() -> list[float]:
+        store = AsyncRedisStore(server.url, deadline=deadline)
+        await store.open(b"x" * 16, None, IDLE, NOW)
+        server.freeze()
+        return await asyncio.gather(*(asked(store) for _ in range(3 * CONNECTIONS)))
+
+    assert max(asyncio.run(all_asked())) < deadline + SLACK

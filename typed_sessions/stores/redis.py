@@ -14,6 +14,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import monotonic
 from typing import Any, TypeAlias, TypeVar, final
 
@@ -277,6 +278,7 @@ class AsyncRedisStore(Connecting):
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Nodes] = weakref.WeakKeyDictionary()
         self._last: tuple[Callable[[], asyncio.AbstractEventLoop | None], _Nodes] = (lambda: None), {}
         """The loop of the last verb: mostly it is the only one."""
+        self._connecting: set[asyncio.Task[None]] = set()
         self._lock = threading.Lock()
         tell_of_forks(self)
 
@@ -453,14 +455,34 @@ class AsyncRedisStore(Connecting):
         connection = self._connection(node)
         try:
             left = left_of(until)
-            await asyncio.wait_for(connection.connect(), left)
+        except TimeoutError as problem:
+            raise self._unreached(problem, node) from problem
+        # Not `wait_for`: where redis-py does not notice that it is cancelled, that would wait for a timeout of its own as well.
+        connecting = asyncio.ensure_future(connection.connect())
+        try:
+            await asyncio.wait((connecting,), timeout=left)
+            if not connecting.done():
+                raise self._unreached(TimeoutError(), node)
+            connecting.result()
             self._was_reached = True
             return AsyncLink(connection)
-        except asyncio.TimeoutError as problem:  # another class than TimeoutError before Python 3.11
-            raise self._unreached(TimeoutError(), node) from problem
         except (redis.RedisError, OSError) as problem:
             raise self._unreached(_plain(problem), node) from problem
         finally:
-            writer, connection._reader, connection._writer = connection._writer, None, None
-            if writer is not None:
-                writer.transport.abort()
+            connecting.cancel()
+            self._connecting.add(connecting)  # the loop keeps tasks weakly
+            connecting.add_done_callback(partial(self._connected, connection))
+            _abort(connection)
+
+    def _connected(self, connection: Any, connecting: asyncio.Task[None]) -> None:
+        """It has ended, maybe after everybody has given it up."""
+        self._connecting.discard(connecting)
+        if not connecting.cancelled():
+            connecting.exception()  # which was told, or nobody waits for
+        _abort(connection)
+
+
+def _abort(connection: Any) -> None:
+    writer, connection._reader, connection._writer = connection._writer, None, None
+    if writer is not None:
+        writer.transport.abort()
