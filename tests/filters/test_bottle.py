@@ -297,12 +297,18 @@ def test_a_head_request_closes_the_body(app: bottle.Bottle, site: Site) -> None:
 
 
 def test_check_and_create_are_those_of_the_filter(site: Site) -> None:
-    """With `check`, every request of the application is opened, and refused if it says so."""
+    """With `check`, the session of every request is opened, which is refused if it says so; with `eager`, opened alone."""
     app = bottle.Bottle()
     app.install(SessionPlugin(site.sessions, create=False, check=lambda session: session.get(site.visits, 0) > 1))
     route(app, lambda: "in")
     assert wsgi(app, site.jar(2)).text == "in"
     assert wsgi(app, site.jar(1)).status == 400
+    eager = bottle.Bottle()
+    eager.install(SessionPlugin(site.sessions, eager=True))
+    route(eager, lambda: "in")
+    jar = site.jar()
+    assert wsgi(eager, jar).text == "in"
+    assert site.store.calls == {"open": 1}
 
 
 def test_a_mounted_application_is_served_too(app: bottle.Bottle, site: Site) -> None:

@@ -64,6 +64,9 @@ async def test_the_same_asgi_filter_twice_is_one() -> None:
     assert (view[user], view[page]) == ("ann", "cart")
     checked = for_asgi.SessionMiddleware(inner, sessions, check=lambda _: False)
     assert (await asgi(for_asgi.SessionMiddleware(checked, sessions), jar)).status == 400
+    eager = for_asgi.SessionMiddleware(inner, sessions, eager=True)
+    answer = await asgi(for_asgi.SessionMiddleware(eager, sessions), Jar())
+    assert (len(answer.all("set-cookie")), len(answer.all("vary"))) == (2, 1)
 
 
 def test_a_wsgi_application_finds_its_own_session_after_a_mounted_one() -> None:
@@ -89,6 +92,8 @@ def test_a_wsgi_application_finds_its_own_session_after_a_mounted_one() -> None:
     wsgi(outer(admin), jar)
     assert len(jar.cookies) == 4
     assert [(view.get(user), view.get(page)) for view in (*shop.all(), *admin.all())] == [("ann", None), (None, "cart")]
+    eager = for_wsgi.SessionMiddleware(mounted, shop, eager=True)
+    assert len(wsgi(for_wsgi.SessionMiddleware(eager, shop), Jar()).all("set-cookie")) == 2
     wsgi(outer(shop), jar := Jar())
     assert len(jar.cookies) == 2
     assert ("ann", "cart") in [(view.get(user), view.get(page)) for view in shop.all()]

@@ -16,27 +16,30 @@ from typed_sessions import Key, ListKey, Rejected, Session, current_session
 from typed_sessions.filters.asgi import Scope, open_session
 
 
-def over_wsgi(jar: Jar, work: Callable[[Any, Session], object] | None) -> tuple[Watched, Callable[[], Answer]]:
+def over_wsgi(jar: Jar, work: Callable[[Any, Session], object] | None, **settings: Any) -> tuple[Watched, Callable[[], Answer]]:
     site = wsgi_site.Site()
     handler = wsgi_site.says(lambda: work and work(site, current_session()))
-    return site.store, lambda: wsgi(site.app(handler), jar)
+    return site.store, lambda: wsgi(site.app(handler, **settings), jar)
 
 
-def over_asgi(jar: Jar, work: Callable[[Any, Session], object] | None) -> tuple[Watched, Callable[[], Answer]]:
+def over_asgi(jar: Jar, work: Callable[[Any, Session], object] | None, **settings: Any) -> tuple[Watched, Callable[[], Answer]]:
     site = asgi_site.Site()
 
     async def handler(scope: Scope) -> object:
         return work and work(site, await open_session(scope))
 
-    return site.store, lambda: asyncio.run(asgi(site.app(asgi_site.says(handler)), jar))
+    return site.store, lambda: asyncio.run(asgi(site.app(asgi_site.says(handler), **settings), jar))
 
 
-def over_http(jar: Jar, work: Callable[[Any, Session], object] | None) -> tuple[Watched, Callable[[], Answer]]:
+def over_http(jar: Jar, work: Callable[[Any, Session], object] | None, **settings: Any) -> tuple[Watched, Callable[[], Answer]]:
     site = http_site.Site()
 
     def ask() -> Answer:
         pages: dict[str, http_site.Page] = {"/page": lambda handler: str(work and work(site, handler.session))}
-        with serving(site.handler(pages)) as server, Connection(server, jar) as browser:
+        with (
+            serving(site.handler(pages, **{f"session_{name}": value for name, value in settings.items()})) as server,
+            Connection(server, jar) as browser,
+        ):
             return browser.ask("/page")
 
     return site.store, ask
@@ -64,6 +67,19 @@ def test_rule_25_what_nobody_asks_about_is_not_opened(over: Any) -> None:
         store, ask = over(jar, work)
         answer = ask()
         assert (store.trips, answer.all("Vary")) == (trips, ["Cookie"] if trips else [])
+
+
+@pytest.mark.parametrize("over", [over_wsgi, over_asgi, over_http])
+def test_rule_25_eager_opens_before_the_handler(over: Any) -> None:
+    """It costs the one trip, and the answer depends on the cookie, though nobody looks; where there has to be one, nothing runs without."""
+    jar = Jar()
+    assert over(jar, write)[1]().text == "1"
+    store, ask = over(jar, None, eager=True)
+    answer = ask()
+    assert (answer.status, store.calls, answer.all("Vary")) == (200, {"open": 1}, ["Cookie"])
+    ran: list[object] = []
+    answer = over(Jar(), lambda _, session: ran.append(session), eager=True, create=False)[1]()
+    assert (answer.status, ran) == (400, [])
 
 
 def test_rule_25_on_write_begins_with_the_first_committed_value(face: Face) -> None:

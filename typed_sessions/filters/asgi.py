@@ -95,7 +95,7 @@ class SessionMiddleware:
         self._app = app
         self._sessions = sessions
         self._eager = eager or check is not None
-        self._adds_nothing = create is None and check is None and cookie_policy is None and error is BAD_REQUEST and not eager
+        self._adds_nothing = create is None and check is None and cookie_policy is None and error is BAD_REQUEST
         self._origins = Origins(allowed_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -105,6 +105,8 @@ class SessionMiddleware:
         if _KEY in scope:
             around = scope[_KEY]
             if isinstance(around, _Response) and around.source is not None and around.sessions is self._sessions and self._adds_nothing:
+                if self._eager:
+                    await self._sessions.open_exchange(around)
                 await self._app(scope, receive, send)  # its sessions are around already
                 return
             scope = {**scope}  # the application around this one goes on to find its own

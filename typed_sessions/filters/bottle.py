@@ -45,8 +45,9 @@ class SessionPlugin:
 
     A handler with an argument of the name `keyword` is called with the session, which is opened for it; other handlers cost nothing, and
     may call `current_session()`, as may hooks, templates and bodies that stream. `create`, `check`, `error` and `cookie_policy` are those
-    of `SessionManager.filter`. Changes are committed before the headers leave, and nothing is if the response is of 500 or above, which
-    Bottle makes of an exception; `abort(404)` and `redirect` commit. `Rejected` is answered with its status and headers.
+    of `SessionManager.filter`; with `check`, or with `eager`, the session of every request is opened before its hooks and its handler.
+    Changes are committed before the headers leave, and nothing is if the response is of 500 or above, which Bottle makes of an exception;
+    `abort(404)` and `redirect` commit. `Rejected` is answered with its status and headers.
 
     Install it in the application that is run. What is mounted in it is served too, with `current_session()`; for the argument, install one
     there as well. Raises `bottle.PluginError` if there is one already.
@@ -63,12 +64,13 @@ class SessionPlugin:
         check: Callable[[Session], bool] | None = None,
         error: Error = BAD_REQUEST,
         cookie_policy: CookiePolicy | None = None,
+        eager: bool = False,
     ) -> None:
         if not keyword.isidentifier():
             raise ValueError(f"SessionPlugin(keyword={keyword!r}): expected the name of an argument")
 
         def around(app: WSGIApplication) -> SessionMiddleware:
-            return SessionMiddleware(app, sessions, create=create, check=check, error=error, cookie_policy=cookie_policy)
+            return SessionMiddleware(app, sessions, create=create, check=check, error=error, cookie_policy=cookie_policy, eager=eager)
 
         around(_no_application)  # what is wrong with the arguments is said here
         self.name = "typed_sessions"

@@ -80,15 +80,16 @@ class SessionHandler(BaseHTTPRequestHandler):
     """A `BaseHTTPRequestHandler` whose `self.session` is the request's session, opened when it is first looked at.
 
     Set `sessions` on the class. `session_create`, `session_error` and `session_cookie_policy` are those of `SessionManager.filter`;
-    override `check_session` for its `check`: the session is then opened before the handler runs. `Rejected`, raised anywhere in a
-    handler, is answered with its status and headers. A response of 500 and above is not committed; a commit that fails is answered in
-    its place.
+    override `check_session` for its `check`. The session is opened before the handler's method is called if there is one, or with
+    `session_eager`. `Rejected`, raised anywhere in a handler, is answered with its status and headers. A response of 500 and above is not
+    committed; a commit that fails is answered in its place.
     """
 
     sessions: ClassVar[SessionManager]
     session_create: ClassVar[Create | None] = None
     session_error: ClassVar[Error] = BAD_REQUEST
     session_cookie_policy: ClassVar[CookiePolicy | None] = None
+    session_eager: ClassVar[bool] = False
 
     session_client: Client
     """This connection."""
@@ -191,7 +192,8 @@ class SessionHandler(BaseHTTPRequestHandler):
         # http.server looks the handler's method up by name and calls it at once: the last moment before it runs.
         if name.startswith("do_"):
             exchange: Exchange | None = self._exchange
-            if exchange is not None and exchange.guard.check is not None and exchange.session is None and not exchange.done:
+            unopened = exchange is not None and exchange.session is None and not exchange.done
+            if exchange is not None and unopened and (self.session_eager or exchange.guard.check is not None):
                 self.sessions.open_exchange(exchange)
         return super().__getattribute__(name)
 

@@ -51,9 +51,10 @@ class EnvironReader:
 class SessionMiddleware:
     """A WSGI application with sessions around another.
 
-    `create`, `check`, `error` and `cookie_policy` are those of `SessionManager.filter`; with `check`, the session is opened before the
-    application is called. In it, `current_session()` or `open_session(environ)` is the session; `Rejected`, raised anywhere inside, is
-    answered with its status and headers. A response of 500 and above is not committed; a commit that fails is answered in its place.
+    `create`, `check`, `error` and `cookie_policy` are those of `SessionManager.filter`; with `check`, or with `eager`, the session is
+    opened before the application is called. In it, `current_session()` or `open_session(environ)` is the session; `Rejected`, raised
+    anywhere inside, is answered with its status and headers. A response of 500 and above is not committed; a commit that fails is
+    answered in its place.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class SessionMiddleware:
         check: Callable[[Session], bool] | None = None,
         error: Error = BAD_REQUEST,
         cookie_policy: CookiePolicy | None = None,
+        eager: bool = False,
     ) -> None:
         if not isinstance(cast("object", sessions), SessionManager):
             raise TypeError(f"SessionMiddleware(app, {sessions!r}): expected a SessionManager; AsyncSessionManager is for filters.asgi")
@@ -72,18 +74,21 @@ class SessionMiddleware:
         self._guard = Guard(EnvironReader(), policy, create=create, check=check, error=error)
         self._app = app
         self._sessions = sessions
+        self._eager = eager or check is not None
         self._adds_nothing = create is None and check is None and cookie_policy is None and error is BAD_REQUEST
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if _KEY in environ:
             around: object = environ[_KEY]
             if isinstance(around, _Response) and around.source is not None and around.sessions is self._sessions and self._adds_nothing:
+                if self._eager:
+                    around.current()
                 return self._app(environ, start_response)  # its sessions are around already
             environ = {**environ}  # the application around this one goes on to find its own
         response = environ[_KEY] = _Response(self._guard, environ, sessions=self._sessions, start_response=start_response, own_headers=[])
         token = enter(response)
         try:
-            if self._guard.check is not None:
+            if self._eager:
                 response.current()
             body = self._app(environ, response.start)
             kind: object = type(body)
