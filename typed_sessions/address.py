@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple, cast, final
 
 from .errors import NoPeerAddress, PolicyError
 
-_log = logging.getLogger("typed_sessions")
+logger: logging.Logger = logging.getLogger("typed_sessions")
 
 LONGEST_ADDRESS = 100  # characters; the longest IPv6 text with brackets, a zone and a port stays well below
 LONGEST_ELEMENT = 2048  # characters of one hop in `Forwarded`: room for host names of 255
@@ -214,7 +214,7 @@ class AddressPolicy:
             # Once: where headers do come, a request without them is the proxy's own, and where none comes, one line says it.
             object.__setattr__(self, "_heard", True)
             if not (standard or customary or schemes):
-                _log.warning(_NOT_FORWARDED, peer or "on a Unix socket")
+                logger.warning(_NOT_FORWARDED, peer or "on a Unix socket")
         by_custom = self._by_x_forwarded(peer, customary, schemes)
         if not standard:
             return by_custom

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from .record import (
     FIELD,
+    FIELD_FLAGS_AT,
     FIELD_HOOKED,
     HOOKED,
     OWN_TIMEOUT,
@@ -29,7 +30,6 @@ from .record import (
     unpack_elements,
 )
 
-_FLAGS_AT = 6
 _SEQUENCE_SHIFT = 20
 """A commit may add 2**20 elements to a list; sequences stay within 53 bits for 2**32 commits."""
 
@@ -165,7 +165,7 @@ def apply(record: Record, changes: Changes, idle: Idle, now: float) -> Outcome:
             size += _change_list(fields, name, change, revision)
     if hooked:
         flags &= ~HOOKED
-        if any(packed[_FLAGS_AT] & FIELD_HOOKED for packed in fields.values()):
+        if any(packed[FIELD_FLAGS_AT] & FIELD_HOOKED for packed in fields.values()):
             flags |= HOOKED
     after = replace(record, unpacked=fields, packed=b"", revision=revision, size=size, flags=flags, use_written=False)
     if changes.counts_as_use and not 0 <= now - record.used < record.granularity:

@@ -16,7 +16,7 @@ from .errors import StoreUnavailable
 from .events import End
 from .exchange import Exchange
 from .keys import AnyKey, Key, key_of, somebody_cleans_up
-from .record import FIELD_HOOKED, EndReason, Record, field_revision
+from .record import FIELD_FLAGS_AT, FIELD_HOOKED, EndReason, Record, field_revision
 from .session import Session, SessionView, carrying
 from .steps import Ask, Plan, Tell, Whole, Work, emit, tell
 from .tracking import Tracking
@@ -31,7 +31,6 @@ ENOUGH = 1 / 6
 """The part of it that has to be left for the hooks of one more session."""
 LOOKS = 4
 """How many sessions with values in this process a step of a sweep looks for."""
-_FLAGS_AT = 6
 
 
 def end(core: Core, locator: bytes, reason: EndReason, by: Exchange | None = None, *, carrier: Client | None = None) -> Plan[bool]:
@@ -105,7 +104,7 @@ def bury(core: Core, record: Record, by: Exchange | None = None, carrier: Client
     failure: StoreUnavailable | None = None
     if record.hooked and reached:
         if now < ending.at + core.options.reap_grace:
-            hooked = (name for name, packed in record.fields.items() if packed[_FLAGS_AT] & FIELD_HOOKED)
+            hooked = (name for name, packed in record.fields.items() if packed[FIELD_FLAGS_AT] & FIELD_HOOKED)
             left = [name for name in hooked if not _can_read(stored, name)]
         done = [name for name in record.fields if name not in left]
         try:
@@ -150,9 +149,9 @@ def _clean(core: Core, session: Session, key: Key[Any], stored: Tracking) -> Pla
         return
     keep: object = True
     if key.cleanup_no_client is not None:
-        keep = yield from tell(core, session, key.cleanup_no_client, slot.value, f"cleanup_no_client of {key!r}", True)
+        keep = yield from tell(session, key.cleanup_no_client, slot.value, f"cleanup_no_client of {key!r}", True)
     if keep and key.cleanup_delete is not None:
-        yield from tell(core, session, key.cleanup_delete, slot.value, f"cleanup_delete of {key!r}", None)
+        yield from tell(session, key.cleanup_delete, slot.value, f"cleanup_delete of {key!r}", None)
 
 
 def _close_clients(core: Core, locator: bytes, *carriers: Client | None) -> Plan[None]:
@@ -198,7 +197,7 @@ def _last_client_left(core: Core, locator: bytes) -> Plan[None]:
     for key in _keys_of([*record.fields, *residents]):
         if isinstance(key, Key) and key.cleanup_no_client is not None and values.slot(key).present:
             value = values.slot(key).value
-            if not (yield from tell(core, session, key.cleanup_no_client, value, f"cleanup_no_client of {key!r}", True)):
+            if not (yield from tell(session, key.cleanup_no_client, value, f"cleanup_no_client of {key!r}", True)):
                 dropped += [key.name] if key.was is None else [key.name, key.was]
                 if key.name in residents:
                     core.residents.remove(locator, key.name, value)

@@ -56,7 +56,7 @@ _CHUNK = 1 << 20
 _GROWTH = 4
 _ATTEMPTS = 100
 
-_log = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger("typed_sessions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +280,7 @@ class Journal:
         except StoreUnavailable as fault:
             # The entries are on the disk, so nobody needs to hear of it but the operator; and not again at every append.
             self._compact_at = _GROWTH * self._size
-            _log.warning("%s", fault)
+            logger.warning("%s", fault)
 
     def _compact(self, now: float) -> None:
         try:
@@ -297,7 +297,7 @@ class Journal:
                     new.settle()
                     new.publish()
             if damaged:
-                _log.warning("journal %s: %d damaged entries were dropped", self._path, damaged)
+                logger.warning("journal %s: %d damaged entries were dropped", self._path, damaged)
         finally:
             # Only now is the lock given back: what another process appended to the old file before this would be lost.
             self._drop()

@@ -73,7 +73,7 @@ def open_session(core: Core, exchange: Exchange, presented: Presented | None, re
         )
     core.require_address(exchange)
     session = core.hand_out(exchange, None, now)
-    if not (yield from _sound(core, exchange, session)):
+    if not (yield from _sound(exchange, session)):
         exchange.expire = exchange.expire or verdict == "dead"
         raise exchange.reject("check")
     if answer.given == "new":
@@ -92,14 +92,14 @@ def _resume(core: Core, exchange: Exchange, presented: Presented, record: Record
     if exchange.verdict == "previous":
         assert exchange.tracking is not None
         exchange.tracking.old_secret = True
-    if not (yield from _sound(core, exchange, session)):
+    if not (yield from _sound(exchange, session)):
         yield from end(core, record.locator, "check", exchange)
         exchange.expire, exchange.resend = True, False
         raise exchange.reject("check")
     return session
 
 
-def _sound(core: Core, exchange: Exchange, session: Session) -> Plan[bool]:
+def _sound(exchange: Exchange, session: Session) -> Plan[bool]:
     check = exchange.guard.check
     if check is None:
         return True
@@ -171,7 +171,7 @@ def _told(exchange: Exchange, step: Ask) -> Plan[Any]:
         tracking.committing = False
 
 
-def _new_secret(core: Core, record: Record, address: str | None) -> SessionId:
+def _new_secret(core: Core, record: Record) -> SessionId:
     for _ in range(ATTEMPTS):
         session_id = issue(core.draw, record.locator)
         if session_id.digest != record.digest and (record.previous is None or session_id.digest != record.previous.digest):
@@ -247,7 +247,7 @@ def _commit_changes(
                 changes.counts_as_use = False  # an `edit`: nobody has come
             if tracking.renew_asked:
                 address = exchange.address if exchange.address is not None else record.address
-                session_id = _new_secret(core, record, address)
+                session_id = _new_secret(core, record)
                 changes.renewal = renewal(record, session_id, address, tracking.renew_overlap, tracking.presented)
             outcome = yield from _told(exchange, Ask(core.store.commit, (record.locator, changes, core.idle, now)))
             assert outcome is not None

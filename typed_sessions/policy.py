@@ -35,7 +35,7 @@ CookieFilter: TypeAlias = Callable[[SetCookie], SetCookie | None]
 MAX_NAME: Final = 512
 """Characters of a policy's name: with the longest prefix and suffix it leaves a cookie more than 3,500 bytes for its value."""
 
-_log = logging.getLogger("typed_sessions")
+logger: logging.Logger = logging.getLogger("typed_sessions")
 
 
 def leave_alone(cookie: SetCookie, /) -> SetCookie:
@@ -242,7 +242,7 @@ def filtered(policy_filter: CookieFilter, pairs: Iterable[tuple[str, str]], own:
         try:
             answer = _answer(cookie, policy_filter(cookie))
         except Exception:
-            _log.exception("the cookie policy's filter failed for the cookie %r, which is left alone", name)
+            logger.exception("the cookie policy's filter failed for the cookie %r, which is left alone", name)
             continue
         if answer != cookie:
             answers.append(answer)

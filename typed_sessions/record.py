@@ -57,7 +57,10 @@ FIELD = Struct("<IHB")
 FIELD_HEAD = FIELD.size
 FIELD_VERSION = 4
 FIRST_REVISION = FIELD.pack(1, 0, 0)[:FIELD_VERSION]
-_FIELD_FLAGS_AT = 6
+FIELD_FLAGS_AT = FIELD_HEAD - 1
+"""Where the flags stand in a packed field."""
+RECORD_FLAGS_AT = 1
+"""Where the flags stand in a packed record."""
 
 _decode_fields = msgspec.msgpack.Decoder(dict[str, bytes]).decode
 _encode = msgspec.msgpack.Encoder().encode
@@ -105,7 +108,7 @@ def unpack_elements(packed: bytes | None) -> list[Element]:
     """The elements of a list's field. ValueError if it is none: a single value, stored by code that had another key of this name."""
     if packed is None:
         return []
-    if not packed[_FIELD_FLAGS_AT] & FIELD_LIST:
+    if not packed[FIELD_FLAGS_AT] & FIELD_LIST:
         raise ValueError("stored as a single value, not as a list")
     try:
         return [Element(*element) for element in _decode_elements(memoryview(packed)[FIELD_HEAD:])]

@@ -19,9 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .record import FIELD_TWIN, field_revision
-
-_FLAGS_AT = 6
+from .record import FIELD_FLAGS_AT, FIELD_TWIN, field_revision
 
 
 def holder(fields: Mapping[str, bytes], name: str, was: str) -> str | None:
@@ -29,8 +27,8 @@ def holder(fields: Mapping[str, bytes], name: str, was: str) -> str | None:
     new, old = fields.get(name), fields.get(was)
     if new is None and old is None:
         return None
-    new_twin = new is not None and bool(new[_FLAGS_AT] & FIELD_TWIN)
-    old_twin = old is not None and bool(old[_FLAGS_AT] & FIELD_TWIN)
+    new_twin = new is not None and bool(new[FIELD_FLAGS_AT] & FIELD_TWIN)
+    old_twin = old is not None and bool(old[FIELD_FLAGS_AT] & FIELD_TWIN)
     if new is None or old is None:
         return None if new_twin or old_twin else was if new is None else name
     if new_twin != old_twin:

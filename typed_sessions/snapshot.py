@@ -53,7 +53,7 @@ _RECORD = Struct("<cI")
 _TRAILER = Struct("<cQ")
 _SHA256_BYTES = 32
 
-_log = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger("typed_sessions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ def _keep_previous(fs: FileSystem, path: str) -> None:
         try:
             _check_whole(fs, path)
         except SnapshotDamaged as problem:
-            _log.warning("snapshot %s: %s; %s", path, problem.why, _set_aside(fs, path, path, seen))
+            logger.warning("snapshot %s: %s; %s", path, problem.why, _set_aside(fs, path, path, seen))
         else:
             # For a moment there is no `path`: a second name for it (a hard link) is not to be had everywhere.
             fs.replace(path, f"{path}.previous")

@@ -8,7 +8,7 @@ A plan yields a step, somebody else carries it out, and the result (or the excep
     Pause  seconds to wait
     Whole  a plan of its own, which is not left half done when the request is cancelled
 
-`run` in `manager` carries the steps out one after the other, the one in `aio` awaits what has to be awaited. Since user code only runs
+`run` in `manager` carries the steps out one after the other, the one in `carrying` awaits what has to be awaited. Since user code only runs
 in a Tell, it runs with no lock held, and what it raises is reported here and stops nothing else (rule 10).
 """
 
@@ -65,7 +65,7 @@ class Whole(NamedTuple):
 Plan: TypeAlias = Generator[Ask | Tell | Work | Pause | Whole, Any, R]  # Any: each step has a result of its own type
 
 
-def tell(core: Core, session: Session | None, function: Callable[..., Any], value: object, what: str, otherwise: object) -> Plan[object]:
+def tell(session: Session | None, function: Callable[..., Any], value: object, what: str, otherwise: object) -> Plan[object]:
     token = enter(None if session is None else Opened(session))
     try:
         return (yield Tell(function, (value,)))
@@ -84,4 +84,4 @@ def emit(core: Core, event: Event, session: Session | None = None) -> Plan[None]
     if session is None:
         session = Session(tracking_of(event.session))
     for listener in listeners:
-        yield from tell(core, session, listener, event, f"a listener of {type(event).__name__} ({listener!r})", None)
+        yield from tell(session, listener, event, f"a listener of {type(event).__name__} ({listener!r})", None)

@@ -11,13 +11,12 @@ from copy import deepcopy
 from typing import final
 
 from ..changes import Changes, Idle, ListChange, Outcome, Use
-from ..record import FIELD_LIST, EndReason, Record, unpack_elements
+from ..record import FIELD_FLAGS_AT, FIELD_LIST, EndReason, Record, unpack_elements
 from ..stores.base import Created
 from .model import Model, difference
 from .report import Unexpected, expect, expect_that
 from .subject import Subject
 
-_FLAGS_AT = 6
 _PAGES = 10_000
 """A scan or sweep that takes more steps than that counts as endless."""
 
@@ -133,7 +132,7 @@ class Lockstep:
     def _number(self, found: Record, expected: Record) -> None:
         """Note which element of the store's list is which of the model's, and that no number is used twice."""
         for name, packed in found.fields.items():
-            if not packed[_FLAGS_AT] & FIELD_LIST:
+            if not packed[FIELD_FLAGS_AT] & FIELD_LIST:
                 continue
             numbers = self._numbers.setdefault((found.locator, name), {})
             mine = [element.sequence for element in unpack_elements(packed)]

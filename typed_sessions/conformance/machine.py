@@ -15,7 +15,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, preco
 from typing_extensions import override
 
 from ..changes import Changes, Idle, ListChange, Renewal, Use, Write
-from ..record import FIELD_HOOKED, FIELD_LIST, Record, field_revision, unpack_elements
+from ..record import FIELD_FLAGS_AT, FIELD_HOOKED, FIELD_LIST, Record, field_revision, unpack_elements
 from .lockstep import Lockstep
 from .stand import ADDRESS, GRACE, LEASE, Kit, NewSecret, Stand
 from .subject import Subject
@@ -23,7 +23,6 @@ from .subject import Subject
 R = TypeVar("R")
 
 STEPS = 40
-_FLAGS_AT = 6
 _NAMES = ("a", "b", "h", "l", "m")
 
 payloads: st.SearchStrategy[bytes] = st.sampled_from([b"", b"1", b"2", b"\x00\xff"])
@@ -184,7 +183,7 @@ def history(kit: Kit) -> type[RuleBasedStateMachine]:
                 write.base = 0
             elif condition == "stale":
                 write.base = 1_000_000
-            elif condition == "now" and (packed is None or not packed[_FLAGS_AT] & FIELD_LIST):
+            elif condition == "now" and (packed is None or not packed[FIELD_FLAGS_AT] & FIELD_LIST):
                 write.base = field_revision(packed)
             return write
 
@@ -240,7 +239,7 @@ def history(kit: Kit) -> type[RuleBasedStateMachine]:
 def list_change(seen: Record | None, name: str, appended: list[Any], prepended: list[Any], places: list[int]) -> ListChange:
     """A change of a list as it was seen; elements that are to go are named by their place in it."""
     packed = None if seen is None else seen.fields.get(name)
-    there = unpack_elements(packed) if packed is not None and packed[_FLAGS_AT] & FIELD_LIST else []
+    there = unpack_elements(packed) if packed is not None and packed[FIELD_FLAGS_AT] & FIELD_LIST else []
     return ListChange(appended, prepended, [there[place].sequence for place in places if place < len(there)])
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..changes import GONE, Changes, Idle, Outcome, Use, apply, apply_touch, apply_use
 from ..record import (
+    FIELD_FLAGS_AT,
     FIELD_HOOKED,
     FIELD_LIST,
     HOOKED,
@@ -26,7 +27,6 @@ from ..record import (
 )
 from ..stores.base import Created
 
-_FLAGS_AT = 6
 _MEANING = REUSED | HOOKED | OWN_TIMEOUT | PERSISTENT | TRANSIENT
 """The flags that say something which no other field of a record does."""
 
@@ -135,7 +135,7 @@ class Model:
         if record is None or record.ending is None:
             return
         left = {} if names is None else {name: packed for name, packed in record.fields.items() if name not in names}
-        if any(packed[_FLAGS_AT] & FIELD_HOOKED for packed in left.values()):
+        if any(packed[FIELD_FLAGS_AT] & FIELD_HOOKED for packed in left.values()):
             self.put(record.copy(left))
         else:
             del self.records[locator]
@@ -169,7 +169,7 @@ def facts(record: Record | None) -> dict[str, Any] | None:
         "ending": None if record.ending is None else (record.ending.reason, record.ending.at, record.ending.claimed_until),
     }
     for name, packed in record.fields.items():
-        if packed[_FLAGS_AT] & FIELD_LIST:
+        if packed[FIELD_FLAGS_AT] & FIELD_LIST:
             said[f"list {name!r}"] = [tuple(element)[1:] for element in unpack_elements(packed)]
         else:
             said[f"field {name!r}"] = tuple(unpack_field(packed))

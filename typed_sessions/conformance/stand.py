@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar, final
 
 from ..changes import Changes, Idle, ListChange, Outcome, Renewal, Use, Write
 from ..record import (
+    FIELD_FLAGS_AT,
     FIELD_HOOKED,
     FIELD_LIST,
     HOOKED,
@@ -42,7 +43,6 @@ ADDRESS = "10.1.2.3"
 IDLE = Idle(600.0, 60.0)
 LEASE = 60.0
 GRACE = 7 * 86_400.0
-_FLAGS_AT = 6
 
 Values: TypeAlias = Mapping[str, "bytes | Sequence[bytes]"]
 """What a record holds: payloads by name; of a list, a sequence of them."""
@@ -212,7 +212,7 @@ def values_of(record: Record) -> dict[str, bytes | list[bytes]]:
     """What a record holds."""
     found: dict[str, bytes | list[bytes]] = {}
     for name, packed in record.fields.items():
-        is_list = packed[_FLAGS_AT] & FIELD_LIST
+        is_list = packed[FIELD_FLAGS_AT] & FIELD_LIST
         found[name] = [element.payload for element in unpack_elements(packed)] if is_list else unpack_field(packed).payload
     return found
 

@@ -16,13 +16,11 @@ from typing import final
 from ..changes import GONE, Changes, Idle, Outcome, Use, apply, apply_touch, apply_use
 from ..errors import PolicyError, StoreFull, TooLarge
 from ..forks import tell_of_forks
-from ..record import ENDED, FIELD_HOOKED, REUSED, Ending, EndReason, Record
+from ..record import ENDED, FIELD_FLAGS_AT, FIELD_HOOKED, RECORD_FLAGS_AT, REUSED, Ending, EndReason, Record
 from ..wheel import Wheel
 from .base import Created
 from .shard import Shard, record_of
 
-_FLAGS_AT = 1
-_FIELD_FLAGS_AT = 6
 _STEP = 128
 _SLACK = 1_000
 """How many entries a sweep looks at before it lets go of a lock (rule 16)."""
@@ -88,7 +86,7 @@ class MemoryStore:
                 if ahead:
                     self._wheel.add(key, due, now)
         if not roomy:
-            crowded = self._admit(key, now)
+            crowded = self._admit(now)
         with shard.lock:
             records = shard.records
             taken = key in records
@@ -112,7 +110,7 @@ class MemoryStore:
         stored = shard.records.get(key)
         if type(stored) is Record:
             record = stored
-        elif stored is None or stored[_FLAGS_AT] & ENDED:
+        elif stored is None or stored[RECORD_FLAGS_AT] & ENDED:
             return None
         else:
             record = Record.unpack(locator, stored)
@@ -226,7 +224,7 @@ class MemoryStore:
             if record is None or record.ending is None:
                 return
             left = {} if names is None else {name: value for name, value in record.fields.items() if name not in names}
-            hooked = any(packed[_FIELD_FLAGS_AT] & FIELD_HOOKED for packed in left.values())
+            hooked = any(packed[FIELD_FLAGS_AT] & FIELD_HOOKED for packed in left.values())
             shard.put(key, record.copy(left).pack() if hooked else None)
 
     def scan(self, after: bytes | None, limit: int) -> tuple[Sequence[Record], bytes | None]:
@@ -308,7 +306,7 @@ class MemoryStore:
         if len(record.fields) > self._max_keys:
             raise TooLarge(f"the session would hold {len(record.fields)} keys; MemoryStore(max_keys={self._max_keys}) allows no more")
 
-    def _admit(self, key: int, now: float) -> bool:
+    def _admit(self, now: float) -> bool:
         """Count one more session, making room if there is none; whether somebody had to go."""
         crowded = False
         while True:
@@ -339,7 +337,7 @@ class MemoryStore:
             return False
         if type(stored) is Record:
             return stored.ending is None and not stored.flags & REUSED
-        return not stored[_FLAGS_AT] & (ENDED | REUSED)
+        return not stored[RECORD_FLAGS_AT] & (ENDED | REUSED)
 
     def _evict(self, now: float) -> bool:
         while True:

@@ -25,7 +25,7 @@ from zlib import crc32
 
 from ..changes import GONE, Changes, Idle, Outcome, Use, apply, apply_touch, apply_use
 from ..errors import PolicyError, StoreFull, StoreUnavailable, TooLarge
-from ..record import FIELD_HOOKED, REUSED, Ending, EndReason, Record
+from ..record import FIELD_FLAGS_AT, FIELD_HOOKED, REUSED, Ending, EndReason, Record
 from .base import Created
 from .sqlite_file import SQLiteFile, real
 
@@ -36,7 +36,6 @@ _STEP = 64
 _REAP = 256
 """How many rows a creation looks at, at most, for an expired session that would make room."""
 
-_FIELD_FLAGS_AT = 6
 _MASK = 63
 """One less than how many opened records are remembered."""
 
@@ -246,7 +245,7 @@ class SQLiteStore:
             if record is None or record.ending is None:
                 return
             left = {} if names is None else {name: value for name, value in record.fields.items() if name not in names}
-            if any(packed[_FIELD_FLAGS_AT] & FIELD_HOOKED for packed in left.values()):
+            if any(packed[FIELD_FLAGS_AT] & FIELD_HOOKED for packed in left.values()):
                 _keep(cursor, record.copy(left))
             else:
                 cursor.execute(_DELETE, (locator,))
