@@ -39,7 +39,7 @@ async def every_commit_is_a_revision(stand: Stand) -> None:
 
 @checks(7)
 async def different_keys_both_succeed(stand: Stand) -> None:
-    """Two requests that opened the same session and write different keys both succeed, and both values are there (R2)."""
+    """Two requests that opened the same session and write different keys both succeed, and both values are there."""
     record = await stand.begin({"before": b"1"})
     await stand.use(record)
     await stand.use(record)

@@ -115,7 +115,7 @@ async def versions_and_flags_of_a_value_are_kept(stand: Stand) -> None:
 
 @checks(8, 18)
 async def a_taken_locator_is_refused(stand: Stand) -> None:
-    """`create` under a locator that is there says "taken" and changes nothing: two ids that collide are two sessions (I2)."""
+    """`create` under a locator that is there says "taken" and changes nothing: two ids that collide are two sessions."""
     first = await stand.begin({"a": b"first"})
     second = stand.record({"b": b"second"})
     second.locator = first.locator
@@ -130,7 +130,7 @@ async def a_taken_locator_is_refused(stand: Stand) -> None:
 
 @checks(8, 18)
 async def only_create_makes_a_record(stand: Stand) -> None:
-    """Every verb but `create` does nothing without a record: an id that was never issued is not adopted (I5)."""
+    """Every verb but `create` does nothing without a record: an id that was never issued is not adopted."""
     record = stand.record({"a": b"1"})
     expect("open", await stand.look(record), None)
     expect("open with a use", await stand.use(record), None)

@@ -35,7 +35,7 @@ async def end_gives_the_session_as_it_was(stand: Stand) -> None:
 
 @checks(8)
 async def an_ended_session_is_gone_for_every_verb(stand: Stand) -> None:
-    """After the end no verb finds the session, also not for a request that has it open: nothing brings it back (R1)."""
+    """After the end no verb finds the session, also not for a request that has it open: nothing brings it back."""
     for hooked in ([], ["a"]):
         record = await stand.begin({"a": b"1"}, hooked=hooked)
         stand.now += 61

@@ -89,7 +89,7 @@ async def the_two_cookies_belong_together(stand: Stand) -> None:
 
 @checks(9)
 async def of_two_renewals_one_wins(stand: Stand) -> None:
-    """A renewal of a secret that is not the current one any more is "superseded", and nothing of its commit is applied (R3)."""
+    """A renewal of a secret that is not the current one any more is "superseded", and nothing of its commit is applied."""
     record = await stand.begin({"a": b"1"})
     first, second = stand.another_secret(), stand.another_secret()
     after = await stand.committed(record, renewing(record, first))

@@ -14,8 +14,6 @@ class Failure:
 
     name: str
     """The check's."""
-    rules: tuple[int, ...]
-    """The numbers of the rules that it belongs to; see the package's documentation of a store."""
     promise: str
     """What was expected, in words."""
     found: str
@@ -23,9 +21,8 @@ class Failure:
     error: BaseException
 
     def __str__(self) -> str:
-        rules = f" (rule{'s' if len(self.rules) > 1 else ''} {', '.join(map(str, self.rules))})" if self.rules else ""
         found = self.found.replace("\n", "\n              ")
-        return f"{self.name}{rules}\n    promised: {self.promise}\n    found:    {found}"
+        return f"{self.name}\n    promised: {self.promise}\n    found:    {found}"
 
 
 @final

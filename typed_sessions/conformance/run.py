@@ -102,7 +102,7 @@ def _run(
             except LeftOut as reason:
                 skipped.append((check.name, str(reason)))
             except Exception as problem:
-                failures.append(Failure(check.name, check.rules, check.promise, _words(problem), problem))
+                failures.append(Failure(check.name, check.promise, _words(problem), problem))
             else:
                 passed.append(check.name)
     finally:

@@ -109,7 +109,7 @@ async def of_ends_at_once_one_wins(stand: Stand) -> None:
 
 @checks(9)
 async def of_renewals_at_once_one_wins(stand: Stand) -> None:
-    """Of several renewals of one secret at the same time one is committed, the others are superseded (R3)."""
+    """Of several renewals of one secret at the same time one is committed, the others are superseded."""
 
     async def begin() -> list[Call]:
         record = await stand.begin()
@@ -135,7 +135,7 @@ async def of_sweeps_at_once_one_claims(stand: Stand) -> None:
 
 @checks(8)
 async def an_end_at_the_same_time_is_an_end(stand: Stand) -> None:
-    """Whatever else is under way when a session is ended, it is gone when all have answered (R1)."""
+    """Whatever else is under way when a session is ended, it is gone when all have answered."""
     for number in range(ROUNDS):
         record = await stand.begin({"a": b"1"}, hooked=["a"] if number % 2 else [])
         stand.now += 61

@@ -54,7 +54,7 @@ async def a_use_is_written_once_per_granularity(stand: Stand) -> None:
 
 @checks(12)
 async def a_clock_that_went_back_writes_the_use(stand: Stand) -> None:
-    """A written use that lies in the future is replaced: it would keep the session for longer than its timeout (L10)."""
+    """A written use that lies in the future is replaced: it would keep the session for longer than its timeout."""
     record = await stand.begin()
     stand.now -= 3600
     await stand.use(record)
