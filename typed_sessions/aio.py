@@ -81,24 +81,24 @@ class AsyncSessionManager(Carrying):
         /,
         *,
         create: Create | None = None,
-        check: Callable[[Session], bool] | None = None,
+        check: Callable[[Session], Awaitable[bool] | bool] | None = None,
         cookie_policy: CookiePolicy | None = None,
         nosession: BaseException | None = None,
         error: Error = BAD_REQUEST,
     ) -> tuple[Session, AsyncFinish]:
-        """As `SessionManager.start_check`."""
+        """As `SessionManager.start_check`; `check` may be a coroutine function, which is awaited."""
         return await self.filter(create=create, check=check, cookie_policy=cookie_policy, nosession=nosession, error=error)(request)
 
     def filter(
         self,
         *,
         create: Create | None = None,
-        check: Callable[[Session], bool] | None = None,
+        check: Callable[[Session], Awaitable[bool] | bool] | None = None,
         cookie_policy: CookiePolicy | None = None,
         nosession: BaseException | None = None,
         error: Error = BAD_REQUEST,
     ) -> Callable[[Request], Awaitable[tuple[Session, AsyncFinish]]]:
-        """As `SessionManager.filter`."""
+        """As `SessionManager.filter`; `check` may be a coroutine function, and what is returned is: `await guard(request)`."""
         guard = self._guard(cookie_policy, create=create, check=check, nosession=nosession, error=error)
 
         async def start(request: Request) -> tuple[Session, AsyncFinish]:

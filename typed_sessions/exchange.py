@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import http
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.message import Message
 from types import NoneType
@@ -123,7 +123,7 @@ class Guard:
         policy: CookiePolicy,
         *,
         create: Create | None = None,
-        check: Callable[[Session], bool] | None = None,
+        check: Callable[[Session], Awaitable[bool] | bool] | None = None,
         nosession: BaseException | None = None,
         error: Error = BAD_REQUEST,
     ) -> None:
@@ -144,7 +144,7 @@ class Guard:
         self.policy: CookiePolicy = policy
         self.cookies: tuple[SessionCookies, SessionCookies] = (policy.session_cookies(False), policy.session_cookies(True))
         self.create: Create | None = create
-        self.check: Callable[[Session], bool] | None = check
+        self.check: Callable[[Session], Awaitable[bool] | bool] | None = check
         self.nosession: BaseException | None = nosession
         self.error: Error = error
 

@@ -8,9 +8,21 @@ from typing import Any, cast
 import pytest
 
 from tests.filters.asgi_site import App, Site, hello, look, says, streams
-from tests.filters.servers import ASGIRequest, Jar, asgi, in_loop, scope
+from tests.filters.servers import PEER, ASGIRequest, Jar, asgi, in_loop, scope
 from tests.watched import Watched
-from typed_sessions import AsyncSessionManager, HeadersSent, Key, NoSession, NotOpened, Session, SessionClosed, current_session, redirect
+from typed_sessions import (
+    AsyncSessionManager,
+    HeadersSent,
+    Key,
+    NoSession,
+    NotOpened,
+    Rejected,
+    Request,
+    Session,
+    SessionClosed,
+    current_session,
+    redirect,
+)
 from typed_sessions.filters.asgi import Receive, Scope, Send, open_session
 
 
@@ -228,6 +240,30 @@ async def test_eager_and_check_open_before_the_application(site: Site) -> None:
     answer = await asgi(site.app(says(never), check=has_name, error=redirect("/login")), jar)
     assert (answer.status, answer.all("location"), jar.cookies) == (303, ["/login"], {})
     assert len(site.store.store) == 0
+
+
+@in_loop
+async def test_a_check_may_be_awaited(site: Site) -> None:
+    """By the middleware and by the manager itself: what a coroutine function says counts, not that it gave a coroutine."""
+    good, bad = await site.jar(4), await site.jar(1)
+
+    async def comes_often(session: Session) -> bool:
+        await asyncio.sleep(0)
+        assert current_session() is session
+        return session.get(site.visits, 0) > 3
+
+    app = site.app(says(lambda _: _visits(site)), check=comes_often, error=(418, []))
+    assert (await asgi(app, good)).text == "4"
+    assert ((await asgi(app, bad)).status, bad.cookies) == (418, {})
+
+    guard = site.sessions.filter(create=True, check=comes_often)
+    cookie = "; ".join(f"{name}={value}" for name, value in good.cookies.items())
+    session, finish = await guard(Request(headers=[("Cookie", cookie)], peer=PEER))
+    assert session[site.visits] == 4
+    await finish()
+    with pytest.raises(Rejected, match="check"):
+        await guard(Request(headers=[], peer=PEER))
+    assert len(site.store.store) == 1
 
 
 @in_loop

@@ -112,6 +112,10 @@ def views(view: SessionView, request: Request) -> None:
     found[visits]  # type: ignore
 
 
+async def awaited(session: Session) -> bool:
+    return visits in session
+
+
 def managers(request: Request) -> None:
     SessionManager(AsyncRedisStore("redis://localhost"))  # type: ignore
     SessionManager(timout=600)  # type: ignore
@@ -121,6 +125,7 @@ def managers(request: Request) -> None:
     SessionManager().on(End, on_visit)  # type: ignore
     SessionManager().set_options(linger=None)  # type: ignore
     SessionManager().filter(create="no")  # type: ignore
+    SessionManager().filter(check=awaited)  # type: ignore
     _session, _finish = AsyncSessionManager().start_check(request)  # type: ignore
     asgi.SessionMiddleware(print, AsyncSessionManager())  # type: ignore
     open_store(b"memory:")  # type: ignore

@@ -149,14 +149,23 @@ async def on_begin(begin: Begin) -> None:
     assert_type(begin.session, SessionView)
 
 
+async def has_visits(session: Session) -> bool:
+    return visits in session
+
+
+async def asgi_app(scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None: ...
+
+
 async def async_manager(request: Request) -> None:
     sessions = AsyncSessionManager(AsyncRedisStore("redis://localhost"))
     session, finish = await sessions.start_check(request)
     assert_type(session, Session)
     assert_type(finish, AsyncFinish)
     assert_type(await finish(), list[tuple[str, str]])
-    guard = sessions.filter()
+    guard = sessions.filter(check=has_visits)
     assert_type(await guard(request), tuple[Session, AsyncFinish])
+    await sessions.start_check(request, check=lambda s: visits in s)
+    asgi.SessionMiddleware(asgi_app, sessions, check=has_visits)
     assert_type(await sessions.get_session(request), SessionView | None)
     await sessions.commit(session)
     await sessions.refresh(session)

@@ -66,10 +66,10 @@ class ScopeReader:
 class SessionMiddleware:
     """An ASGI application with sessions around another.
 
-    `create`, `check`, `error` and `cookie_policy` are those of `AsyncSessionManager.filter`; with `check`, or with `eager`, the session is
-    opened before the application is called, so that `current_session()` works without `open_session`. `Rejected`, raised anywhere inside,
-    is answered with its status and headers (of a WebSocket handshake where the server can, else 403). A response of 500 and above is not
-    committed; a commit that fails is answered in the response's place.
+    `create`, `check`, `error` and `cookie_policy` are those of `AsyncSessionManager.filter`, so `check` may be a coroutine function. With
+    `check`, or with `eager`, the session is opened before the application is called, so that `current_session()` works without
+    `open_session`. `Rejected`, raised anywhere inside, is answered with its status and headers (of a WebSocket handshake where the server
+    can, else 403). A response of 500 and above is not committed; a commit that fails is answered in the response's place.
 
     A WebSocket handshake whose `Origin` is neither the request's host nor in `allowed_origins` (such as "https://example.org") never opens
     a session: cookies go with it whatever page it comes from (CWE-1385).
@@ -81,7 +81,7 @@ class SessionMiddleware:
         sessions: AsyncSessionManager,
         *,
         create: Create | None = None,
-        check: Callable[[Session], bool] | None = None,
+        check: Callable[[Session], Awaitable[bool] | bool] | None = None,
         error: Error = BAD_REQUEST,
         cookie_policy: CookiePolicy | None = None,
         eager: bool = False,
