@@ -1,4 +1,13 @@
-"""Server-side HTTP sessions with typed keys. The names below are the public ones; see the README for how they go together."""
+"""Server-side HTTP sessions with typed keys: what you put into a session is what you get out of it, to a type checker and at run time.
+
+Declare each value where modules are loaded, `visits = Key("visits", int)`. Make one manager, `sessions = SessionManager()`, or an
+`AsyncSessionManager` for asyncio; give it a store to outlive the process: `SQLiteStore(path)` is here, `RedisStore(url)` in
+`typed_sessions.stores.redis` and `PostgresStore(url)` in `typed_sessions.stores.postgres`; `open_store(url)` opens any of them.
+
+Put a filter of `typed_sessions.filters` around the application. Inside, `current_session()` is the request's session: `session[visits]`,
+`session.get(visits)`, `session.update(visits, lambda n: n + 1, default=0)`; `session.renew()` at sign-in, `session.end()` at sign-out.
+A server of your own calls `sessions.start_check(request)`. What tests of an application need is in `typed_sessions.testing`.
+"""
 
 from .address import AddressPolicy
 from .aio import AsyncFinish, AsyncSessionManager
@@ -17,6 +26,7 @@ from .errors import (
     NotOpened,
     PolicyError,
     Rejected,
+    RejectedReason,
     SessionClosed,
     SessionEnded,
     SessionError,
@@ -31,6 +41,7 @@ from .keys import AnyKey, Key, KeyView, ListKey
 from .manager import Finish, SessionManager
 from .options import SessionOptions
 from .policy import CookiePolicy
+from .record import EndReason
 from .sealing import SealingKeys
 from .session import Create, Error, Session, SessionList, SessionView, current_session
 from .stores.base import AsyncStore, Store
@@ -57,6 +68,7 @@ __all__ = [
     "Downgrade",
     "DuplicateKeyError",
     "End",
+    "EndReason",
     "Error",
     "Event",
     "Finish",
@@ -73,6 +85,7 @@ __all__ = [
     "NotOpened",
     "PolicyError",
     "Rejected",
+    "RejectedReason",
     "Request",
     "ReusedOldId",
     "SQLiteStore",

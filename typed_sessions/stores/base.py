@@ -11,6 +11,9 @@ What every store promises, whatever it is made of:
 * `now` is in seconds since 1970. Locators are 16 random bytes.
 
 A store that cannot answer in time raises `StoreUnavailable`; nothing else escapes but what a verb's text says.
+
+What a store has to import is all here: the types of the verbs, and `apply`, `apply_use` and `apply_touch`, which do to a record what
+`commit`, `open` and `touch` are asked for, where a store can hold a lock meanwhile.
 """
 
 from __future__ import annotations
@@ -18,10 +21,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, Protocol, TypeAlias
 
-from ..changes import Changes, Idle, Outcome, Use
+from ..changes import Changes, Idle, ListChange, Outcome, Renewal, Use, Write, apply, apply_touch, apply_use
 from ..record import EndReason, Record
 
+__all__ = [
+    "AsyncStore",
+    "Changes",
+    "Created",
+    "EndReason",
+    "Idle",
+    "ListChange",
+    "Outcome",
+    "Record",
+    "Renewal",
+    "Store",
+    "Use",
+    "Write",
+    "apply",
+    "apply_touch",
+    "apply_use",
+]
+
 Created: TypeAlias = Literal["created", "crowded", "taken"]
+"""What `create` says; see `Store.create`."""
 
 
 class Store(Protocol):
