@@ -77,9 +77,12 @@ def test_rule_25_eager_opens_before_the_handler(over: Any) -> None:
     store, ask = over(jar, None, eager=True)
     answer = ask()
     assert (answer.status, store.calls, answer.all("Vary")) == (200, {"open": 1}, ["Cookie"])
-    ran: list[object] = []
-    answer = over(Jar(), lambda _, session: ran.append(session), eager=True, create=False)[1]()
-    assert (answer.status, ran) == (400, [])
+    ran: list[Session] = []
+
+    def runs(_: object, session: Session) -> None:
+        ran.append(session)
+
+    assert (over(Jar(), runs, eager=True, create=False)[1]().status, ran) == (400, [])
 
 
 def test_rule_25_on_write_begins_with_the_first_committed_value(face: Face) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, cast, final
+from wsgiref.util import FileWrapper
 
 from ..clients import Client
 from ..errors import COMMIT_FAILURES, CommitFailure, Headers, NoSession, Rejected
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 _KEY = "typed_sessions.exchange"
+_FILES = "wsgi.file_wrapper"
 _Write: TypeAlias = Callable[[bytes], object]
 
 
@@ -86,6 +88,9 @@ class SessionMiddleware:
                 return self._app(environ, start_response)  # its sessions are around already
             environ = {**environ}  # the application around this one goes on to find its own
         response = environ[_KEY] = _Response(self._guard, environ, sessions=self._sessions, start_response=start_response, own_headers=[])
+        files: object = environ.get(_FILES)
+        if files is not None and not isinstance(files, type):
+            files = environ[_FILES] = _Files(cast("Callable[..., Iterable[bytes]]", files))
         token = enter(response)
         try:
             if self._eager:
@@ -94,7 +99,7 @@ class SessionMiddleware:
             kind: object = type(body)
             if not response.status:
                 return _Body(response, body)
-            if kind is list or kind is tuple or (kind is environ.get("wsgi.file_wrapper") and not response.looked):
+            if kind is list or kind is tuple or (not response.looked and (kind is files or _Files.has_made(files, body))):
                 # The application is done: nothing of it runs any more. A file may be sent by the server itself, without a copy.
                 written = response.started
                 response.send_headers()
@@ -103,6 +108,7 @@ class SessionMiddleware:
                 close_exchange(response)
                 response.source = None  # no reference cycle through the environ
                 return body
+            body = _Files.iterable(files, body)
         except (Rejected, *COMMIT_FAILURES) as refused:
             return response.refuse(refused)
         except BaseException:
@@ -222,6 +228,35 @@ class _Response(Exchange, eq=False, kw_only=True):
 
     def abandon(self) -> None:
         self.sessions.abandon_exchange(self)
+
+
+@final
+class _Files:
+    """A server's `wsgi.file_wrapper` that is no class. What it has made cannot be known by its type: this remembers it.
+
+    uWSGI's gives back the file itself, which need not be iterable, and is sent by the server if that is what the application returns.
+    """
+
+    __slots__ = ("_args", "_wrapper", "made")
+
+    def __init__(self, wrapper: Callable[..., Iterable[bytes]]) -> None:
+        self._wrapper = wrapper
+        self.made: Iterable[bytes] = ()
+        self._args: tuple[Any, ...] = ()  # Any: a file, and the size of a block if the application gave one, which says more than a default
+
+    def __call__(self, *args: Any) -> Iterable[bytes]:
+        self._args = args
+        self.made = self._wrapper(*args)
+        return self.made
+
+    @staticmethod
+    def has_made(files: object, body: object) -> bool:
+        return isinstance(files, _Files) and body is files.made
+
+    @staticmethod
+    def iterable(files: object, body: Iterable[bytes]) -> Iterable[bytes]:
+        """The body for somebody else than the server: in blocks, where it is the file that was wrapped, which has lines at best."""
+        return FileWrapper(*files._args) if isinstance(files, _Files) and body is files.made is files._args[0] else body
 
 
 @final
