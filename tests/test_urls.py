@@ -130,7 +130,7 @@ def test_a_driver_that_is_not_installed(url: str, module: str, extra: str) -> No
         ("memory:", "memory:"),
         ("sqlite:////var/lib/a.db?deadline=1", "sqlite:////var/lib/a.db"),
         ("postgresql://ann:sesame@localhost:5432/app?password=sesame", "postgresql://ann@localhost:5432/app"),
-        ("redis://:sesame@localhost/0#sesame", "redis://@localhost/0"),
+        ("redis://:sesame@localhost/0#sesame", "redis://localhost/0"),
         ("redis://[::1]:6379/0", "redis://[::1]:6379/0"),
         ("postgresql://ann@one:5432,two:5433/app", "postgresql://ann@one:5432,two:5433/app"),
         # A password that should have been percent-encoded: where it ends nobody can tell.

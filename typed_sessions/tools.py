@@ -123,8 +123,9 @@ def check_store(url: str, modules: Sequence[str], keys_file: Path | None, *, rea
         status = 2
     progress.close()
     store.close()
-    print(f"{shown_url(url)}: looked at {found.sessions} sessions{'' if status == 0 else ', and stopped before the end'}")
-    _print_table(found)
+    if found.sessions or status == 0:
+        print(f"{shown_url(url)}: looked at {found.sessions} sessions{'' if status == 0 else ', and stopped before the end'}")
+        _print_table(found)
     return status or (1 if found.dropped else 0)
 
 

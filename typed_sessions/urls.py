@@ -103,10 +103,11 @@ def shown_url(url: str) -> str:
     if not rest.startswith("//"):
         return f"{scheme}{colon}"
     authority, slash, path = rest[2:].partition("?")[0].partition("#")[0].partition("/")
-    user, at, host = authority.rpartition("@")
+    user, _, host = authority.rpartition("@")
+    user = user.partition(":")[0]
     if not _HOSTS.fullmatch(host):
         return f"{scheme}:"  # what stands where a port should be may be the beginning of a password that was not percent-encoded
-    return f"{scheme}://{user.partition(':')[0]}{at}{host}{slash}{path}"
+    return f"{scheme}://{user}{'@' if user else ''}{host}{slash}{path}"
 
 
 def _embedded(kind: str, place: str, options: dict[str, Any]) -> Store:

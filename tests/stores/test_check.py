@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -383,6 +384,16 @@ def test_it_can_be_stopped(folder: Path) -> None:
     assert run.status == 130
     assert run.table == {("user", 1): {"as it is": 60}}
     assert "stopped before the end" in run.said
+
+
+def test_a_store_that_does_not_answer(folder: Path) -> None:
+    """That is said, with status 2, and no table of nothing."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and nobody listens
+        run = check(folder, "--store", f"redis://:secret@127.0.0.1:{nobody.getsockname()[1]}?deadline=5", "--keys", "shop_keys")
+    assert (run.status, run.said) == (2, "")
+    assert run.errors.startswith("typed-sessions check: ")
+    assert "secret" not in run.errors
 
 
 def on_a_terminal(command: list[str], folder: Path) -> str:
