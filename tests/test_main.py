@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -56,6 +57,14 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert stopped.value.code == 0
     for part in ("--host", "127.0.0.1", "--port", "8000", "--store", "--snapshot", "XDG_STATE_HOME"):
         assert part in text
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--version` is that of the installed package, and needs no command."""
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0
+    assert re.fullmatch(r"typed-sessions (\d+\.\d+\.\d+\S*|that is not installed)\n", capsys.readouterr().out)
 
 
 def test_the_script_is_this_main() -> None:

@@ -6,7 +6,11 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import final
+
+from typing_extensions import override
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="typed-sessions", description="Server-side HTTP sessions with typed keys.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="say which version this is, and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     demo = commands.add_parser(
         "demo",
@@ -97,6 +102,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument("--read-plain", action="store_true", help="with sealing keys: values that are not sealed are read as well")
     return parser
+
+
+@final
+class _Version(argparse.Action):
+    """Looked up when it is asked for: a checkout that is not installed has none."""
+
+    @override
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        try:
+            number = version("typed-sessions")
+        except PackageNotFoundError:
+            number = "that is not installed"
+        print(f"typed-sessions {number}")
+        parser.exit()
 
 
 def _port(text: str) -> int:
