@@ -157,11 +157,6 @@ def test_a_type_that_cannot_be_carried_is_refused_where_it_is_declared(form: obj
         typed(form)
 
 
-def test_the_refusal_is_ours_and_not_msgspecs() -> None:
-    """msgspec itself takes a socket for a type, so that the mistake would be found at the first assignment."""
-    msgspec.msgpack.Decoder(socket.socket)
-
-
 def test_a_class_defined_in_a_function_is_taken_unless_it_names_its_neighbours() -> None:
     """Annotations that are text are looked up in the module, and a local class is not there."""
 

@@ -143,6 +143,7 @@ def test_the_one_before_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_path_without_a_folder_is_in_this_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bare name is a file of the folder that the program runs in, and nothing else is left there."""
     monkeypatch.chdir(tmp_path)
     write_snapshot("sessions", OLD, now=1.0)
     assert sorted(os.listdir()) == ["sessions"]
@@ -181,11 +182,13 @@ def test_a_failed_fsync_is_not_tried_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("error", "remedy"), [(errno.ENOSPC, "free space"), (errno.EROFS, "read-only"), (errno.EMFILE, "ulimit -n")])
 def test_an_error_says_what_to_do(tmp_path: Path, error: int, remedy: str) -> None:
+    """What the disk said is answered with what to mend."""
     with pytest.raises(StoreUnavailable, match=remedy):
         write_snapshot(tmp_path / "sessions", NEW, now=2.0, fs=Disk(4, error))
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    """It is not made: the text says to create it."""
     with pytest.raises(StoreUnavailable, match="create the folder"):
         write_snapshot(tmp_path / "no" / "sessions", NEW, now=2.0)
 
@@ -239,6 +242,7 @@ def test_a_damaged_snapshot_is_reported_and_kept(tmp_path: Path) -> None:
 
 
 def test_two_damaged_snapshots_are_both_reported(tmp_path: Path) -> None:
+    """The one that was to be loaded, and the previous one."""
     path = tmp_path / "sessions"
     path.write_bytes(b"one")
     path.with_name("sessions.previous").write_bytes(b"two")
@@ -277,6 +281,7 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
 def test_a_file_that_others_may_write_is_refused(tmp_path: Path, mode: int) -> None:
+    """Whoever can write to it could plant sessions."""
     path = tmp_path / "sessions"
     put(path, OLD)
     path.chmod(mode)
@@ -286,6 +291,7 @@ def test_a_file_that_others_may_write_is_refused(tmp_path: Path, mode: int) -> N
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 def test_a_file_of_another_user_is_refused(tmp_path: Path) -> None:
+    """Whose it is could have planted sessions in it."""
     path = tmp_path / "sessions"
     put(path, OLD)
     os.chown(path, 12345, -1)
@@ -364,12 +370,15 @@ def test_a_writer_without_the_loop_is_caught(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_writer_without_fsync_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check of a loss of power fails for one that never waits for the disk."""
     monkeypatch.setattr(Replacement, "settle", settle_nothing)
     with pytest.raises(AssertionError):
         check_saves(tmp_path, None, power=True)
 
 
 def test_a_reader_without_checksums_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check of damage fails for one that takes every checksum for right."""
+
     class Indifferent:
         def update(self, data: bytes) -> None: ...
         def digest(self) -> bytes:

@@ -92,7 +92,8 @@ def test_a_listener_closes_what_is_being_closed() -> None:
             ending = asyncio.create_task(sessions.end_all())
             await told.wait()
             closing = asyncio.create_task(sessions.aclose())
-            await asyncio.sleep(0.01)
+            while sessions.turn is None:
+                await asyncio.sleep(0)  # until closing has begun
             go_on.set()
             await asyncio.wait_for(asyncio.gather(ending, closing), 20)
 

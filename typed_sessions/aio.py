@@ -64,7 +64,8 @@ class AsyncSessionManager(Carrying):
     """Sessions for asyncio servers. Use it in an `async with` block, or await `aclose()` when the server stops.
 
     Options, methods and errors are those of `SessionManager`, with `await` on what reaches the store. The store is an asynchronous one, or
-    a synchronous one whose calls run in threads if they wait (`SQLiteStore`).
+    a synchronous one whose calls run in threads if they wait (`SQLiteStore`). What takes an `Exchange`, and `core`, `run` and `turn`, is
+    for the filters of this package, and changes without notice.
     """
 
     asynchronous = True

@@ -105,7 +105,7 @@ class SessionManager(Configured[Store]):
     clock           tells the time in seconds since 1970, for tests
 
     For all others see `SessionOptions`; times are in seconds. Raises `PolicyError` for a wrong or unknown option, before anything else
-    happens. Methods that take an `Exchange` are for the filters of this package.
+    happens. What takes an `Exchange`, and `core`, is for the filters of this package, and changes without notice.
     """
 
     asynchronous = False

@@ -367,8 +367,9 @@ async def test_a_page_of_another_origin_may_use_a_websocket_without_a_session(si
         await receive()
         await send({"type": "websocket.accept"})
 
-    async with Socket(site.app(public), headers=[("Origin", "http://other.example")]) as socket:
-        await socket.accepted()
+    async with Socket(site.app(public), await site.jar(), headers=[("Origin", "http://other.example")]) as socket:
+        assert (await socket.accepted()).headers == []
+    assert site.store.trips == 0
 
 
 @pytest.mark.parametrize("failure", [StoreUnavailable("it is down"), Conflict("eight times"), TooLarge("too large")])

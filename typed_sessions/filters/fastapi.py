@@ -38,6 +38,7 @@ CurrentSession: TypeAlias = Annotated[Session, Depends(request_session)]
 """The type of a parameter that is the request's session."""
 
 
+# That of `filters.starlette` has the same signature. It is written out in both: type checkers, editors and help() see no other.
 @overload
 def FromSession(key: ListKey[Any], /) -> Any: ...
 @overload

@@ -51,6 +51,7 @@ CurrentSession: TypeAlias = Annotated[Session, _Taken(_itself)]
 """The type of a parameter that is the request's session."""
 
 
+# That of `filters.fastapi` has the same signature. It is written out in both: type checkers, editors and help() see no other.
 @overload
 def FromSession(key: ListKey[Any], /) -> Any: ...
 @overload
