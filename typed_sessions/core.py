@@ -304,7 +304,7 @@ class Core:
 
     def is_plain(self, tracking: Tracking) -> bool:
         """Prepare: whether committing is telling the store what was written and nothing else; if not, it is for `plans.commit`."""
-        return not (tracking.flagged or tracking.over or tracking.discarding or tracking.refusals or tracking.let_go)
+        return not (tracking.flagged or tracking.over or tracking.discarding or tracking.refusals or tracking.let_go or tracking.replaced)
 
     def is_simple(self, changes: Changes) -> bool:
         """Whether nothing but the store is concerned by these changes."""

@@ -21,7 +21,10 @@ neither cookie can be made from what a store or a snapshot holds (rules 17, 20).
 
 4. `ANSWERS` says what the request gets, by that word and by `create`: the table of the design, line by line.
 
-A refused request is never attached to the session whose id it presented (rule 18), whatever `create` says.
+A refused request is never attached to the session whose id it presented (rule 18), whatever `create` says. One that was under way while
+another request of its browser signed in comes with an old secret, and may be answered last: the cookies of what it begins would take the
+place of those of the sign-in. So for `STRAGGLE` seconds an old secret gets a session of which nothing is kept; unless it asks for a
+renewal, for then somebody signs in with it.
 """
 
 from __future__ import annotations
@@ -45,6 +48,8 @@ KEY_LENGTH = 64
 ADDR_LENGTH = 43
 _VALUES_LENGTH = KEY_LENGTH + ADDR_LENGTH
 _RAW_BYTES = LOCATOR_BYTES + SECRET_BYTES
+STRAGGLE = 10
+"""Seconds after a secret was replaced in which a request may still come with it that had left its browser before."""
 _TO_STANDARD = bytes.maketrans(b"-_+/", b"+/!!")  # '+' and '/' are no base64url: made illegal, so that an id has one spelling
 _TO_URL = bytes.maketrans(b"+/", b"-_")
 
@@ -148,6 +153,11 @@ def issue(draw: Draw, locator: bytes | None = None) -> SessionId:
     digest = hashed.digest()
     hashed.update(values[KEY_LENGTH:_VALUES_LENGTH])
     return SessionId(random[:LOCATOR_BYTES], digest, hashed.digest()[:TAG_DIGEST_BYTES], text[:KEY_LENGTH], text[KEY_LENGTH:_VALUES_LENGTH])
+
+
+def straggles(record: Record, now: float) -> bool:
+    """Whether the secret before the last renewal was replaced so lately that a request which comes with it may just be slow."""
+    return record.previous is not None and now < record.previous.until + STRAGGLE
 
 
 def idle_of(timeout: float | None, options: SessionOptions) -> Idle:

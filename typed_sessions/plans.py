@@ -13,7 +13,7 @@ from .errors import COMMIT_FAILURES, Conflict, HeadersSent, Rejected, RejectedRe
 from .events import AddressMismatch, Begin, CommitRefused, LostUpdate, ReusedOldId, ValueRefused
 from .exchange import Exchange
 from .finish import forget_changes
-from .lifecycle import ANSWERS, Presented, ended_by, idle_of, issue, opens, renewal
+from .lifecycle import ANSWERS, Presented, ended_by, idle_of, issue, opens, renewal, straggles
 from .record import Record, SessionId
 from .session import Opened, Session, SessionView, enter, leave
 from .steps import Ask, Pause, Plan, Tell, Work, emit
@@ -73,10 +73,14 @@ def open_session(core: Core, exchange: Exchange, presented: Presented | None, re
         )
     core.require_address(exchange)
     session = core.hand_out(exchange, None, now)
+    straggler = record is not None and verdict == "old" and reason is None and straggles(record, now)
+    if straggler:
+        assert exchange.tracking is not None
+        exchange.tracking.replaced = record
     if not (yield from _sound(exchange, session)):
         exchange.expire = exchange.expire or verdict == "dead"
         raise exchange.reject("check")
-    if answer.given == "new":
+    if answer.given == "new" and not straggler:
         yield from create(core, exchange, now)
     return session
 
@@ -202,8 +206,14 @@ def commit(core: Core, exchange: Exchange, now: float, *, strict: bool, outcome:
         yield from _end_own(core, exchange, record)
         return
     if record is None:
-        if tracking.begins():
+        if not tracking.begins():
+            return
+        if tracking.replaced is None or tracking.renew_asked:
             yield from create(core, exchange, now)
+            return
+        yield from _refuse(core, exchange, tracking, tracking.replaced, "renewed", now)
+        if strict:
+            raise SessionEnded("the request came with a cookie that another one has just replaced: nothing of it is kept")
         return
     for name in dict.fromkeys(tracking.changed_after_all() if tracking.let_go else ()):
         logger.warning("%r was changed in place in a value that a commit or refresh had replaced, and that is lost: read it again", name)
@@ -268,13 +278,10 @@ def _commit_changes(
         yield from _report_lost(core, exchange, tracking, lost)
         return lost
     if outcome.status != "committed" or outcome.record is None:
-        names = tracking.changed_names()
         reason: Literal["ended", "renewed"] = "renewed" if outcome.status == "superseded" else "ended"
         tracking.over = True
-        tracking.forget_changes()
         exchange.resend, exchange.issued = False, None
-        logger.info("a commit to the session %s was refused: %s", record.locator.hex(), reason)
-        yield from emit(core, CommitRefused(core.view(record, now), reason, names))
+        yield from _refuse(core, exchange, tracking, record, reason, now)
         if strict:
             raise SessionEnded(f"the session was {reason} by another request: nothing was committed")
         return ()
@@ -296,6 +303,18 @@ def _commit_changes(
             tracking.shut_out(record)
     yield from _report_lost(core, exchange, tracking, lost)
     return lost
+
+
+def _refuse(
+    core: Core, exchange: Exchange, tracking: Tracking, record: Record, reason: Literal["ended", "renewed"], now: float
+) -> Plan[None]:
+    """Drop what the request has done, and tell of it."""
+    names = tracking.changed_names()
+    # Of two sign-ins at the same time the second has said "welcome", and was none: somebody will ask why.
+    level = logging.WARNING if tracking.renew_asked else logging.INFO
+    tracking.forget_changes()
+    logger.log(level, "a commit to the session %s was refused: %s", record.locator.hex(), reason)
+    yield from emit(core, CommitRefused(core.view(record, now), reason, names))
 
 
 def _pause(core: Core, tracking: Tracking, number: int) -> Plan[float]:

@@ -89,6 +89,8 @@ class View(msgspec.Struct, eq=False):
     """The digest of the secret that the request came with, if the record's is another since `refresh`."""
     let_go: list[tuple[Key[Any], object, bytes]] | None = None
     """Values that a conflict or a refresh has replaced, with their encoding: the handler may still hold and change them."""
+    replaced: Record | None = None
+    """The session that the request's secret opened until a moment ago (see `lifecycle.straggles`)."""
     rejected: BaseException | None = None
     """What `require` has raised, until the request is over."""
 

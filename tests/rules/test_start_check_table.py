@@ -15,6 +15,7 @@ import pytest
 from tests.faces import Browser, Face
 from tests.rules.scene import BOTH, cookies_set, expired, handle_of, live, record_of, stored, values
 from typed_sessions import AddressMismatch, AddressPolicy, End, Event, Key, Rejected, ReusedOldId, Session, current_session, redirect
+from typed_sessions.lifecycle import STRAGGLE
 
 Make = Callable[..., Face]
 
@@ -110,7 +111,8 @@ def new_addr(scene: Scene) -> None:
 
 
 def after_the_overlap(scene: Scene) -> None:
-    scene.face.clock.advance(60)
+    """When no request is under way any more that came before it."""
+    scene.face.clock.advance(60 + STRAGGLE)
 
 
 @dataclass(frozen=True)
