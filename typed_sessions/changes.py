@@ -25,7 +25,9 @@ from .record import (
     Element,
     Previous,
     Record,
+    entry_size,
     field_revision,
+    head_size,
     pack_elements,
     unpack_elements,
 )
@@ -146,7 +148,7 @@ def apply(record: Record, changes: Changes, idle: Idle, now: float) -> Outcome:
     stored = record.fields
     revision = record.revision + 1
     fields = {} if changes.clear else dict(stored)
-    size = 0 if changes.clear else record.size
+    size = 1 if changes.clear else record.size
     flags = record.flags
     hooked = flags & HOOKED
     for name, write in changes.writes.items():
@@ -155,14 +157,22 @@ def apply(record: Record, changes: Changes, idle: Idle, now: float) -> Outcome:
         payload, before = write.payload, fields.get(name)
         if payload is not None:
             fields[name] = packed = FIELD.pack(revision, write.version, write.flags) + payload
-            size += len(name) + len(packed) if before is None else len(packed) - len(before)
+            length = len(packed)
+            if before is None:
+                size += entry_size(name, length)
+            elif length != len(before):
+                size += length - len(before)
+                if length > 255 or len(before) > 255:
+                    size += head_size(length, 0, narrow=True) - head_size(len(before), 0, narrow=True)
             hooked |= write.flags & FIELD_HOOKED
         elif before is not None:
             del fields[name]
-            size -= len(name) + len(before)
+            size -= entry_size(name, len(before))
     if changes.lists:
         for name, change in changes.lists.items():
             size += _change_list(fields, name, change, revision)
+    if len(fields) > 15 or len(stored) > 15:
+        size += head_size(len(fields), 16) - head_size(0 if changes.clear else len(stored), 16)
     if hooked:
         flags &= ~HOOKED
         if any(packed[FIELD_FLAGS_AT] & FIELD_HOOKED for packed in fields.values()):
@@ -188,7 +198,7 @@ def apply(record: Record, changes: Changes, idle: Idle, now: float) -> Outcome:
 
 def _change_list(fields: dict[str, bytes], name: str, change: ListChange, revision: int) -> int:
     """Change one list; by how many bytes it has grown."""
-    size = len(fields.get(name, b""))
+    size = entry_size(name, len(fields[name])) if name in fields else 0
     removed = set(change.removed)
     try:
         kept = [element for element in unpack_elements(fields.get(name)) if element.sequence not in removed]
@@ -200,7 +210,7 @@ def _change_list(fields: dict[str, bytes], name: str, change: ListChange, revisi
     elements = [*reversed(before), *kept, *after]
     if elements:
         fields[name] = pack_elements(revision, elements)
-        return len(fields[name]) - size
+        return entry_size(name, len(fields[name])) - size
     fields.pop(name, None)
     return -size
 

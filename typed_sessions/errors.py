@@ -100,7 +100,7 @@ class StoreFull(StoreUnavailable):
 
 
 class TooLarge(SessionError, ValueError):
-    """A commit would make the session larger than the store allows (keys, or bytes); nothing of it was applied."""
+    """A commit would make the session larger than the store allows (keys, or bytes), and larger than it is; nothing of it was applied."""
 
     status: int = 500
     headers: Headers = _NO_STORE

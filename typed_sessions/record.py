@@ -104,6 +104,26 @@ def field_revision(packed: bytes | None) -> int:
     return int.from_bytes(packed[:4], "little") if packed is not None else 0
 
 
+def head_size(count: int, short: int, *, narrow: bool = False) -> int:
+    """How many bytes MessagePack says a length with: one if it is below `short`; with `narrow` there is a head for a length of one byte."""
+    if count < short:
+        return 1
+    return 2 if narrow and count < 256 else 3 if count < 65_536 else 5
+
+
+def entry_size(name: str, size: int) -> int:
+    """How many bytes a field of so many takes in a packed record, together with its name."""
+    name_size = len(name.encode())
+    if name_size < 32 and size < 256:
+        return 3 + name_size + size
+    return head_size(name_size, 32, narrow=True) + name_size + head_size(size, 0, narrow=True) + size
+
+
+def size_of(fields: Mapping[str, bytes]) -> int:
+    """How many bytes these fields take in a packed record: what a store's bound is compared with."""
+    return head_size(len(fields), 16) + sum(entry_size(name, len(packed)) for name, packed in fields.items())
+
+
 def unpack_elements(packed: bytes | None) -> list[Element]:
     """The elements of a list's field. ValueError if it is none: a single value, stored by code that had another key of this name."""
     if packed is None:
@@ -166,8 +186,8 @@ class Record(msgspec.Struct, eq=False):
     """The packed form, if there is one that is still true."""
     tail: int = 0
     """Where the fields begin in it."""
-    size: int = 0
-    """About how many bytes the packed form has."""
+    size: int = 1
+    """How many bytes the packed fields have (`size_of`). A store that counts in another way need not say it."""
     use_written: bool = False
     """Whether the verb that gave out this record has written a use (not stored)."""
 
@@ -264,7 +284,7 @@ class Record(msgspec.Struct, eq=False):
         except (struct_error, IndexError, UnicodeDecodeError) as problem:
             raise ValueError(f"no packed record: {problem}") from problem
         record.packed = packed
-        record.size = len(packed)
+        record.size = len(packed) - at
         record.tail = at
         return record
 

@@ -13,7 +13,7 @@ from .changes import Changes, ListChange, Write
 from .codecs import TypedCodec
 from .errors import KeyTypeError
 from .keys import Key, ListKey
-from .record import FIELD_HOOKED, FIELD_SEALED, FIELD_TWIN, FIRST_REVISION, Record, field_revision, unpack_field
+from .record import FIELD_HOOKED, FIELD_SEALED, FIELD_TWIN, FIRST_REVISION, Record, entry_size, field_revision, size_of, unpack_field
 from .residents import ABSENT, ResidentChange
 from .slots import Item, ListSlot, Slot
 from .view import View, encoded, logger
@@ -126,13 +126,15 @@ class Tracking(View, eq=False):
         if self.flagged or self.lists:
             return None
         fields: dict[str, bytes] = {}
-        size = 0
+        size = 1
         for name, slot in self.slots.items():
             key, payload = slot.key, slot.encoded
             if slot.mode != "assigned" or payload is None or not key.direct or key.has_hooks:
                 return None
             fields[name] = packed = FIRST_REVISION + key.head + payload
-            size += len(name) + len(packed)
+            size += entry_size(name, len(packed))
+        if len(fields) > 15:
+            size = size_of(fields)  # the map's own head is longer
         return (fields, size) if fields else None
 
     def begun(self, record: Record) -> None:

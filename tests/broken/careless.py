@@ -371,3 +371,29 @@ class ForgettingAtClose(Sound):
 
     def close(self) -> None:
         self.records.clear()
+
+
+class WeighingTheHead(Sound):
+    """A bound on the whole record: whose session has reached it cannot sign in, because the previous secret takes some bytes too."""
+
+    def commit(self, locator: bytes, changes: Changes, idle: Idle, now: float) -> Any:
+        before = self.get(locator)
+        outcome: Outcome = super().commit(locator, changes, idle, now)
+        if before is not None and outcome.record is not None and len(outcome.record.pack()) > 50_000:
+            self.put(before)
+            raise TooLarge("fifty thousand bytes are enough")
+        return outcome
+
+
+class GuessingSizes(Sound):
+    """A bound that takes a letter for a byte while a session grows, and counts again when it is read: what was taken is then too large."""
+
+    def commit(self, locator: bytes, changes: Changes, idle: Idle, now: float) -> Any:
+        before = self.get(locator)
+        outcome: Outcome = super().commit(locator, changes, idle, now)
+        if before is not None and outcome.record is not None:
+            new = outcome.record.fields.keys() - before.fields.keys()
+            if before.size + sum(len(name) + len(outcome.record.fields[name]) for name in new) > 50_000:
+                self.put(before)
+                raise TooLarge("fifty thousand bytes are enough")
+        return outcome

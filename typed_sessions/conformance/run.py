@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection
 
 from ..stores.base import AsyncStore, Store
-from . import bounds, commits, creation, endings, lists, orders, renewals, sweeps, together, uses
+from . import bounds, commits, creation, endings, limits, lists, orders, renewals, sweeps, together, uses
 from .report import ConformanceFailed, Failure, LeftOut, Report
 from .stand import Check, Checks, Kit
 from .subject import LoopRunner, PlainRunner, Runner
@@ -30,6 +30,7 @@ CHECKS: tuple[Check, ...] = (
     *endings.checks,
     *sweeps.checks,
     *bounds.checks,
+    *limits.checks,
     *together.checks,
     *orders.checks,
     *histories,

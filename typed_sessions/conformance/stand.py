@@ -27,6 +27,7 @@ from ..record import (
     Record,
     pack_elements,
     pack_field,
+    size_of,
     unpack_elements,
     unpack_field,
 )
@@ -104,7 +105,7 @@ class Stand:
                 fields[name] = pack_elements(1, [Element((1 << 20) + number, 1, 0, payload) for number, payload in enumerate(value)])
         made.unpacked = fields
         made.flags = (HOOKED if hooks else 0) | (OWN_TIMEOUT if own_timeout else 0)
-        made.size = sum(map(len, fields.values())) + sum(map(len, fields))
+        made.size = size_of(fields)
         return made
 
     async def begin(self, values: Values | None = None, **settings: Any) -> Record:

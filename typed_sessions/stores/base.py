@@ -81,7 +81,8 @@ class Store(Protocol):
 
         An idle timeout that has run out since the session was opened is ignored; the absolute lifetime is not.
         Every field written gets the record's new revision; appended elements get sequences above, prepended ones below,
-        all that were ever used. Raises `TooLarge`.
+        all that were ever used. Raises `TooLarge` if there would be more keys or bytes than the store's bound, and more than
+        before: a session that is there can always be renewed and made smaller, however it came to be that large.
         """
         ...
 

@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from typing import final
 
 from ..changes import GONE, Changes, Idle, Outcome, Use, apply, apply_touch, apply_use
-from ..errors import PolicyError, StoreFull, TooLarge
+from ..errors import PolicyError, StoreFull
 from ..forks import tell_of_forks
 from ..record import ENDED, FIELD_FLAGS_AT, FIELD_HOOKED, RECORD_FLAGS_AT, REUSED, Ending, EndReason, Record
 from ..wheel import Wheel
 from .base import Created
+from .limits import Limits
 from .shard import Shard, record_of
 
 _STEP = 128
@@ -32,8 +33,8 @@ class MemoryStore:
 
     max_sessions  how many it may hold; when it is full, the oldest session that no second request has used makes room,
                   and if there is none, creating raises `StoreFull`
-    max_bytes     of one session, packed
-    max_keys      of one session
+    max_bytes     of one session: its values and their names, packed; a commit that would make it larger raises `TooLarge`
+    max_keys      of one session, the same
     shards        among how many locks the sessions are spread, for threads not to wait for each other
     """
 
@@ -44,6 +45,7 @@ class MemoryStore:
             if type(value) is not int or value < 1:
                 raise PolicyError(f"MemoryStore({name}={value!r}): expected a whole number of at least 1")
         self._max_sessions = max_sessions
+        self._limits = Limits("MemoryStore", max_bytes, max_keys)
         self._max_bytes = max_bytes
         self._max_keys = max_keys
         self._shards = tuple(Shard() for _ in range(shards))
@@ -71,9 +73,9 @@ class MemoryStore:
     def create(self, record: Record, now: float) -> Created:
         key = int.from_bytes(record.locator, "big")
         fields = record.unpacked
-        if record.size > self._max_bytes or fields is None or len(fields) > self._max_keys:
-            self._check_size(record)
         packed = record.pack()
+        if len(packed) > self._max_bytes or fields is None or len(fields) > self._max_keys:
+            self._limits.check_new(record, len(packed))
         due = record.due
         # Into the wheel before it is there to be looked at: not if a sweep could come to it meanwhile.
         ahead = due > now + 1
@@ -169,7 +171,7 @@ class MemoryStore:
                 return outcome
             fields = record.unpacked
             if record.size > self._max_bytes or fields is None or len(fields) > self._max_keys:
-                self._check_size(record)
+                self._limits.check(before, record)
             if before is stored and shard.before is None and not record.use_written:
                 shard.records[key] = record
             else:
@@ -299,12 +301,6 @@ class MemoryStore:
         if after.due < before.due:
             with self._books:
                 self._wheel.add(key, after.due, now)
-
-    def _check_size(self, record: Record) -> None:
-        if record.size > self._max_bytes:
-            raise TooLarge(f"the session would take {record.size} bytes; MemoryStore(max_bytes={self._max_bytes}) allows no more")
-        if len(record.fields) > self._max_keys:
-            raise TooLarge(f"the session would hold {len(record.fields)} keys; MemoryStore(max_keys={self._max_keys}) allows no more")
 
     def _admit(self, now: float) -> bool:
         """Count one more session, making room if there is none; whether somebody had to go."""

@@ -144,7 +144,7 @@ class PostgresStore(_Store):
 
     url              postgresql://user:password@host:port/database, or libpq's key=value pairs
     schema           of the database, for what the store keeps: two applications with different ones do not see each other
-    max_bytes        of one session, and `max_keys` of it: more raises `TooLarge`
+    max_bytes        of one session (values and names, packed), and `max_keys` of it: a commit that would make it larger raises `TooLarge`
     max_connections  of this process; a verb waits for one, within its deadline, and so it does where the server takes no more
     deadline         seconds that a verb may take, whatever the network and the server do; then it raises `StoreUnavailable`
 

@@ -21,8 +21,10 @@ from __future__ import annotations
 
 from typing import Final
 
-VERSION: Final = 2
-"""Of the functions: 1 had one wait for everybody in them."""
+from .postgres_size import MOST_EACH, SIZE
+
+VERSION: Final = 3
+"""Of the functions: 1 had one wait for everybody in them, and 2 refused whatever was above a bound."""
 
 TABLE: Final = """
 CREATE TABLE IF NOT EXISTS {s}.session (
@@ -63,6 +65,7 @@ _WAIT = "PERFORM set_config('lock_timeout', p_wait::text, true);"
 """At the head of a function that a verb calls: `p_wait` is in milliseconds, and holds until the transaction ends."""
 
 FUNCTIONS: Final = (
+    SIZE,
     """
 CREATE OR REPLACE FUNCTION {s}.due_{v}(r {s}.session) RETURNS float8 LANGUAGE sql IMMUTABLE AS $$
     SELECT least(r.used + r.timeout + r.granularity, coalesce(r.deadline, 'infinity'))
@@ -163,6 +166,7 @@ CREATE OR REPLACE FUNCTION {s}.commit_{v}(
 DECLARE
     renewing bool := p_expected IS NOT NULL;
     hooks bool;
+    stored {s}.session;
     place int;
     next float8;
     name bytea;
@@ -189,6 +193,7 @@ BEGIN
         END IF;
     END LOOP;
 
+    stored := r;
     r.revision := r.revision + 1;
     hooks := r.flags & 2 <> 0;
     IF p_clear THEN
@@ -256,13 +261,14 @@ BEGIN
             END IF;
         END LOOP;
     END IF;
-    IF cardinality(r.names) + cardinality(r.list_names) > p_max_keys THEN
+    -- Only what grows is too large: see limits.py.
+    much := cardinality(r.names) + cardinality(r.list_names);
+    IF much > p_max_keys AND much > cardinality(stored.names) + cardinality(stored.list_names) THEN
         said := 'keys';
-        much := cardinality(r.names) + cardinality(r.list_names);
         RETURN NEXT;
         RETURN;
     END IF;
-    much := {head} + (
+    much := {each} + (
         SELECT coalesce(sum(octet_length(f.n) + octet_length(f.p) + {each}), 0) FROM unnest(r.names, r.payloads) AS f (n, p)
     ) + (
         SELECT coalesce(sum(octet_length(e.n) + {each}), 0) FROM unnest(r.list_names) AS e (n)
@@ -270,9 +276,12 @@ BEGIN
         SELECT coalesce(sum(octet_length(e.p) + {each}), 0) FROM unnest(r.element_payloads) AS e (p)
     );
     IF much > p_max_bytes THEN
-        said := 'bytes';
-        RETURN NEXT;
-        RETURN;
+        much := {s}.size_{v}(r);
+        IF much > p_max_bytes AND much > {s}.size_{v}(stored) THEN
+            said := 'bytes';
+            RETURN NEXT;
+            RETURN;
+        END IF;
     END IF;
     much := 0;
     IF hooks THEN
@@ -438,14 +447,10 @@ SWEEP: Final = _call("sweep", "float8", "int8", "float8", "float8")
 CLEAR: Final = _call("clear", "bytea", "bytea[]", returns_session=False)
 SCAN: Final = "SELECT 'live', 0, s.* FROM {s}.session s WHERE s.locator > %s AND s.reason IS NULL ORDER BY s.locator LIMIT %s"
 
-HEAD_BYTES: Final = 83
-EACH_BYTES: Final = 12
-"""About what a session, and each of its fields and elements, takes beside names and payloads."""
-
 
 def filled(sql: str, schema: str) -> str:
     """A text of this module for one schema."""
-    given = {"s": f'"{schema}"', "v": VERSION, "wait": _WAIT, "head": HEAD_BYTES, "each": EACH_BYTES}
+    given = {"s": f'"{schema}"', "v": VERSION, "wait": _WAIT, "each": MOST_EACH}
     return sql.format(**given, returns=_RETURNS.format(**given))
 
 

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeAlias, TypeVar, final
 import msgspec
 
 from ..changes import GONE, Changes, Idle, Outcome, Status, Use, Write
-from ..errors import PolicyError, TooLarge
+from ..errors import PolicyError
 from ..record import (
     END_REASONS,
     FIELD,
@@ -32,6 +32,7 @@ from ..record import (
 )
 from . import postgres_schema as schema
 from .base import Created
+from .limits import Limits
 
 logger: logging.Logger = logging.getLogger("typed_sessions")
 
@@ -76,9 +77,7 @@ class Verbs:
         for option, value, most in (("max_bytes", max_bytes, 2**30), ("max_keys", max_keys, 2**20)):
             if type(value) is not int or not 1 <= value <= most:
                 raise PolicyError(f"{store}({option}={value!r}): expected a whole number from 1 to {most}")
-        self._store = store
-        self._max_bytes = max_bytes
-        self._max_keys = max_keys
+        self._limits = Limits(store, max_bytes, max_keys)
 
         def prepared(sql: str) -> bytes:
             return schema.filled(sql, name).encode()
@@ -96,10 +95,7 @@ class Verbs:
 
     def create(self, record: Record, now: float) -> Statement[Created]:
         fields = record.fields
-        if record.size > self._max_bytes:
-            raise self._too_large("bytes", record.size)
-        if len(fields) > self._max_keys:
-            raise self._too_large("keys", len(fields))
+        self._limits.check_new(record)
         previous = record.previous
         parameters = [
             record.locator,
@@ -150,7 +146,7 @@ class Verbs:
                 for write in changes.writes.values()
             ),
             *_list_columns(changes),
-            *(self._max_bytes, self._max_keys),
+            *(self._limits.max_bytes, self._limits.max_keys),
         ]
         return Statement(self._commit, parameters, self._outcome)
 
@@ -181,14 +177,9 @@ class Verbs:
             return GONE
         status = _STATUSES.get(rows[0][0])
         if status is None:
-            raise self._too_large(*rows[0][:2])
+            self._limits.refuse(*rows[0][:2])
         record = _record(rows[0])
         return GONE if record is None else Outcome(status, record)
-
-    def _too_large(self, what: str, much: int) -> TooLarge:
-        if what == "bytes":
-            return TooLarge(f"the session would take {much} bytes; {self._store}(max_bytes={self._max_bytes}) allows no more")
-        return TooLarge(f"the session would hold {much} keys; {self._store}(max_keys={self._max_keys}) allows no more")
 
 
 # ------------------------------------------------------------------ to the database
@@ -322,7 +313,6 @@ def _unpack(row: Row) -> Record:
     # More of them than are known here are a later version's, which adds its own behind these.
     names, revisions, payloads, list_names, list_revisions, element_names, sequences, element_payloads, *_ = columns
     fields: dict[str, bytes] = {}
-    size = schema.HEAD_BYTES
     for name, number, payload in zip(names, revisions, payloads, strict=True):
         fields[_text(name)] = number.to_bytes(_REVISION_BYTES, "little") + payload
     lists: dict[bytes, list[Element]] = {name: [] for name in list_names}
@@ -334,7 +324,6 @@ def _unpack(row: Row) -> Record:
     for packed in fields.values():
         if len(packed) < FIELD_HEAD:
             raise ValueError("a field without a head")
-        size += schema.EACH_BYTES + len(packed)
     return Record(
         locator,
         digest,
@@ -350,10 +339,7 @@ def _unpack(row: Row) -> Record:
         None if old_digest is None else Previous(old_digest, old_tag, old_until),
         None if reason is None else Ending(END_REASONS[int(reason)], ended, claimed),
         fields,
-        b"",
-        0,
-        size,
-        much == 1,
+        use_written=much == 1,
     )
 
 

@@ -51,7 +51,7 @@ class RedisStore(Connecting):
     client     or a `redis.Redis` or `redis.RedisCluster` of your own (Sentinel, credential providers, ...): its way to connect is used,
                not its connections
     prefix     of every key: two applications with different ones do not see each other
-    max_bytes  of one session, and `max_keys` of it: more raises `TooLarge`
+    max_bytes  of one session (values and names, packed), and `max_keys` of it: a commit that would make it larger raises `TooLarge`
     deadline   seconds that a verb may take, whatever the network and the server do; then it raises `StoreUnavailable`
 
     The server may be any node of a Redis Cluster: the store finds the others, and asks each for what it has.

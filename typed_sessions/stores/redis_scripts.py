@@ -288,6 +288,7 @@ local before, was_hooked = due_of(s), hooked(s)
 local hooks = was_hooked
 s.revision = s.revision + 1
 local stamp = struct.pack('<I4', s.revision)
+local size_before, count_before = #packed - s.at + 1, #names
 if band(bits, 1) ~= 0 then names, fields = {}, {} end
 local function put(name, value)
   if value and not fields[name] then
@@ -349,9 +350,10 @@ end
 if band(bits, 2) ~= 0 then s.timeout, s.used, s.granularity, s.flags = own_timeout, now, own_granularity, bor(s.flags, 4) end
 
 local rest, count = pack_fields(names, fields)
+-- Only what grows is too large: see limits.py.
+if #rest > max_bytes and #rest > size_before then return {'bytes', #rest} end
+if count > max_keys and count > count_before then return {'keys', count} end
 packed = build(s) .. rest
-if #packed > max_bytes then return {'bytes', #packed} end
-if count > max_keys then return {'keys', count} end
 store(packed)
 if written == 1 or band(bits, 2) ~= 0 or was_hooked ~= hooked(s) then keep(s, now, before) end
 return {'committed', written, packed}

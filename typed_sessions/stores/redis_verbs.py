@@ -29,9 +29,10 @@ from typing import Any, NamedTuple, TypeAlias, TypeGuard, TypeVar, final
 import msgspec
 
 from ..changes import GONE, Changes, Idle, ListChange, Outcome, Status, Use
-from ..errors import PolicyError, TooLarge
+from ..errors import PolicyError
 from ..record import END_REASONS, FIELD_HEAD, FIELD_SEALED, LOCATOR_BYTES, EndReason, Record
 from .base import Created
+from .limits import Limits
 from .redis_scripts import CLEAR, COMMIT, CREATE, END, OPEN, SWEEP, TOUCH, Script
 
 logger: logging.Logger = logging.getLogger("typed_sessions")
@@ -87,8 +88,7 @@ class Verbs:
         self.acl: str = f"~{{{shown}:??}}:* {' '.join(f'+{command}' for command in COMMANDS)}"
         """The rules of a user who may do what the verbs do, and nothing else."""
         self._store = store
-        self._max_bytes = max_bytes
-        self._max_keys = max_keys
+        self._limits = Limits(store, max_bytes, max_keys)
         self._sessions = [f"{{{prefix}:{bucket:02x}}}:s:".encode() for bucket in range(BUCKETS)]
         self._dues = [f"{{{prefix}:{bucket:02x}}}:due".encode() for bucket in range(BUCKETS)]
 
@@ -96,10 +96,7 @@ class Verbs:
 
     def create(self, record: Record, now: float) -> Trips[Created]:
         packed = record.pack()
-        if len(packed) > self._max_bytes:
-            raise self._too_large(b"bytes", len(packed))
-        if len(record.fields) > self._max_keys:
-            raise self._too_large(b"keys", len(record.fields))
+        self._limits.check_new(record, len(packed))
         replies = yield [self._call(CREATE, record.locator, _NOW.pack(now), packed)]
         return "created" if replies[0] == b"created" else "taken"
 
@@ -126,7 +123,7 @@ class Verbs:
             return GONE
         status = _STATUSES.get(reply[0])
         if status is None:
-            raise self._too_large(*reply)
+            self._limits.refuse(reply[0].decode(), reply[1])
         record = _record_of(locator, reply[1:])
         return GONE if record is None else Outcome(status, record)
 
@@ -207,8 +204,8 @@ class Verbs:
             math.inf if changes.timeout is None else changes.timeout,
             idle.granularity if changes.granularity is None else changes.granularity,
             0.0 if renewal is None else renewal.overlap,
-            self._max_bytes,
-            self._max_keys,
+            self._limits.max_bytes,
+            self._limits.max_keys,
         )
         args = [numbers, renewed, _text(len(changes.writes))]
         for name, write in changes.writes.items():
@@ -234,11 +231,6 @@ class Verbs:
                 else:
                     logger.error("%r in %s of %s is no session", member, due.decode(), self._store)
         return locators
-
-    def _too_large(self, what: bytes, much: int) -> TooLarge:
-        if what == b"bytes":
-            return TooLarge(f"the session would take {much} bytes; {self._store}(max_bytes={self._max_bytes}) allows no more")
-        return TooLarge(f"the session would hold {much} keys; {self._store}(max_keys={self._max_keys}) allows no more")
 
 
 def _text(number: int) -> bytes:

@@ -20,13 +20,14 @@ import os
 import time
 from collections.abc import Sequence
 from sqlite3 import Cursor
-from typing import Any, NoReturn, TypeAlias, final
+from typing import Any, TypeAlias, final
 from zlib import crc32
 
 from ..changes import GONE, Changes, Idle, Outcome, Use, apply, apply_touch, apply_use
-from ..errors import PolicyError, StoreFull, StoreUnavailable, TooLarge
+from ..errors import PolicyError, StoreFull, StoreUnavailable
 from ..record import FIELD_FLAGS_AT, FIELD_HOOKED, REUSED, Ending, EndReason, Record
 from .base import Created
+from .limits import Limits
 from .sqlite_file import SQLiteFile, real
 
 logger: logging.Logger = logging.getLogger("typed_sessions")
@@ -63,7 +64,7 @@ class SQLiteStore:
     """Sessions in one SQLite file, shared by any number of threads and processes of one machine, and there after a restart.
 
     path          of the file, which is made with mode 0600 if it is not there; its folder has to be writable, and on a local disk
-    max_bytes     of one session, packed
+    max_bytes     of one session: its values and their names, packed; a commit that would make it larger raises `TooLarge`
     max_keys      of one session
     max_sessions  how many there may be, None for any number; when it is full, the oldest session that no second request has used
                   makes room, and if there is none, creating raises `StoreFull`
@@ -93,8 +94,7 @@ class SQLiteStore:
             raise PolicyError(f"SQLiteStore(deadline={deadline!r}): expected a number of seconds above 0, a day at most")
         if not isinstance(path, (str, os.PathLike)) or not os.fspath(path) or os.fspath(path) == ":memory:":
             raise PolicyError(f"SQLiteStore({path!r}): expected the path of a file; for sessions in memory there is MemoryStore()")
-        self._max_bytes = max_bytes
-        self._max_keys = max_keys
+        self._limits = Limits("SQLiteStore", max_bytes, max_keys)
         self._max_sessions = max_sessions
         self._opened: list[Record | None] = [None] * (_MASK + 1)
         self._file = SQLiteFile(path, deadline, bounded=max_sessions is not None)
@@ -111,9 +111,8 @@ class SQLiteStore:
 
     def create(self, record: Record, now: float) -> Created:
         until = self._file.until()
-        if not self._fits(record):
-            self._refuse_size(record)
         packed = record.pack()
+        self._limits.check_new(record, len(packed))
         locator = record.locator
         row = (locator, packed, _checksum(locator, packed), real(record.due), None if record.flags & REUSED else record.created)
         bound = self._max_sessions
@@ -181,7 +180,7 @@ class SQLiteStore:
             outcome = apply(opened, changes, idle, now)
             record = outcome.record
             # What it says is true only if this record is still the one that is stored.
-            if outcome.status == "committed" and record is not None and self._fits(record) and not _moves(opened, record):
+            if outcome.status == "committed" and record is not None and self._limits.allows(opened, record) and not _moves(opened, record):
                 packed = record.pack()
                 if self._file.change(until, _KEEP_IF, (packed, _checksum(locator, packed), locator, opened.packed)):
                     return outcome
@@ -194,8 +193,7 @@ class SQLiteStore:
             record = outcome.record
             if outcome.status != "committed" or record is None:
                 return outcome
-            if not self._fits(record):
-                self._refuse_size(record)
+            self._limits.check(before, record)
             _write(cursor, before, record)
             return outcome
 
@@ -274,14 +272,6 @@ class SQLiteStore:
             self._opened[locator[0] & _MASK] = record
             return record, True
         return None, False
-
-    def _fits(self, record: Record) -> bool:
-        return record.size <= self._max_bytes and len(record.fields) <= self._max_keys
-
-    def _refuse_size(self, record: Record) -> NoReturn:
-        if record.size > self._max_bytes:
-            raise TooLarge(f"the session would take {record.size} bytes; SQLiteStore(max_bytes={self._max_bytes}) allows no more")
-        raise TooLarge(f"the session would hold {len(record.fields)} keys; SQLiteStore(max_keys={self._max_keys}) allows no more")
 
 
 def _checksum(locator: bytes, packed: bytes) -> int:
