@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from tests.filters.servers import ASGIRequest, Jar, asgi, in_loop, scope, wsgi
-from typed_sessions import AsyncSessionManager, CookiePolicy, Key, SessionManager
+import pytest
+
+from tests.filters.servers import ASGIRequest, Jar, Socket, asgi, in_loop, scope, wsgi
+from typed_sessions import AddressPolicy, AsyncSessionManager, CookiePolicy, Key, PolicyError, SessionManager
 from typed_sessions.filters import asgi as for_asgi
 from typed_sessions.filters import wsgi as for_wsgi
 from typed_sessions.filters.asgi import Receive, Scope, Send
@@ -97,6 +99,60 @@ def test_a_wsgi_application_finds_its_own_session_after_a_mounted_one() -> None:
     wsgi(outer(shop), jar := Jar())
     assert len(jar.cookies) == 2
     assert ("ann", "cart") in [(view.get(user), view.get(page)) for view in shop.all()]
+
+
+TWO = (
+    r"two managers, one in the other, use the cookie SESSION_KEY: each would replace the sessions of the other. Use one manager for both "
+    r"filters, or give one of them another name, SessionManager\(cookie_policy=CookiePolicy\(name='ADMIN'\)\)"
+)
+
+
+def answers(_: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b""]
+
+
+@in_loop
+async def test_two_managers_with_the_same_cookies_are_refused_in_asgi() -> None:
+    """Each would replace the other's sessions, so it is said before anybody looks at one; with http and with WebSockets."""
+
+    async def app(*_: object) -> None:
+        raise AssertionError("the application was called")
+
+    both = for_asgi.SessionMiddleware(for_asgi.SessionMiddleware(app, AsyncSessionManager()), AsyncSessionManager())
+    with pytest.raises(PolicyError, match=TWO):
+        await asgi(both)
+    with pytest.raises(PolicyError, match=TWO):
+        async with Socket(both) as socket:
+            await socket.next()
+
+
+def test_two_managers_with_the_same_cookies_are_refused_in_wsgi() -> None:
+    """The same; also where one policy belongs to the filter."""
+    with pytest.raises(PolicyError, match=TWO):
+        wsgi(for_wsgi.SessionMiddleware(for_wsgi.SessionMiddleware(answers, SessionManager()), SessionManager()))
+    named = for_wsgi.SessionMiddleware(answers, SessionManager(), cookie_policy=ADMIN)
+    assert wsgi(for_wsgi.SessionMiddleware(named, SessionManager())).status == 200
+    again = for_wsgi.SessionMiddleware(named, SessionManager(cookie_policy=ADMIN))
+    with pytest.raises(PolicyError, match="use the cookie ADMIN_KEY"):
+        wsgi(again)
+
+
+def test_a_path_alone_keeps_cookies_apart_where_it_changes_their_prefix() -> None:
+    """Over http a browser sends both to a nested path, under one name; over https, whoever tells of it, they have two."""
+    addresses = AddressPolicy(trusted_proxies=["10.0.0.0/8"])
+    admin = SessionManager(cookie_policy=CookiePolicy(path="/admin"), address_policy=addresses)
+    both = for_wsgi.SessionMiddleware(for_wsgi.SessionMiddleware(answers, admin), SessionManager(address_policy=addresses))
+    forwarded: dict[str, Any] = {"HTTP_X_FORWARDED_FOR": "192.0.2.7", "HTTP_X_FORWARDED_PROTO": "http"}
+    with pytest.raises(PolicyError, match=TWO):
+        wsgi(both, path="/admin", **forwarded)
+    forwarded["HTTP_X_FORWARDED_PROTO"] = "https"
+    assert wsgi(both, path="/admin", **forwarded).status == 200
+    direct = for_wsgi.SessionMiddleware(for_wsgi.SessionMiddleware(answers, admin), SessionManager())
+    encrypted: dict[str, Any] = {"wsgi.url_scheme": "https", "HTTPS": "on"}
+    assert wsgi(direct, path="/admin", **encrypted).status == 200
+    with pytest.raises(PolicyError, match=TWO):
+        wsgi(direct, path="/admin", address="")
 
 
 def test_an_environ_that_is_used_again_is_another_request() -> None:

@@ -29,6 +29,7 @@ from .asgi_base import Scope as Scope
 from .asgi_base import Send as Send
 from .asgi_base import answer, current, headers_of
 from .asgi_websocket import Cut, Origins, WebSocket
+from .nested import refuse_same_cookies
 
 _KEY = "typed_sessions"
 _LAST = frozenset({"http.response.body", "http.response.pathsend", "http.response.zerocopysend"})
@@ -104,11 +105,14 @@ class SessionMiddleware:
             return
         if _KEY in scope:
             around = scope[_KEY]
-            if isinstance(around, _Response) and around.source is not None and around.sessions is self._sessions and self._adds_nothing:
-                if self._eager:
-                    await self._sessions.open_exchange(around)
-                await self._app(scope, receive, send)  # its sessions are around already
-                return
+            if isinstance(around, _Response) and around.source is not None:
+                if around.sessions is not self._sessions:
+                    refuse_same_cookies(around, around.sessions.core, self._guard, self._sessions.core)
+                elif self._adds_nothing:
+                    if self._eager:
+                        await self._sessions.open_exchange(around)
+                    await self._app(scope, receive, send)  # its sessions are around already
+                    return
             scope = {**scope}  # the application around this one goes on to find its own
         response = scope[_KEY] = _Response(self._guard, scope, sessions=self._sessions, raw_send=send)
         token = enter(response)
@@ -143,6 +147,9 @@ class SessionMiddleware:
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         if _KEY in scope:
+            around = scope[_KEY]
+            if isinstance(around, WebSocket) and around.sessions is not self._sessions:
+                refuse_same_cookies(around.exchange, around.sessions.core, self._socket_guard, self._sessions.core)
             scope = {**scope}  # as in `__call__`
         connection = WebSocket(self._sessions, self._socket_guard, scope, receive, send, self._origins)
         scope[_KEY] = connection

@@ -85,15 +85,15 @@ class WebSocket:
         "_receive",
         "_scope",
         "_send",
-        "_sessions",
         "client",
         "exchange",
         "gone",
+        "sessions",
     )
 
     def __init__(self, sessions: AsyncSessionManager, guard: Guard, scope: Scope, receive: Receive, send: Send, origins: Origins) -> None:
         self.exchange: Exchange = Exchange(guard, scope)
-        self._sessions = sessions
+        self.sessions: AsyncSessionManager = sessions
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -114,7 +114,7 @@ class WebSocket:
     async def open(self) -> Session:
         headers = self.exchange.guard.reader.headers
         self._origins.check(headers(self._scope, "origin"), headers(self._scope, "host"))
-        return await self._sessions.open_exchange(self.exchange)
+        return await self.sessions.open_exchange(self.exchange)
 
     async def _close(self, code: int = POLICY_VIOLATION, reason: str = "the session has ended") -> None:
         """Close it over the application's head, which from now on gets to hear of that and of nothing else."""
@@ -171,7 +171,7 @@ class WebSocket:
     async def _ask(self, *, look: bool = False) -> None:
         """A message came, or (`look`) is to leave: close the connection if the session is over, wherever it was ended."""
         try:
-            self._asked = await self._sessions.use_exchange(self.exchange, self._asked, look=look)
+            self._asked = await self.sessions.use_exchange(self.exchange, self._asked, look=look)
         except SessionEnded:
             await self._close()
 
@@ -193,7 +193,7 @@ class WebSocket:
             fail_exchange(exchange)
         if exchange.tracking is not None:
             if status < 500:
-                await self._sessions.commit_exchange(exchange)
+                await self.sessions.commit_exchange(exchange)
             exchange.tracking.headers_sent = True
         exchange.headers_sent = True
         if not exchange.looked:
@@ -216,11 +216,11 @@ class WebSocket:
         if exchange.tracking is not None and not exchange.done:
             if exchange.headers_sent:
                 try:
-                    await self._sessions.commit_exchange(exchange)
+                    await self.sessions.commit_exchange(exchange)
                 finally:
                     close_exchange(exchange)
             else:
-                await self._sessions.abandon_exchange(exchange)
+                await self.sessions.abandon_exchange(exchange)
         if self.client.closing:
             await self._close()
 

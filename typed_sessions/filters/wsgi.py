@@ -19,6 +19,7 @@ from ..finish import close_exchange, discard_exchange, fail_exchange, forget_cha
 from ..manager import SessionManager
 from ..policy import CookiePolicy
 from ..session import Create, Error, Session, enter, leave
+from .nested import refuse_same_cookies
 
 if TYPE_CHECKING:
     # wsgiref.types came with Python 3.11; type checkers know this module in every version.
@@ -82,10 +83,13 @@ class SessionMiddleware:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if _KEY in environ:
             around: object = environ[_KEY]
-            if isinstance(around, _Response) and around.source is not None and around.sessions is self._sessions and self._adds_nothing:
-                if self._eager:
-                    around.current()
-                return self._app(environ, start_response)  # its sessions are around already
+            if isinstance(around, _Response) and around.source is not None:
+                if around.sessions is not self._sessions:
+                    refuse_same_cookies(around, around.sessions.core, self._guard, self._sessions.core)
+                elif self._adds_nothing:
+                    if self._eager:
+                        around.current()
+                    return self._app(environ, start_response)  # its sessions are around already
             environ = {**environ}  # the application around this one goes on to find its own
         response = environ[_KEY] = _Response(self._guard, environ, sessions=self._sessions, start_response=start_response, own_headers=[])
         files: object = environ.get(_FILES)
