@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, TypeVar, cast, final, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeAlias, TypeVar, cast, final, overload
 
 import msgspec
 from typing_extensions import override
@@ -31,32 +31,14 @@ Error: TypeAlias = tuple[int, Headers]
 FORBIDDEN: Error = (403, ())
 
 
-@final
-class SessionList(Sequence[T], Generic[T]):
-    """The values of a `ListKey` in one session, oldest first unless prepended. Changes are committed with the request."""
+class SessionListView(Sequence[T], Generic[T]):
+    """The values of a `ListKey` in one session, oldest first unless prepended, for reading."""
 
     __slots__ = ("_key", "_tracking")
 
     def __init__(self, tracking: Tracking, key: ListKey[T]) -> None:
         self._tracking = tracking
         self._key = key
-
-    def append(self, value: T, /) -> None:
-        """Add at the end. Never collides with another request's."""
-        self._tracking.append(self._key, value, False)
-
-    def prepend(self, value: T, /) -> None:
-        """Add at the front."""
-        self._tracking.append(self._key, value, True)
-
-    def remove_where(self, match: Callable[[T], bool], /, *, first: bool = False) -> int:
-        """Remove what matches, or only the first that does; how many that were in this view."""
-        check_function(match, "remove_where", "a function of an element, such as lambda element: element == 'old'")
-        return self._tracking.remove_where(self._key, lambda value: answered(match(value), "remove_where", match), first)
-
-    def clear(self) -> None:
-        """Remove everything that this request has seen; what another one appends meanwhile stays."""
-        self._tracking.clear_list(self._key)
 
     @override
     def __len__(self) -> int:
@@ -75,18 +57,43 @@ class SessionList(Sequence[T], Generic[T]):
 
     @override
     def __eq__(self, other: object) -> bool:
-        return list(self) == list(cast("SessionList[object]", other)) if isinstance(other, (SessionList, list, tuple)) else NotImplemented
+        return list(self) == list(cast("SessionListView[object]", other)) if isinstance(other, (SessionListView, list, tuple)) else NotImplemented
 
     @override
     def __repr__(self) -> str:
         # For logs and debuggers, so also when the session can no longer be read.
-        return f"<SessionList of {self._key!r}, {'closed' if self._tracking.closed else f'{len(self)} values'}>"
+        return f"<{type(self).__name__} of {self._key!r}, {'closed' if self._tracking.closed else f'{len(self)} values'}>"
+
+
+@final
+class SessionList(SessionListView[T]):
+    """The values of a `ListKey` in one session, oldest first unless prepended. Changes are committed with the request."""
+
+    __slots__ = ()
+
+    def append(self, value: T, /) -> None:
+        """Add at the end. Never collides with another request's."""
+        self._tracking.append(self._key, value, False)
+
+    def prepend(self, value: T, /) -> None:
+        """Add at the front."""
+        self._tracking.append(self._key, value, True)
+
+    def remove_where(self, match: Callable[[T], bool], /, *, first: bool = False) -> int:
+        """Remove what matches, or only the first that does; how many that were in this view."""
+        check_function(match, "remove_where", "a function of an element, such as lambda element: element == 'old'")
+        return self._tracking.remove_where(self._key, lambda value: answered(match(value), "remove_where", match), first)
+
+    def clear(self) -> None:
+        """Remove everything that this request has seen; what another one appends meanwhile stays."""
+        self._tracking.clear_list(self._key)
 
 
 class SessionView(msgspec.Struct, eq=False):
     """Reading a session: what `get_session`, `all()` and events hand out. An empty session is not false: there is no `len`."""
 
     _tracking: Tracking
+    _lists: ClassVar[type[SessionListView[Any]]] = SessionListView  # Any: of whatever key is asked for
 
     @overload
     def __getitem__(self, key: KeyView[T], /) -> T: ...
@@ -98,7 +105,7 @@ class SessionView(msgspec.Struct, eq=False):
         Of a `ListKey` it is the list, which may be empty.
         """
         if isinstance(key, ListKey):
-            return SessionList(self._tracking, key)
+            return self._lists(self._tracking, key)
         try:
             value = self._tracking.read(key)
         except AttributeError:
@@ -182,6 +189,8 @@ class SessionView(msgspec.Struct, eq=False):
 @final
 class Session(SessionView, eq=False):
     """Reading and writing a session during one request. `renew` and `end` take effect at the commit, like every change."""
+
+    _lists: ClassVar[type[SessionListView[Any]]] = SessionList
 
     if TYPE_CHECKING:  # what a list can do here, it cannot in a view
 
@@ -271,6 +280,7 @@ class Session(SessionView, eq=False):
         """
         check_error(error)
         check_function(check, "session.require", "a function of the session, such as lambda s: user in s")
+        self._open()
         if not answered(check(self), "session.require", check):
             raise refused(self, error)
 
@@ -284,7 +294,7 @@ class Session(SessionView, eq=False):
 
         Raises `PolicyError` for anything but None and a positive number.
         """
-        tracking = self._tracking
+        tracking = self._open()
         if tracking.timeout_set:
             return tracking.timeout
         return tracking.around.default_timeout if tracking.record is None else tracking.record.timeout
@@ -299,11 +309,19 @@ class Session(SessionView, eq=False):
 
         Raises `PolicyError` for True if the cookie policy has no `max_age`, and `HeadersSent` for a change after the headers have left.
         """
-        return self._tracking.persistent
+        return self._open().persistent
 
     @persistent.setter
     def persistent(self, persistent: bool) -> None:
         self._tracking.set_persistent(persistent)
+
+
+    def _open(self) -> Tracking:
+        """Raise `SessionClosed` if the request is over."""
+        tracking = self._tracking
+        if tracking.closed:
+            tracking.refuse_closed()
+        return tracking
 
 
 def refused(session: Session, error: Error) -> Rejected:

@@ -116,3 +116,13 @@ def test_rule_07_several_prepends_of_one_request(face: Face) -> None:
         session[facts].prepend("d")
     with browser.visit() as session:
         assert list(session[facts]) == ["d", "c", "b", "a", "old"]
+
+
+def test_rule_07_a_view_has_its_lists_for_reading(face: Face) -> None:
+    """What would be appended to a session that is only looked at would go nowhere: there is no such method."""
+    facts = ListKey("facts", str)
+    browser = begin(face, lambda session: session[facts].append("old"))
+    view = face.call(face.manager.get_session(browser.request()))
+    assert view[facts] == ["old"] == list(view[facts])
+    assert repr(view[facts]).startswith("<SessionListView of <ListKey 'facts'")
+    assert {"append", "prepend", "clear", "remove_where"}.isdisjoint(dir(view[facts]))

@@ -32,6 +32,9 @@ def accessors(name: Key[str], facts: ListKey[str]) -> list[Callable[[Session], o
         lambda s: s.update(name, str.upper),
         lambda s: s.renew(),
         lambda s: s.end(),
+        lambda s: s.require(lambda _: True),
+        lambda s: s.timeout,
+        lambda s: s.persistent,
         lambda s: setattr(s, "timeout", 60),
         lambda s: setattr(s, "persistent", False),
     ]
