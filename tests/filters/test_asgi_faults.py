@@ -14,7 +14,7 @@ from tests.watched import Watched
 from typed_sessions import AsyncSessionManager, Conflict, Rejected, StoreUnavailable, TooLarge, current_session
 from typed_sessions.filters.asgi import Receive, Scope, Send, open_session
 
-FAILURES = [(StoreUnavailable("it is down"), 503), (Conflict("eight times"), 503), (TooLarge("too large"), 500)]
+FAILURES = [(StoreUnavailable("it is down"), 503), (Conflict("others were faster"), 503), (TooLarge("too large"), 500)]
 
 
 @pytest.fixture

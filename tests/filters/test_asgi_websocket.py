@@ -372,7 +372,7 @@ async def test_a_page_of_another_origin_may_use_a_websocket_without_a_session(si
     assert site.store.trips == 0
 
 
-@pytest.mark.parametrize("failure", [StoreUnavailable("it is down"), Conflict("eight times"), TooLarge("too large")])
+@pytest.mark.parametrize("failure", [StoreUnavailable("it is down"), Conflict("others were faster"), TooLarge("too large")])
 @in_loop
 async def test_a_commit_that_fails_at_accept_refuses_the_handshake(site: Site, failure: Any) -> None:
     """Rule 28: nothing is accepted that was not saved."""

@@ -14,7 +14,7 @@ from tests.filters.servers import Connection, exchange, serving
 from typed_sessions import Conflict, Rejected, StoreUnavailable, TooLarge
 from typed_sessions.filters import http_server
 
-FAILURES = [(StoreUnavailable("it is down"), 503), (Conflict("eight times"), 503), (TooLarge("too large"), 500)]
+FAILURES = [(StoreUnavailable("it is down"), 503), (Conflict("others were faster"), 503), (TooLarge("too large"), 500)]
 
 
 @pytest.fixture

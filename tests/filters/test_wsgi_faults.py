@@ -13,7 +13,7 @@ from tests.filters.servers import Jar, WSGIRequest, environ, wsgi
 from tests.filters.wsgi_site import Site, Start, says, streams
 from typed_sessions import Conflict, Rejected, Session, StoreUnavailable, TooLarge, current_session, redirect
 
-FAILURES = [(StoreUnavailable("it is down"), 503), (Conflict("eight times"), 503), (TooLarge("too large"), 500)]
+FAILURES = [(StoreUnavailable("it is down"), 503), (Conflict("others were faster"), 503), (TooLarge("too large"), 500)]
 
 
 @pytest.fixture

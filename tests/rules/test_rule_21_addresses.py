@@ -141,6 +141,12 @@ def test_rule_21_without_a_peer_address_there_is_no_session_at_all(face: Face, p
     assert live(face) == set()
 
 
+def test_rule_21_a_test_clients_peer_is_no_address(face: Face) -> None:
+    """That is where most meet the error first, so its text says what to give the client."""
+    with pytest.raises(NoPeerAddress, match=r'TestClient\(app, client=\("127\.0\.0\.1", 50000\)\)'):
+        face.browser("testclient").open(create=True)
+
+
 def test_rule_21_the_remedies_work(make_face: Make) -> None:
     """What the text of `NoPeerAddress` says: the word "unix" behind a proxy on a Unix socket, or no binding."""
     face = make_face(address_policy=AddressPolicy(trusted_proxies=["unix"]))

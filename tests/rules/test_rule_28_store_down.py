@@ -88,7 +88,7 @@ def test_rule_28_every_call_that_needs_the_store_says_so(face: Face, watched: Wa
         assert session[name] == "bob"  # what had not been committed was still there to be
 
 
-@pytest.mark.parametrize("failure", [DOWN, Conflict("eight times"), TooLarge("too large"), StoreFull("full")])
+@pytest.mark.parametrize("failure", [DOWN, Conflict("others were faster"), TooLarge("too large"), StoreFull("full")])
 def test_rule_28_finish_raises_what_the_commit_raised(
     face: Face, watched: Watched, browser: Browser, name: Key[str], failure: SessionError
 ) -> None:

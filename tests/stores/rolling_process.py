@@ -127,7 +127,7 @@ def main(url: str, release: str) -> None:
                 session, finish = manager.start_check(request)
                 perform(session, action, value)
                 answer = program.see(session)
-                with suppress(Conflict):  # after eight times in a row nothing is applied: the request is made again
+                with suppress(Conflict):  # others were faster until the deadline, and nothing is applied: once more
                     headers = finish()
             for name, text in headers:
                 if name == "Set-Cookie":
