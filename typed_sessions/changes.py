@@ -70,7 +70,8 @@ class Renewal(msgspec.Struct, eq=False):
     tag_digest: bytes
     address: str | None
     overlap: float
-    """Seconds for which the previous secret still opens the session. With 0, a lost renew refuses the whole commit."""
+    """Seconds for which the previous secret still opens the session. With 0, a lost renew refuses the whole commit; otherwise it is left
+    out, `clear` with it, and the rest is committed."""
 
 
 @final
@@ -80,7 +81,7 @@ class Changes(msgspec.Struct, eq=False):
     writes: dict[str, Write] = {}
     lists: Mapping[str, ListChange] = {}
     clear: bool = False
-    """Drop every field first (`renew(clear=True)`)."""
+    """Drop every field first (`renew(clear=True)`); but not where the renewal was lost to another one."""
     timeout: float | None = None
     set_timeout: bool = False
     granularity: float | None = None
@@ -140,15 +141,15 @@ def apply(record: Record, changes: Changes, idle: Idle, now: float) -> Outcome:
     """All of `changes` upon `record` at `now` (seconds since 1970), or nothing; see `Outcome`. The record given stays as it is."""
     if record.ending is not None or (record.deadline is not None and now >= record.deadline):
         return GONE
-    renewal = changes.renewal
+    renewal, clear = changes.renewal, changes.clear
     if renewal is not None and renewal.expected != record.digest:
         if not renewal.overlap:
             return Outcome("superseded", record)
-        renewal = None
+        renewal, clear = None, False  # what it would have dropped is the other one's by now
     stored = record.fields
     revision = record.revision + 1
-    fields = {} if changes.clear else dict(stored)
-    size = 1 if changes.clear else record.size
+    fields = {} if clear else dict(stored)
+    size = 1 if clear else record.size
     flags = record.flags
     hooked = flags & HOOKED
     for name, write in changes.writes.items():
@@ -172,7 +173,7 @@ def apply(record: Record, changes: Changes, idle: Idle, now: float) -> Outcome:
         for name, change in changes.lists.items():
             size += _change_list(fields, name, change, revision)
     if len(fields) > 15 or len(stored) > 15:
-        size += head_size(len(fields), 16) - head_size(0 if changes.clear else len(stored), 16)
+        size += head_size(len(fields), 16) - head_size(0 if clear else len(stored), 16)
     if hooked:
         flags &= ~HOOKED
         if any(packed[FIELD_FLAGS_AT] & FIELD_HOOKED for packed in fields.values()):

@@ -286,6 +286,10 @@ def _commit_changes(
             raise SessionEnded(f"the session was {reason} by another request: nothing was committed")
         return ()
     after = outcome.record
+    if session_id is not None and after.digest != session_id.digest and tracking.clear:
+        # The renewal was left out, and nothing dropped: what is there is the other one's. An `update` went by an empty session.
+        tracking.clear = False
+        lost += [name for name, slot in tracking.slots.items() if slot.mode == "updated"]
     persistent_set, cleared = tracking.persistent_set, tracking.clear
     residents = core.residents.apply(record.locator, tracking.resident_changes())
     core.take_over(exchange, tracking, after, residents)

@@ -397,3 +397,13 @@ class GuessingSizes(Sound):
                 self.put(before)
                 raise TooLarge("fifty thousand bytes are enough")
         return outcome
+
+
+class ClearingForTheLoser(Sound):
+    """Of two renewals one wins, and both clear: the values of whom the browser's new cookies belong to are gone."""
+
+    def commit(self, locator: bytes, changes: Changes, idle: Idle, now: float) -> Any:
+        record, renewal = self.get(locator), changes.renewal
+        if record is not None and renewal is not None and changes.clear and renewal.overlap and renewal.expected != record.digest:
+            changes.renewal = None
+        return super().commit(locator, changes, idle, now)

@@ -16,6 +16,7 @@ from typed_sessions import (
     HeadersSent,
     Key,
     ListKey,
+    LostUpdate,
     PolicyError,
     Rejected,
     Session,
@@ -385,3 +386,35 @@ def test_rule_09_a_previous_secret_is_one_wherever_it_comes_from(make_face: Call
     turn.finish()
     assert cookies_in(turn) == []
     assert opens(owner, handle)
+
+
+@pytest.mark.parametrize("mid_request", [False, True], ids=["at the end", "mid-request"])
+def test_rule_09_who_loses_a_rotation_clears_nothing(face: Face, user: Key[str], mid_request: bool) -> None:
+    """Of two `renew(clear=True)` at once the other's values, lists and objects of this process stay, and what it has written itself is
+    committed; a value that it had begun anew by an `update` is told as a `LostUpdate`."""
+    visits, note, facts, database = Key("visits", int), Key("note", str), ListKey("facts", str), Key("database", object, resident=True)
+    browser, handle = signed_in(face, user)
+    lost = heard(face, LostUpdate)
+    first, second = browser.open(), browser.open()
+    kept = object()
+    first.session.renew(overlap=60, clear=True)
+    first.session[user], first.session[database], first.session[visits] = "bob", kept, 5
+    first.session[facts].append("first")
+    second.session.renew(overlap=60, clear=True)
+    second.session[note] = "second"
+    second.session.update(visits, lambda n: n + 1, default=0)
+    second.session[facts].append("second")
+    first.send()
+    if mid_request:
+        face.call(face.manager.commit(second.session))
+        assert second.session[user] == "bob"
+        assert second.session[database] is kept
+    second.send()
+    assert (len(cookies_in(first)), len(cookies_in(second))) == (2, 0)
+    first.arrive()
+    second.arrive()
+    assert opens(browser, handle)
+    with browser.visit() as session:
+        assert (session[user], session[note], list(session[facts])) == ("bob", "second", ["first", "second"])
+        assert session[database] is kept
+    assert [event.name for event in lost] == ["visits"]

@@ -116,6 +116,20 @@ async def a_lost_rotation_commits_the_rest(stand: Stand) -> None:
 
 
 @checks(9)
+async def a_lost_rotation_clears_nothing(stand: Stand) -> None:
+    """With an overlap, what a renewal that lost would have dropped stays: it is what the one that won has put there."""
+    record = await stand.begin({"a": b"1", "l": [b"1"]})
+    changes = renewing(record, stand.another_secret(), overlap=30.0)
+    changes.clear, changes.writes = True, writing(user=b"ann").writes
+    await stand.committed(record, changes)
+    changes = renewing(record, stand.another_secret(), overlap=30.0)
+    changes.clear, changes.writes = True, writing(b=b"2").writes
+    after = await stand.committed(record, changes)
+    expect("the values", values_of(after), {"user": b"ann", "b": b"2"})
+    await stand.expect_stored(after)
+
+
+@checks(9)
 async def only_the_last_secret_is_remembered(stand: Stand) -> None:
     """After a second renewal the secret before the previous one opens nothing, also in what would have been its overlap."""
     record = await stand.begin({"a": b"1"})

@@ -24,7 +24,8 @@ from typing import Final
 from .postgres_size import MOST_EACH, SIZE
 
 VERSION: Final = 3
-"""Of the functions: 1 had one wait for everybody in them, and 2 refused whatever was above a bound."""
+"""Of the functions: 1 had one wait for everybody in them, and 2 refused whatever was above a bound, and
+cleared for a renewal that was lost."""
 
 TABLE: Final = """
 CREATE TABLE IF NOT EXISTS {s}.session (
@@ -182,6 +183,7 @@ BEGIN
             RETURN;
         END IF;
         renewing := false;
+        p_clear := false;
     END IF;
     FOR i IN 1 .. cardinality(p_names) LOOP
         IF p_bases[i] IS NOT NULL AND p_bases[i] <> coalesce(

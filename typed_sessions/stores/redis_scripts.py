@@ -269,10 +269,10 @@ local now, timeout, granularity, bits, own_timeout, own_granularity, overlap, ma
 local packed, s = load()
 if not s then return packed or 'gone' end
 if s.reason or (s.deadline and now >= s.deadline) then return 'gone' end
-local renewing = band(bits, 32) ~= 0
+local renewing, clear = band(bits, 32) ~= 0, band(bits, 1) ~= 0
 if renewing and ARGV[2]:sub(1, 32) ~= s.digest then
   if overlap == 0 then return {'superseded', 0, packed} end
-  renewing = false
+  renewing, clear = false, false
 end
 local readable, names, fields = pcall(fields_of, packed, s.at)
 if not readable then return DAMAGED end
@@ -289,7 +289,7 @@ local hooks = was_hooked
 s.revision = s.revision + 1
 local stamp = struct.pack('<I4', s.revision)
 local size_before, count_before = #packed - s.at + 1, #names
-if band(bits, 1) ~= 0 then names, fields = {}, {} end
+if clear then names, fields = {}, {} end
 local function put(name, value)
   if value and not fields[name] then
     -- A name that was removed and comes back is a new one, and goes to the end.
