@@ -6,9 +6,11 @@ A `Guard` is what is the same for every request of one filter; a `Reader` gets w
 
 from __future__ import annotations
 
+import builtins
 import http
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.message import Message
 from types import NoneType
@@ -176,6 +178,35 @@ def plain_answer(status: int, headers: Sequence[tuple[str, str]]) -> tuple[str, 
     return f"{status} {phrase}", [*headers, *(pair for pair in mine if pair[0].lower() not in names)], body
 
 
+def leaves(problem: BaseException) -> Iterator[BaseException]:
+    """The exceptions that a group consists of, as tasks of a `TaskGroup` have raised them; of any other exception, itself."""
+    # Python 3.10 has no groups of its own: there they are those of the backport, if anything in the program has asked for it.
+    home = builtins if hasattr(builtins, "BaseExceptionGroup") else sys.modules.get("exceptiongroup")
+    group: type[Any] | None = getattr(home, "BaseExceptionGroup", None)  # Any: Python 3.10 has no type for it
+    if group is None or not isinstance(problem, group):
+        yield problem
+        return
+    for part in cast("Any", problem).exceptions:
+        yield from leaves(part)
+
+
+def refusal_of(problem: BaseException, *, beside: tuple[type[BaseException], ...] = ()) -> Rejected | CommitFailure | None:
+    """What a filter answers in the application's place, if that is what was raised; None for what is no refusal.
+
+    A group is a refusal if it consists of nothing else (but what is `beside` the point): the first of them, in the order of the group. One
+    that holds another exception too is a mistake in the application, and as such not to be hidden behind an answer.
+    """
+    if isinstance(problem, (Rejected, *COMMIT_FAILURES)):
+        return problem
+    first: Rejected | CommitFailure | None = None
+    for leaf in leaves(problem):
+        if isinstance(leaf, (Rejected, *COMMIT_FAILURES)):
+            first = first or leaf
+        elif not isinstance(leaf, beside):
+            return None
+    return first
+
+
 def refuse_late(exchange: Exchange) -> None:
     """Raise `SessionClosed` for a session that nobody has looked at until the request was over."""
     if exchange.source is None:
@@ -222,8 +253,8 @@ class Exchange(msgspec.Struct, eq=False, weakref=True):
             return self.tracking.rejected if self.refused is None and self.tracking is not None else self.refused
         seen: list[BaseException] = []
         while handled is not None and handled not in seen:
-            if isinstance(handled, (Rejected, *COMMIT_FAILURES)):
-                return handled
+            if any(isinstance(leaf, (Rejected, *COMMIT_FAILURES)) for leaf in leaves(handled)):
+                return refusal_of(handled)  # None for a group with a mistake in it, whose context may be the refusal once more
             seen.append(handled)
             handled = handled.__cause__ or handled.__context__
         return None

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from contextlib import suppress
 from typing import Any, cast, final
 
 from ..aio import AsyncSessionManager
 from ..clients import Client
 from ..errors import COMMIT_FAILURES, CommitFailure, Headers, NoSession, Rejected
-from ..exchange import BAD_REQUEST, Exchange, Guard, refuse_late, report
+from ..exchange import BAD_REQUEST, Exchange, Guard, leaves, refusal_of, refuse_late, report
 from ..finish import close_exchange, discard_exchange, forget_changes
 from ..policy import CookiePolicy
 from ..session import Create, Error, Session, enter, leave
@@ -126,12 +125,14 @@ class SessionMiddleware:
                     await response.finish()
                 else:
                     close_exchange(response)
-        except (Rejected, *COMMIT_FAILURES) as refused:
-            await response.refuse(refused)
-        except BaseException:
-            if response.tracking is not None:
-                await self._sessions.abandon_exchange(response)
-            raise
+        except BaseException as problem:
+            refused = refusal_of(problem)
+            if refused is not None:
+                await response.refuse(refused)
+            else:
+                if response.tracking is not None:
+                    await self._sessions.abandon_exchange(response)
+                raise
         finally:
             leave(token)
             response.source = None  # no reference cycle through the scope
@@ -157,21 +158,22 @@ class SessionMiddleware:
         try:
             if self._eager:
                 await connection.open()
-            with suppress(Cut):
+            try:
                 await self._app(scope, connection.receive, connection.send)
+            except Exception as problem:
+                if not all(isinstance(leaf, Cut) for leaf in leaves(problem)):
+                    raise
             await connection.finish()
-        except (Rejected, *COMMIT_FAILURES) as refused:
-            await connection.refuse(refused)
-        except Exception:
-            if connection.gone:  # the usual end: `receive` said so, and the application's framework has raised that
-                await connection.finish()
-            elif connection.exchange.tracking is not None:
-                await self._sessions.abandon_exchange(connection.exchange)
-            raise
-        except BaseException:
-            if connection.exchange.tracking is not None:
-                await self._sessions.abandon_exchange(connection.exchange)
-            raise
+        except BaseException as problem:
+            refused = refusal_of(problem, beside=(Cut,))
+            if refused is not None:
+                await connection.refuse(refused)
+            else:
+                if connection.gone and isinstance(problem, Exception):
+                    await connection.finish()  # the usual end: `receive` said so, and the application's framework has raised that
+                elif connection.exchange.tracking is not None:
+                    await self._sessions.abandon_exchange(connection.exchange)
+                raise
         finally:
             leave(token)
             self._sessions.disconnected(connection.client)

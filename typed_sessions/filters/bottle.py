@@ -15,7 +15,7 @@ import bottle
 from typing_extensions import TypeIs
 
 from ..errors import COMMIT_FAILURES, CommitFailure, NoSession, Rejected
-from ..exchange import BAD_REQUEST
+from ..exchange import BAD_REQUEST, refusal_of
 from ..manager import SessionManager
 from ..policy import CookiePolicy
 from ..session import Create, Error, Session
@@ -98,7 +98,10 @@ class SessionPlugin:
                 if wanted:
                     values[self.keyword] = _session(environ)
                 result = callback(*args, **values)
-            except (Rejected, *COMMIT_FAILURES) as refused:
+            except Exception as problem:
+                refused = refusal_of(problem)
+                if refused is None:
+                    raise
                 environ[_REFUSED] = refused
                 return bottle.HTTPResponse(status=refused.status)  # for hooks and plugins around; the answer is made outside
             return _watched(result, environ) if _is_stream(result) else result
@@ -139,8 +142,10 @@ def _watched(body: Iterable[object], environ: WSGIEnvironment) -> Generator[obje
     """Bottle takes the first chunk before it answers, and makes an error page of what is raised then."""
     try:
         yield from body
-    except (Rejected, *COMMIT_FAILURES) as refused:
-        environ[_REFUSED] = refused
+    except Exception as problem:
+        refused = refusal_of(problem)
+        if refused is not None:
+            environ[_REFUSED] = refused
         raise
 
 

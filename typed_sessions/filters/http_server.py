@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from ..clients import Client
 from ..errors import COMMIT_FAILURES, CommitFailure, Headers, NoSession, Rejected
-from ..exchange import BAD_REQUEST, Exchange, Guard, plain_answer, refuse_late, report
+from ..exchange import BAD_REQUEST, Exchange, Guard, plain_answer, refusal_of, refuse_late, report
 from ..finish import close_exchange, discard_exchange, fail_exchange
 from ..manager import SessionManager
 from ..policy import CookiePolicy
@@ -172,12 +172,14 @@ class SessionHandler(BaseHTTPRequestHandler):
         try:
             super().handle_one_request()
             self._after()
-        except (Rejected, *COMMIT_FAILURES) as refused:
-            self._refuse(refused)
-        except BaseException:
-            if self._exchange is not None:
-                self.sessions.abandon_exchange(self._exchange)
-            raise
+        except BaseException as problem:
+            refused = refusal_of(problem)
+            if refused is not None:
+                self._refuse(refused)
+            else:
+                if self._exchange is not None:
+                    self.sessions.abandon_exchange(self._exchange)
+                raise
         finally:
             leave(token)
             if self._exchange is not None:

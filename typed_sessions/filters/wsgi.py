@@ -14,7 +14,7 @@ from wsgiref.util import FileWrapper
 
 from ..clients import Client
 from ..errors import COMMIT_FAILURES, CommitFailure, Headers, NoSession, Rejected
-from ..exchange import BAD_REQUEST, Exchange, Guard, plain_answer, refuse_late, report
+from ..exchange import BAD_REQUEST, Exchange, Guard, plain_answer, refusal_of, refuse_late, report
 from ..finish import close_exchange, discard_exchange, fail_exchange, forget_changes
 from ..manager import SessionManager
 from ..policy import CookiePolicy
@@ -113,9 +113,10 @@ class SessionMiddleware:
                 response.source = None  # no reference cycle through the environ
                 return body
             body = _Files.iterable(files, body)
-        except (Rejected, *COMMIT_FAILURES) as refused:
-            return response.refuse(refused)
-        except BaseException:
+        except BaseException as problem:
+            refused = refusal_of(problem)
+            if refused is not None:
+                return response.refuse(refused)
             response.abandon()
             raise
         finally:
@@ -310,13 +311,13 @@ class _Body:
             if chunk:
                 response.begun = True
             return chunk
-        except (Rejected, *COMMIT_FAILURES) as refused:
-            self._over = True
-            return response.refuse(refused)[0]
         except StopIteration:
             raise
-        except BaseException:
+        except BaseException as problem:
             self._over = True
+            refused = refusal_of(problem)
+            if refused is not None:
+                return response.refuse(refused)[0]
             response.abandon()
             raise
         finally:
