@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import typed_sessions
+from tests.demo_process import ROOT
 from tests.postgres_server import PostgresServer
 from tests.stores.records import found, started, value_of
 from typed_sessions import AsyncSessionManager, MemoryStore, PolicyError, SessionManager, SQLiteStore, open_async_store, open_store
@@ -166,3 +169,39 @@ def test_what_is_for_the_driver(postgres_server: PostgresServer) -> None:
     started(store)
     assert postgres_server.execute("SELECT 1 FROM pg_stat_activity WHERE application_name = 'my shop+1'")
     store.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [("RedisStore", "redis"), ("AsyncRedisStore", "redis"), ("PostgresStore", "postgres"), ("AsyncPostgresStore", "postgres")],
+)
+def test_the_stores_of_servers_are_imported_like_any_other(name: str, module: str) -> None:
+    """`from typed_sessions import RedisStore`: its driver is imported then, and not before."""
+    assert getattr(typed_sessions, name) is getattr(import_module(f"typed_sessions.stores.{module}"), name)
+    assert name not in typed_sessions.__all__
+
+
+def test_a_store_whose_driver_is_missing_says_what_to_install() -> None:
+    """As `open_store` does, but as an ImportError, for it is an import that fails."""
+    program = """
+import sys
+from importlib import import_module
+sys.modules.update(redis=None, psycopg=None)
+import typed_sessions
+for name in ("AsyncRedisStore", "PostgresStore"):
+    try:
+        getattr(typed_sessions, name)
+    except ImportError as problem:
+        print(problem)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines() == [
+        "AsyncRedisStore: this store needs redis, which is not installed: pip install 'typed-sessions[redis]'",
+        "PostgresStore: this store needs psycopg, which is not installed: pip install 'typed-sessions[postgres]'",
+    ]
+
+
+def test_a_name_that_is_none_is_an_attribute_error() -> None:
+    """As of any module."""
+    with pytest.raises(AttributeError, match="module 'typed_sessions' has no attribute 'RedditStore'"):
+        getattr(typed_sessions, "Reddit" + "Store")

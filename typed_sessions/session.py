@@ -57,7 +57,9 @@ class SessionListView(Sequence[T], Generic[T]):
 
     @override
     def __eq__(self, other: object) -> bool:
-        return list(self) == list(cast("SessionListView[object]", other)) if isinstance(other, (SessionListView, list, tuple)) else NotImplemented
+        if not isinstance(other, (SessionListView, list, tuple)):
+            return NotImplemented
+        return list(self) == list(cast("SessionListView[object]", other))
 
     @override
     def __repr__(self) -> str:
@@ -314,7 +316,6 @@ class Session(SessionView, eq=False):
     @persistent.setter
     def persistent(self, persistent: bool) -> None:
         self._tracking.set_persistent(persistent)
-
 
     def _open(self) -> Tracking:
         """Raise `SessionClosed` if the request is over."""

@@ -15,6 +15,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
+from importlib import import_module
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -45,6 +46,7 @@ _OPTIONS: Final[Mapping[str, Mapping[str, Callable[[str], object]]]] = {
 }
 _HOSTS: Final = re.compile(r"(?:(?:\[[^\]]*\]|[^:,\[\]]*)(?::[0-9]*)?)(?:,(?:\[[^\]]*\]|[^:,\[\]]*)(?::[0-9]*)?)*")
 _DATABASE: Final = re.compile(r"/?[0-9]*")
+_SERVED: Final = {"RedisStore": "redis", "AsyncRedisStore": "redis", "PostgresStore": "postgres", "AsyncPostgresStore": "postgres"}
 _EXTRAS: Final = {"redis": ("redis", "hiredis"), "postgres": ("psycopg",)}
 
 
@@ -95,6 +97,20 @@ def open_async_store(url: str, /) -> Store | AsyncStore:
             raise _not_installed(kind, problem) from problem
         return AsyncPostgresStore(place, **options)
     return _embedded(kind, place, options)
+
+
+def store_by_name(name: str) -> object:
+    """The class of a store whose driver is an extra, for `from typed_sessions import RedisStore`. Its driver is imported now.
+
+    Raises ImportError, which says what to install, if that is missing; and AttributeError for any other name.
+    """
+    kind = _SERVED.get(name)
+    if kind is None:
+        raise AttributeError(f"module {__package__!r} has no attribute {name!r}")
+    try:
+        return getattr(import_module(f"{__package__}.stores.{kind}"), name)
+    except ImportError as problem:
+        raise ImportError(f"{name}: {_not_installed(kind, problem)}", name=problem.name) from problem
 
 
 def shown_url(url: str) -> str:
