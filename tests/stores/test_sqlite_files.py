@@ -254,3 +254,54 @@ def _as_nobody(path: Path) -> str:
         said = pipe.read()
     os.waitpid(child, 0)
     return said
+
+
+_LOCKED = """
+import fcntl, sys
+with open(sys.argv[1], "r+b") as file:
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 510, 0x40000002)  # what every connection of SQLite has locked for reading
+    except OSError:
+        sys.exit(0)
+sys.exit("nobody has it open, as far as the locks say")
+"""
+
+
+def test_a_file_that_two_stores_make_at_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one process: when the one that has made it closes it, the other may have it open already, and other processes still see that."""
+    others: list[SQLiteStore] = []
+    close = os.close
+
+    def close_late(descriptor: int) -> None:
+        if not others:
+            others.append(SQLiteStore.__new__(SQLiteStore))  # once only: this one closes files too
+            others[0] = SQLiteStore(path)
+        close(descriptor)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(os, "close", close_late)
+        store = SQLiteStore(path)
+    (other,) = others
+    store.close()
+    subprocess.run([sys.executable, "-c", _LOCKED, str(path)], check=True, timeout=60)
+    record = started(other)
+    assert found(store, record) is not None
+    other.close()
+    store.close()
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_file_where_there_are_no_links(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some file systems have none: the file is made all the same, and nothing is left beside it."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    store = SQLiteStore(path)
+    record = started(store)
+    assert found(store, record) is not None
+    store.close()
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600

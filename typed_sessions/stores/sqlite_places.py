@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TypeAlias
@@ -19,11 +20,25 @@ _LOCKS = "/proc/locks"
 
 def create(path: str) -> None:
     """Make an empty file of mode 0600, if none is there. Raises OSError."""
-    # Never opened if it is there: closing any descriptor of the file would drop the locks that SQLite holds in this process.
+    if os.path.lexists(path):
+        return
+    # Closing any descriptor of the file would drop the locks that SQLite holds in this process. So it is made under a name of its own, and
+    # gets its name when it is closed: another store of this process may open it at that moment.
+    aside = os.path.join(os.path.dirname(path), f".sessions-{secrets.token_hex(8)}")
+    _make(aside)
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600)
+        os.link(aside, path)
     except FileExistsError:
         return
+    except OSError:  # a file system without links
+        with suppress(FileExistsError):
+            _make(path)
+    finally:
+        os.unlink(aside)
+
+
+def _make(path: str) -> None:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600)
     try:
         if hasattr(os, "fchmod"):
             os.fchmod(descriptor, 0o600)  # SQLite gives -wal and -shm the mode of the file
