@@ -109,7 +109,9 @@ class _Version(argparse.Action):
     """Looked up when it is asked for: a checkout that is not installed has none."""
 
     @override
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: object, option_string: str | None = None
+    ) -> None:
         try:
             number = version("typed-sessions")
         except PackageNotFoundError:

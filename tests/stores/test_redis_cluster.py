@@ -241,6 +241,11 @@ def error(text: str) -> Any:
     return hiredis.ReplyError(text)
 
 
+def is_failure(reply: object) -> bool:
+    """Of a node, instead of a reply."""
+    return isinstance(reply, Exception) and not isinstance(reply, hiredis.ReplyError)
+
+
 def follow(errands: Errands[list[Reply]], answers: Sequence[tuple[Any, Any]]) -> list[Reply]:
     """Answer each errand as is written here: to whom it goes (or how long it waits), and what comes back."""
     left = list(answers)
@@ -249,9 +254,7 @@ def follow(errands: Errands[list[Reply]], answers: Sequence[tuple[Any, Any]]) ->
         while True:
             expected, reply = left.pop(0)
             assert expected == (errand.seconds if isinstance(errand, Pause) else errand.node)
-            errand = (
-                errands.throw(reply) if isinstance(reply, Exception) and not isinstance(reply, hiredis.ReplyError) else errands.send(reply)
-            )
+            errand = errands.throw(reply) if is_failure(reply) else errands.send(reply)
     except StopIteration as stop:
         assert not left
         replies: list[Reply] = stop.value

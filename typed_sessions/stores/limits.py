@@ -20,9 +20,9 @@ class Limits:
     __slots__ = ("max_bytes", "max_keys", "store")
 
     def __init__(self, store: str, max_bytes: int, max_keys: int) -> None:
-        self.store = store
-        self.max_bytes = max_bytes
-        self.max_keys = max_keys
+        self.store: str = store
+        self.max_bytes: int = max_bytes
+        self.max_keys: int = max_keys
 
     def check_new(self, record: Record, packed: int | None = None) -> None:
         """Raise `TooLarge` unless a session may begin like this; `packed` is how long the record is, if somebody knows it already."""
