@@ -65,13 +65,20 @@ def discard_exchange(exchange: Exchange) -> None:
         close_exchange(exchange)
 
 
-def warn_if_dropped(exchange: Exchange) -> None:
-    """`ResourceWarning` for a request whose changes nobody has committed."""
+def dropped(exchange: Exchange) -> list[str] | None:
+    """The names of the keys whose changes nobody has committed; None if the request has done nothing to its session."""
     tracking = exchange.tracking
     if exchange.done or tracking is None or tracking.closed:
-        return
+        return None
     names = tracking.dirty_names()
-    if names or tracking.end_asked or tracking.renew_asked or tracking.timeout_set or tracking.persistent_set:
+    flags = tracking.end_asked or tracking.renew_asked or tracking.timeout_set or tracking.persistent_set
+    return names if names or flags else None
+
+
+def warn_if_dropped(exchange: Exchange) -> None:
+    """`ResourceWarning` for a request whose changes nobody has committed."""
+    names = dropped(exchange)
+    if names is not None:
         warnings.warn(
             f"a session was dropped without finish(): what was done to it is lost (keys {names}); "
             "call (or await) the finish that start_check gave, or finish.discard()",

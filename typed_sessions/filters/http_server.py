@@ -6,6 +6,7 @@ What changed is committed in `end_headers()`, before the headers leave; what cha
 from __future__ import annotations
 
 import io
+import logging
 import socket
 import ssl
 import time
@@ -19,10 +20,12 @@ from typing_extensions import override
 from ..clients import Client
 from ..errors import COMMIT_FAILURES, CommitFailure, Headers, NoSession, Rejected
 from ..exchange import BAD_REQUEST, Exchange, Guard, plain_answer, refusal_of, refuse_late, report
-from ..finish import close_exchange, discard_exchange, fail_exchange
+from ..finish import close_exchange, discard_exchange, dropped, fail_exchange
 from ..manager import SessionManager
 from ..policy import CookiePolicy
 from ..session import Create, Error, Session, enter, leave
+
+logger: logging.Logger = logging.getLogger("typed_sessions")
 
 MOST_DROPPED = 1 << 20
 """Bytes of a refused request's body that are read and dropped."""
@@ -167,7 +170,7 @@ class SessionHandler(BaseHTTPRequestHandler):
 
     @override
     def handle_one_request(self) -> None:
-        self._exchange = None
+        self._exchange, self._status = None, 0
         token = enter(None)
         try:
             super().handle_one_request()
@@ -204,7 +207,16 @@ class SessionHandler(BaseHTTPRequestHandler):
         if exchange is None or exchange.done or exchange.tracking is None:
             return
         if not exchange.headers_sent:
-            self.sessions.abandon_exchange(exchange)  # there was no response
+            names = dropped(exchange)
+            if names is not None:
+                logger.warning(
+                    "%s %.200r was not answered with send_response() and end_headers(): what it did to its session is lost (keys %s); for "
+                    "an answer that goes to wfile by itself, call self.sessions.commit(self.session) before",
+                    self.command,
+                    self.path.partition("?")[0],
+                    names,
+                )
+            self.sessions.abandon_exchange(exchange)
             return
         try:
             self.sessions.commit_exchange(exchange)
@@ -218,8 +230,20 @@ class SessionHandler(BaseHTTPRequestHandler):
 
     @override
     def end_headers(self) -> None:
+        if self._leave():
+            super().end_headers()
+
+    @override
+    def flush_headers(self) -> None:
+        # Some end their headers by themselves after this, such as the standard library's handler for CGI.
+        if self._leave():
+            super().flush_headers()
+
+    def _leave(self) -> bool:
+        """Commit before the headers leave, and put the session's to them. False if an error is answered in their place."""
         exchange = self._exchange
-        if exchange is not None and self._status >= 200 and not exchange.headers_sent:
+        # 101 is the only interim status after which no other comes: what follows it is no http.
+        if exchange is not None and (self._status >= 200 or self._status == 101) and not exchange.headers_sent:
             tracking = exchange.tracking
             if self._status >= 500:
                 fail_exchange(exchange)
@@ -231,12 +255,13 @@ class SessionHandler(BaseHTTPRequestHandler):
                     self._refuse(failed)
                     # The handler goes on to write its body, which is no longer wanted.
                     self._held, self.wfile = self.wfile, io.BytesIO()
-                    return
+                    return False
                 tracking.headers_sent = True
             exchange.headers_sent = True
             for name, value in exchange.headers():
-                self.send_header(name, value)
-        super().end_headers()
+                if self._status != 101 or name != "Connection":  # which says "Upgrade" there
+                    self.send_header(name, value)
+        return True
 
     def _refuse(self, refused: Rejected | CommitFailure) -> None:
         exchange = self._exchange
