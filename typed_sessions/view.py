@@ -434,7 +434,10 @@ class View(msgspec.Struct, eq=False):
             raise SessionEnded(f"the session cannot be {verb}: it has ended")
 
     def _refuse_meanwhile(self, what: str) -> NoReturn:
-        raise SessionError(f"{what} while another task of the request commits the session: await that first, or it would be lost")
+        raise SessionError(
+            f"{what} while another task of the request commits the session, or it would be lost: let one task write and commit, "
+            "or take a lock (one asyncio.Lock for the request) around each write together with its commit"
+        )
 
     def refuse_closed(self) -> None:
         raise SessionClosed(

@@ -231,7 +231,7 @@ async def test_rule_07_another_task_cannot_write_during_a_commit(held: Held, ses
         lambda: session.renew(),
     ]
     for write in writes:
-        with pytest.raises(SessionError, match="while another task of the request commits"):
+        with pytest.raises(SessionError, match=r"while another task of the request commits .* or take a lock"):
             write()
     assert session[visits] == 1
     held.let_go.set()
@@ -242,6 +242,24 @@ async def test_rule_07_another_task_cannot_write_during_a_commit(held: Held, ses
     assert [view[visits] for view in await stored(sessions)] == [2]
     await finish()
     assert await stored(sessions) == []
+
+
+@pytest.mark.parametrize("lasting", [False, True], ids=["memory", "sqlite"])
+@in_loop
+async def test_rule_07_tasks_that_take_a_lock_may_all_write_and_commit(visits: Key[int], tmp_path: Path, lasting: bool) -> None:
+    """What the error above says to do: with a store that waits, and with one that does not, nothing is refused and all is stored."""
+    lock = asyncio.Lock()
+    async with AsyncSessionManager(SQLiteStore(tmp_path / "sessions.db") if lasting else None) as sessions:
+        session, finish = await opened(sessions)
+
+        async def count() -> None:
+            async with lock:
+                session.update(visits, lambda n: n + 1, default=0)
+                await sessions.commit(session)
+
+        await asyncio.gather(*(count() for _ in range(5)))
+        assert [view[visits] for view in await stored(sessions)] == [5]
+        await finish()
 
 
 # ------------------------------------------------------------------ in the ASGI filter
