@@ -115,7 +115,7 @@ class AsyncSessionManager(Carrying):
         """For filters: open the request's session; at once, if there is nothing to wait for."""
         direct, core = self._direct, self._core
         now = core.clock()
-        if direct is None or self._tasks.repeated or now >= core.next_sweep or exchange.opening is not None:
+        if direct is None or self._tasks.repeated or not core.calm_since <= now < core.next_sweep or exchange.opening is not None:
             return self.open_exchange(exchange)
         presented = core.ask(exchange)
         record: Record | None = None
@@ -152,7 +152,7 @@ class AsyncSessionManager(Carrying):
         if self._tasks.repeated:
             self._tasks.start()
         now = core.clock()
-        if now >= core.next_sweep:
+        if not core.calm_since <= now < core.next_sweep:
             await self.run(endings.in_passing(core, exchange, now))
         presented = core.ask(exchange)
         record: Record | None = None

@@ -104,6 +104,8 @@ class Core:
         self._origin_of = lru_cache(4096)(origin_of)
         self._trusts = bool(address_policy.trusted_proxies)
         self.any_address: bool = address_policy.match == "off"
+        # A request sweeps in passing unless it comes between these: a clock that was ahead and is set right must not keep all of them.
+        self.calm_since: float = -math.inf
         self.next_sweep: float = math.inf
         self.set_options(options)
         tell_of_forks(self)
@@ -119,7 +121,13 @@ class Core:
         self.enabled: bool = options.enabled
         self.lingers: float = options.linger + options.granularity
         self.idle: Idle = idle_of(options.timeout, options)
-        self.next_sweep = self.clock() + options.granularity if options.gc == "passive" else math.inf
+        self.calm_since, self.next_sweep = -math.inf, math.inf
+        if options.gc == "passive":
+            self.calm_from(self.clock())
+
+    def calm_from(self, now: float) -> None:
+        """What is over has been looked for: no request does it again for a granularity."""
+        self.calm_since, self.next_sweep = now - self.options.granularity, now + self.options.granularity
 
     # -------------------------------------------------------------- opening
 

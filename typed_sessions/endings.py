@@ -267,7 +267,7 @@ def sweep(core: Core) -> Plan[int]:
 
 def in_passing(core: Core, exchange: Exchange, now: float) -> Plan[None]:
     """A request's share of the clearing up (`gc="passive"`). What goes wrong in it is not that request's trouble."""
-    core.next_sweep = now + core.options.granularity
+    core.calm_from(now)
     client = exchange.guard.reader.client(exchange.source)
     carrier = None if client is None or client.closing else client
     try:

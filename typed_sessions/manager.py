@@ -187,7 +187,7 @@ class SessionManager(Configured[Store]):
         if self._blocking:
             _refuse_running_loop()
         now = core.clock()
-        if now >= core.next_sweep:
+        if not core.calm_since <= now < core.next_sweep:
             self._clear_up(exchange, now)
         presented = core.ask(exchange)
         record = None

@@ -201,6 +201,26 @@ def test_rule_16_it_costs_no_trip_but_once_per_granularity(make_face: Make) -> N
     assert store.calls["sweep"] == 3
 
 
+@pytest.mark.parametrize("how", ["begun", "swept", "an option set"])
+def test_rule_16_a_clock_that_was_ahead_stops_no_sweep(face: Face, how: str) -> None:
+    """L10: where the manager was built, or swept last, under a clock that was hours ahead, requests go on sweeping once it is right."""
+    face.clock.advance(6 * 3_600)
+    if how == "begun":
+        face.renew()
+    elif how == "swept":
+        many(face, 1)
+    else:
+        face.manager.set_options(timeout=600)
+    face.clock.advance(-6 * 3_600)
+    ended: list[str] = []
+    listen(face, End, lambda event: ended.append(event.session.handle))
+    handles = [handle_of(browser) for browser in many(face, 3)]
+    for _ in range(12):
+        face.clock.advance(60)
+        many(face, 1)
+    assert set(handles) <= set(ended)
+
+
 @pytest.mark.stores("memory", "sqlite")  # where each verb is awaited others have their turn anyway, and looking takes longer than a step
 def test_rule_16_an_event_loop_goes_on_during_a_long_sweep(make_face: Make) -> None:
     """Between the steps of `await manager.sweep()` other tasks have their turn."""
