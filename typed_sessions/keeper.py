@@ -44,13 +44,18 @@ class Cuttable(Protocol):
 
 @final
 class _Latest:
-    """The clock of the journals: the managers' latest time, which need not be that of the machine."""
+    """The clock by which journals forget: the managers' latest time, which need not be that of the machine.
+
+    But no later than when something was saved before, or had been saved that was loaded: a clock that has jumped ahead since must not make
+    them forget what that snapshot may still bring back.
+    """
 
     def __init__(self) -> None:
         self.now = 0.0
+        self.saved = math.inf
 
     def __call__(self) -> float:
-        return self.now
+        return min(self.now, self.saved)
 
 
 @final
@@ -66,6 +71,8 @@ class Keeper:
         """The longest idle timeout that sessions may have, or have had in what was loaded; None is no timeout."""
         self._lead = 0.0
         """By how many seconds, at most, what was loaded had been written under a clock that was ahead."""
+        self._saved_at = -math.inf
+        """The latest time under which this process has saved anything: its clock may have been ahead too."""
         self._latest = _Latest()
         self._users: WeakKeyDictionary[object, set[str]] = WeakKeyDictionary()
         """The managers, and the paths that each of them has loaded or saves to by itself."""
@@ -109,6 +116,7 @@ class Keeper:
         path = absolute(path)
         with self._saving:
             self._latest.now = now
+            self._saved_at = max(self._saved_at, now)
             journal = self._journals.get(path) or Journal(path, clock=self._latest)
             # The journal first: without one that can be used, a good snapshot must not be replaced (what could not be loaded for the same
             # reason would be lost). And what ends from here on is either missing from the cut or in the journal.
@@ -116,7 +124,8 @@ class Keeper:
             self._note_in(path, journal)
             records = self.store.cut()
             count = write_snapshot(path, (locator + packed for locator, packed in records), now=now)
-            journal.compact(now)
+            journal.compact(self._latest())
+            self._latest.saved = now
             return count
 
     def load(self, path: str | os.PathLike[str], now: float, user: object) -> tuple[int, list[SnapshotDamaged]]:
@@ -147,6 +156,7 @@ class Keeper:
         records: dict[bytes, Record] = {}
         if snapshot is not None:
             self._lead = max(self._lead, snapshot.saved_at - now)
+            self._latest.saved = min(self._latest.saved, snapshot.saved_at)
         # Without a snapshot too: what had ended before there was one may still wait for its hooks.
         for packed in () if snapshot is None else snapshot.records:
             try:
@@ -239,7 +249,7 @@ class Keeper:
     def _until(self, record: Record, now: float) -> float | None:
         # As long as any older snapshot could still hold this session alive, whatever its timeout and the clock were then.
         timeouts = [record.timeout, self._timeout, LONGEST if record.flags & OWN_TIMEOUT else 0]
-        begun = max(now, record.used) + self._lead
+        begun = max(now, record.used, self._saved_at) + self._lead
         idle = None if None in timeouts else begun + max(seconds for seconds in timeouts if seconds is not None) * _AND_GRANULARITY
         if record.deadline is None:
             return idle

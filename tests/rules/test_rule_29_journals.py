@@ -116,6 +116,57 @@ def test_rule_29_an_end_under_a_clock_that_was_behind(face: Face, server: Server
     assert not is_open(thief)
 
 
+@pytest.mark.parametrize("how", ["put back", "the latest is damaged", "put back after a restart", "the journal compacts itself"])
+def test_rule_29_a_clock_that_jumps_ahead_makes_no_journal_forget(face: Face, server: Server, name: Key[str], how: str) -> None:
+    """L4, L10: what is saved under it forgets no end that the snapshot before, written under the right clock, could bring back."""
+    browser, _ = signed_in(face, name), signed_in(face, name)
+    server.save()
+    backup = server.copy("backup")
+    thief = sign_out(browser)
+    if how == "put back after a restart":
+        server.restart()
+    face.clock.advance(6 * HOUR)
+    if how == "the journal compacts itself":
+        with server.journal.open("ab") as journal:
+            journal.write(b"\n1damaged" * 40_000)
+        sign_out(signed_in(face, name))
+    else:
+        server.save()
+    face.clock.advance(-6 * HOUR + 5)
+    if how == "the latest is damaged":
+        server.path.write_bytes(b"no snapshot")
+    else:
+        server.put_back(backup)
+    requested = how == "the journal compacts itself"  # and so the other session was found to be over
+    assert server.restart() == (0 if requested else 1)
+    assert not is_open(thief)
+
+
+def test_rule_29_an_end_after_a_save_under_a_clock_that_was_ahead(face: Face, server: Server, name: Key[str]) -> None:
+    """L4, L10: it is remembered for as long as that snapshot, by its own times, could hold the session alive."""
+    face.clock.advance(6 * HOUR)
+    browser = signed_in(face, name)
+    server.save()
+    backup = server.copy("backup")
+    face.clock.advance(-6 * HOUR)
+    thief = sign_out(browser)
+    for _ in range(3):
+        face.clock.advance(800)
+        server.save()
+    server.put_back(backup)
+    assert server.restart() == 0
+    assert not is_open(thief)
+
+
+def test_rule_29_what_no_snapshot_can_bring_back_is_forgotten(face: Face, server: Server, name: Key[str]) -> None:
+    """A save later than when the time of the ended session would have been over; not one that comes with the next end."""
+    for _ in range(20):
+        server.save()
+        sign_out(signed_in(face, name))
+        face.clock.advance(HOUR)
+    assert server.journal.stat().st_size < 4 * 200
+
+
 def test_rule_29_a_journal_compacts_itself_by_the_clock_of_its_managers(face: Face, server: Server, name: Key[str]) -> None:
     """That clock may be behind the machine's for as long as the process runs: what ended is not too old by the other one."""
     face.clock.advance(-10 * 365 * DAY)
