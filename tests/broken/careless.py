@@ -407,3 +407,15 @@ class ClearingForTheLoser(Sound):
         if record is not None and renewal is not None and changes.clear and renewal.overlap and renewal.expected != record.digest:
             changes.renewal = None
         return super().commit(locator, changes, idle, now)
+
+
+class CollectingTheUnhooked(Sound):
+    """A time to live that counts from when a session came due: with its last hook goes what a sweep should have told of."""
+
+    def commit(self, locator: bytes, changes: Changes, idle: Idle, now: float) -> Any:
+        before = self.get(locator)
+        outcome: Outcome = super().commit(locator, changes, idle, now)
+        after = outcome.record
+        if before is not None and after is not None and before.hooked and not after.hooked and now - after.due > 86_400:
+            del self.records[locator]
+        return outcome

@@ -239,6 +239,19 @@ def test_every_key_has_a_ttl(redis_server: RedisServer, store: RedisStore, hooke
     assert all(KEEP_HOOKED - 60 <= seconds <= KEEP_HOOKED + 660 for seconds in left)
 
 
+def test_a_change_of_what_is_long_over_takes_no_ttl_away(redis_server: RedisServer, store: RedisStore) -> None:
+    """Where the last hooked value is taken out of a session that came due days ago, it is kept for a sweep as if it had only now."""
+    late = NOW + 3 * 86_400
+    store.create(OLD.copy(), NOW)
+    store.commit(OLD.locator, Changes({"a": Write(b"x", 1, 1)}), Idle(600.0, 60.0), NOW)
+    store.commit(OLD.locator, Changes({"a": Write(None)}, counts_as_use=False), Idle(600.0, 60.0), late)
+    with redis_server.client() as client:
+        left: list[Any] = [client.ttl(key) for key in keys_of(redis_server, store)]
+    assert len(left) == 2
+    assert all(seconds >= KEEP - 60 for seconds in left)
+    assert [found.locator for found in store.sweep(late, 10, 60.0, GRACE)[0]] == [OLD.locator]
+
+
 def test_a_session_without_timeout_is_kept(redis_server: RedisServer, store: RedisStore) -> None:
     """What never comes due has no TTL, until it gets a timeout; it is among all sessions all the same."""
     record = OLD.copy()

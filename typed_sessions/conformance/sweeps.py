@@ -37,6 +37,19 @@ async def a_sweep_ends_what_is_over(stand: Stand) -> None:
     expect("sweep again", await stand.sweep(), [])
 
 
+@checks(13, 15)
+async def a_session_that_loses_its_last_hook_late_is_still_told(stand: Stand) -> None:
+    """Where nobody sweeps for days, and a clean-up then takes the last hooked value out of a session that is over: a sweep ends it."""
+    record = await stand.begin({"h": b"1", "a": b"1"}, hooked=["h"])
+    stand.now += 3 * 86_400
+    changes = writing(h=None)
+    changes.counts_as_use = False
+    after = await stand.committed(record, changes)
+    await stand.expect_stored(after)
+    swept = await stand.sweep()
+    expect("what a sweep gives out", [(one.locator, one.ending and one.ending.reason) for one in swept], [(record.locator, "timeout")])
+
+
 @checks(11, 12, 16)
 async def a_sweep_leaves_the_living(stand: Stand) -> None:
     """A session that is not over is left alone, however often and when one sweeps: its due time counts, not when it was created."""

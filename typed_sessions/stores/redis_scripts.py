@@ -105,9 +105,10 @@ local function index(due, seconds, how)
 end
 
 -- A session that has not ended, and came due at `before`: its entry is made sooner if it has to be, and made again if it was lost.
+-- One that is over has still to be told of by a sweep, however late somebody changes it.
 local function keep(s, now, before)
   local due = due_of(s)
-  index(due, due - now + (hooked(s) and KEEP_HOOKED or KEEP), before and not (due < before) and 'NX')
+  index(due, math.max(due, now) - now + (hooked(s) and KEEP_HOOKED or KEEP), before and not (due < before) and 'NX')
 end
 
 local function drop()
