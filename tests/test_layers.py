@@ -85,7 +85,7 @@ LAYERS = (
     "carrying",
     "aio",
     "filters",
-    "filters.asgi_base filters.nested",
+    "filters.asgi_base filters.family filters.nested",
     "filters.asgi_websocket",
     "filters.asgi filters.http_server filters.wsgi",
     "filters.decorators filters.bottle",

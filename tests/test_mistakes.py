@@ -242,11 +242,13 @@ def test_reading_before_opening() -> None:
     [text] = said
     assert text.startswith("the session is not open yet: use `session = await open_session(scope)` first, or ")
     assert text.endswith("SessionMiddleware(..., eager=True) for all requests")
-    with pytest.raises(NoSession, match="works in a request that a filter serves, and in a listener"):
+    outside = "has to be outside of all that uses the session, other middleware too"
+    with pytest.raises(NoSession, match=f"works in a request that a filter serves, and in a listener; the filter {outside}"):
         current_session()
-    with pytest.raises(NoSession, match=r"did not come through typed_sessions\.filters\.asgi\.SessionMiddleware"):
+    asgi_filter, wsgi_filter = (rf"did not come through typed_sessions\.filters\.{name}\.SessionMiddleware" for name in ("asgi", "wsgi"))
+    with pytest.raises(NoSession, match=rf"{asgi_filter}, which {outside} \(.* add_middleware, the last is the outermost\)"):
         asyncio.run(asgi.open_session({}))
-    with pytest.raises(NoSession, match=r"did not come through typed_sessions\.filters\.wsgi\.SessionMiddleware"):
+    with pytest.raises(NoSession, match=f"{wsgi_filter}, which {outside}"):
         wsgi.open_session({})
 
 

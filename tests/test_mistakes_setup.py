@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from fastapi import FastAPI
+from flask import Flask
 
 from tests.filters.http_site import Handler, Page
 from tests.filters.servers import exchange, serving
@@ -147,6 +149,14 @@ def app(*_: object) -> Any:
     return []
 
 
+def wsgi_app(environ: object, start_response: object) -> Any:
+    return []
+
+
+async def asgi_app(scope: object, receive: object, send: object) -> None:
+    pass
+
+
 MANAGERS: dict[str, Case] = {
     "an async manager in WSGI": (
         lambda: wsgi.SessionMiddleware(app, cast("Any", AsyncSessionManager())),
@@ -157,6 +167,44 @@ MANAGERS: dict[str, Case] = {
         lambda: asgi.SessionMiddleware(app, sync()),
         TypeError,
         ["expected an AsyncSessionManager", "SessionManager is for filters.wsgi"],
+    ),
+    "an ASGI application in WSGI": (
+        lambda: wsgi.SessionMiddleware(cast("Any", asgi_app), sync()),
+        TypeError,
+        [
+            "<function asgi_app",
+            "this is the filter for WSGI",
+            "(scope, receive, send)",
+            "FastAPI",
+            "filters.asgi.SessionMiddleware, with Async",
+        ],
+    ),
+    "FastAPI in WSGI": (lambda: wsgi.SessionMiddleware(cast("Any", FastAPI()), sync()), TypeError, ["filters.asgi.SessionMiddleware"]),
+    "a WSGI application in ASGI": (
+        lambda: asgi.SessionMiddleware(cast("Any", wsgi_app), AsyncSessionManager()),
+        TypeError,
+        [
+            "<function wsgi_app",
+            "this is the filter for ASGI",
+            "(environ, start_response)",
+            "Flask",
+            "filters.wsgi.SessionMiddleware, with Sess",
+        ],
+    ),
+    "Flask in ASGI": (
+        lambda: asgi.SessionMiddleware(cast("Any", Flask("shop").wsgi_app), AsyncSessionManager()),
+        TypeError,
+        ["filters.wsgi.SessionMiddleware"],
+    ),
+    "the WSGI filter called by ASGI": (
+        lambda: cast("Any", wsgi.SessionMiddleware(wsgi_app, sync()))({"type": "http"}, app, app),
+        TypeError,
+        ["this is the filter for WSGI", "(scope, receive, send)", "filters.asgi.SessionMiddleware"],
+    ),
+    "no application": (
+        lambda: wsgi.SessionMiddleware(cast("Any", "shop:app"), sync()),
+        TypeError,
+        ["'shop:app'", "expected an application"],
     ),
     "one origin as text": (
         lambda: asgi.SessionMiddleware(app, AsyncSessionManager(), allowed_origins="https://example.org"),

@@ -393,7 +393,10 @@ def current_session(default: object = ABSENT, /) -> object:
                 forgive()
             return default
     if default is ABSENT:
-        raise NoSession("there is no session here: current_session() works in a request that a filter serves, and in a listener")
+        raise NoSession(
+            "there is no session here: current_session() works in a request that a filter serves, and in a listener; "
+            "the filter has to be outside of all that uses the session, other middleware too"
+        )
     return default
 
 

@@ -28,6 +28,7 @@ from .asgi_base import Scope as Scope
 from .asgi_base import Send as Send
 from .asgi_base import answer, current, headers_of
 from .asgi_websocket import Cut, Origins, WebSocket
+from .family import check_application
 from .nested import refuse_same_cookies
 
 _KEY = "typed_sessions"
@@ -89,6 +90,7 @@ class SessionMiddleware:
     ) -> None:
         if not isinstance(cast("object", sessions), AsyncSessionManager):
             raise TypeError(f"SessionMiddleware(app, {sessions!r}): expected an AsyncSessionManager; SessionManager is for filters.wsgi")
+        check_application(app, "asgi")
         policy = sessions.cookie_policy if cookie_policy is None else cookie_policy
         self._guard = Guard(ScopeReader(has_clients=False), policy, create=create, check=check, error=error)
         self._socket_guard = Guard(ScopeReader(has_clients=True), policy, create=create, check=check, error=error)
@@ -227,7 +229,10 @@ async def open_session(scope: Scope, /) -> Session:
     if isinstance(response, WebSocket):
         open_already = response.exchange.session
         return await response.open() if open_already is None or response.exchange.opening is not None else open_already
-    raise NoSession("this request did not come through typed_sessions.filters.asgi.SessionMiddleware")
+    raise NoSession(
+        "this request did not come through typed_sessions.filters.asgi.SessionMiddleware, which has to be outside of all that uses the "
+        "session, other middleware too (of those that FastAPI and Starlette are given by add_middleware, the last is the outermost)"
+    )
 
 
 @final

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, cast, final
 from wsgiref.util import FileWrapper
 
+from typing_extensions import Never
+
 from ..clients import Client
 from ..errors import COMMIT_FAILURES, CommitFailure, Headers, NoSession, Rejected
 from ..exchange import BAD_REQUEST, Exchange, Guard, plain_answer, refusal_of, refuse_late, report
@@ -19,6 +21,7 @@ from ..finish import close_exchange, discard_exchange, fail_exchange, forget_cha
 from ..manager import SessionManager
 from ..policy import CookiePolicy
 from ..session import Create, Error, Session, enter, leave
+from .family import check_application, wrong_family
 from .nested import refuse_same_cookies
 
 if TYPE_CHECKING:
@@ -73,6 +76,7 @@ class SessionMiddleware:
     ) -> None:
         if not isinstance(cast("object", sessions), SessionManager):
             raise TypeError(f"SessionMiddleware(app, {sessions!r}): expected a SessionManager; AsyncSessionManager is for filters.asgi")
+        check_application(app, "wsgi")
         policy = sessions.cookie_policy if cookie_policy is None else cookie_policy
         self._guard = Guard(EnvironReader(), policy, create=create, check=check, error=error)
         self._app = app
@@ -80,7 +84,9 @@ class SessionMiddleware:
         self._eager = eager or check is not None
         self._adds_nothing = create is None and check is None and cookie_policy is None and error is BAD_REQUEST
 
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse, *others: Never) -> Iterable[bytes]:
+        if others:  # an ASGI server, or a framework that has mounted it
+            raise TypeError(f"SessionMiddleware: {wrong_family('wsgi', 'asgi')}")
         if _KEY in environ:
             around: object = environ[_KEY]
             if isinstance(around, _Response) and around.source is not None:
@@ -128,7 +134,10 @@ def open_session(environ: WSGIEnvironment, /) -> Session:
     """The session of the request, opened at the first call. Raises `NoSession` where no `SessionMiddleware` is around."""
     response = environ.get(_KEY)
     if not isinstance(response, _Response):
-        raise NoSession("this request did not come through typed_sessions.filters.wsgi.SessionMiddleware")
+        raise NoSession(
+            "this request did not come through typed_sessions.filters.wsgi.SessionMiddleware, "
+            "which has to be outside of all that uses the session, other middleware too"
+        )
     return response.current()
 
 
