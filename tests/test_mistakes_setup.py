@@ -206,6 +206,21 @@ MANAGERS: dict[str, Case] = {
         TypeError,
         ["'shop:app'", "expected an application"],
     ),
+    "a number to close a connection": (
+        lambda: sync().connect("192.0.2.7", cast("Any", 3)),
+        TypeError,
+        ["connect(address, 3)", "a function without arguments that closes the connection"],
+    ),
+    "the result of closing it": (
+        lambda: AsyncSessionManager().connect("192.0.2.7", cast("Any", None)),
+        TypeError,
+        ["connect(address, None)", "a function"],
+    ),
+    "a socket's address for a connection": (
+        lambda: sync().connect(cast("Any", ("192.0.2.7", 50_000)), print),
+        TypeError,
+        ["connect(('192.0.2.7', 50000), ...)", "client_address[0]"],
+    ),
     "one origin as text": (
         lambda: asgi.SessionMiddleware(app, AsyncSessionManager(), allowed_origins="https://example.org"),
         TypeError,

@@ -363,11 +363,10 @@ class AsyncSessionManager(Carrying):
 
         The clean-up of sessions that nobody is connected to any more runs in a task of its own.
         """
-        return self._connect(address, close)
+        return self._connected(Client(address, close))
 
     @contextmanager
-    def _connect(self, address: str | None, close: Close) -> Generator[Client]:
-        client = Client(address, close)
+    def _connected(self, client: Client) -> Generator[Client]:
         try:
             yield client
         finally:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeAlias, final
+from types import NoneType
+from typing import TypeAlias, cast, final
 
 from typing_extensions import override
 
@@ -31,6 +32,10 @@ class Client:
     __slots__ = ("_address", "_close", "carried", "closing")
 
     def __init__(self, address: str | None, close: Close) -> None:
+        if not isinstance(cast("object", address), (str, NoneType)):
+            raise TypeError(f"connect({address!r}, ...): expected an address as text, such as client_address[0], or None")
+        if not callable(close):
+            raise TypeError(f"connect(address, {close!r}): expected a function without arguments that closes the connection")
         self._address = address
         self._close: Close | None = close
         self.carried: set[bytes] = set()

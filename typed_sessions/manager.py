@@ -338,13 +338,13 @@ class SessionManager(Configured[Store]):
         """A connection, for the time of the block: give the client to `Request(client=...)` of every request on it.
 
         `close` is called, once and from any thread, when the only session on it has ended. At the end of the block the connection is gone,
-        and `cleanup_no_client` runs for sessions that have no other.
+        and `cleanup_no_client` runs for sessions that have no other. Raises TypeError for an address that is no text, and for
+        a `close` that cannot be called.
         """
-        return self._connect(address, close)
+        return self._connected(Client(address, close))
 
     @contextmanager
-    def _connect(self, address: str | None, close: Callable[[], None]) -> Generator[Client]:
-        client = Client(address, close)
+    def _connected(self, client: Client) -> Generator[Client]:
         try:
             yield client
         finally:
