@@ -105,7 +105,7 @@ class Page:
 
     @property
     def handle(self) -> str:
-        return self.one(r"<code>([0-9a-f]{32})</code>")
+        return self.one(r"<code>([0-9a-f]{32}|not stored)</code>")
 
     @property
     def cart(self) -> str:

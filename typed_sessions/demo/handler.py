@@ -117,25 +117,31 @@ class DemoHandler(SessionHandler):
 
     def _page(self, query: str) -> None:
         session = self.session
-        greeting = None if session.exists else pages.GREETINGS.get(query)
+        known = session.exists
+        greeting = None if known else pages.GREETINGS.get(query)
         notices = list(session[data.notices])
         session[data.notices].clear()
         if not notices:  # the page after a form is no visit of its own
-            session.update(data.visits, lambda n: n + 1, default=0)
+            _note_visit(session)
         session.setdefault(data.form_token, _new_token)
         replayed = session.pop(data.replay, None)
         try:
             # Before the page is made, so that it can show what is in the store.
             self.sessions.commit(session)
         except SessionEnded:
-            self._see_other("/")
-            return
-        self._handles.add(session.handle)
+            if known:
+                self._see_other("/")
+                return
+            # It came with the cookie from before a sign-in a moment ago: it may look, and nothing of it is kept.
+            _note_visit(session)
+            session.setdefault(data.form_token, _new_token)
+        else:
+            self._handles.add(session.handle)
         found = pages.Found(
             session=session,
             options=self.sessions.options,
             cookie_policy=self.sessions.cookie_policy,
-            stored=data.stored(self.store, session.handle, time.time()),
+            stored=data.stored(self.store, session.handle, time.time()) if session.handle else None,
             others=[view for view in self.sessions.all() if view.handle != session.handle and data.same_user(view, session)],
             notices=[*notices, *([greeting] if greeting else [])],
             replayed=replayed,
@@ -292,6 +298,10 @@ ACTIONS: dict[str, Callable[[DemoHandler, Session, Form], str]] = {
     "/sign-out-everywhere-else": DemoHandler.sign_out_everywhere_else,
     "/replay": DemoHandler.replay,
 }
+
+
+def _note_visit(session: Session) -> None:
+    session.update(data.visits, lambda n: n + 1, default=0)
 
 
 def _new_token() -> str:

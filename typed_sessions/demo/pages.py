@@ -196,7 +196,7 @@ def _facts(found: Found) -> str:
     session, options = found.session, found.options
     created = datetime.fromtimestamp(session.created, timezone.utc)
     rows = [
-        ("Handle", f"<code>{escape(session.handle)}</code>", "session.handle: its public name, which opens nothing"),
+        ("Handle", f"<code>{escape(session.handle or 'not stored')}</code>", "session.handle: its public name, which opens nothing"),
         ("Created", _time(created), "session.created"),
         ("Idle timeout", _span(session.timeout), "session.timeout: over so long after the last use"),
         ("Lifetime", _span(options.lifetime), "over so long after its creation, however much it is used"),
