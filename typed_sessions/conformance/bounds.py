@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..changes import Idle
 from ..errors import StoreFull
 from .report import LeftOut, expect, expect_that
 from .stand import Checks, Kit, Stand, writing
@@ -45,6 +46,28 @@ def a_full_store_keeps_those_who_came_back(kit: Kit) -> None:
             await stand.committed(record, writing(n=b"still here"))
         await stand.end(third)
         expect("create after an end", await stand.store.create(with_nobody_to_go, stand.now), "created")
+
+    kit.on_bounded(3, work)
+
+
+@checks.of_kit(30)
+def what_is_over_goes_before_a_guest(kit: Kit) -> None:
+    """Where something has expired that no sweep has come to, nobody has to go who has only just come, and lives."""
+    if kit.make_bounded is None:
+        raise LeftOut(_WHY)
+
+    async def work(stand: Stand) -> None:
+        over = [await stand.begin(timeout=300.0) for _ in range(2)]
+        for record in over:
+            await stand.use(record, idle=Idle(300.0, 60.0))
+        stand.now += 300
+        guest = await stand.begin()
+        stand.now += 60
+        for there in (1, 2):
+            await stand.begin()
+            expect_that(await stand.look(guest) is not None, f"a guest had to go while {3 - there} of those who were counted was over")
+        swept = await stand.sweep()
+        expect("what a sweep gives out", sorted(one.locator for one in swept), sorted(one.locator for one in over))
 
     kit.on_bounded(3, work)
 

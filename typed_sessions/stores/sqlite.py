@@ -122,7 +122,7 @@ class SQLiteStore:
         def work(cursor: Cursor) -> Created | None:
             crowded = False
             while cursor.execute(_COUNT).fetchone()[0] >= bound:
-                if not _evict(cursor, now) and not _reap(cursor, now):
+                if not _reap(cursor, now) and not _evict(cursor, now):
                     return None  # committed all the same: what was put right stays so
                 crowded = True
             if cursor.execute(_CREATE, row).rowcount == 0:
