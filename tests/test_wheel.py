@@ -163,3 +163,88 @@ def test_the_checks_can_fail(method: str, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(Wheel, method, broken[method])
     with pytest.raises(AssertionError):
         drive(Driver(), [("add", 0.9), ("sweep", 3), ("wait", 0.95)])
+
+
+class Shortened:
+    """A wheel of sessions that may come due sooner than they were to, and the model."""
+
+    def __init__(self) -> None:
+        self.wheel = Wheel()
+        self.due: dict[int, float] = {}
+        self.now = START
+
+    def add(self, distance: float) -> None:
+        key = len(self.due)
+        self.due[key] = self.now + distance
+        self.wheel.add(key, self.due[key], self.now)
+
+    def move(self, number: int, distance: float) -> None:
+        """Only what comes sooner is told."""
+        if self.due:
+            key = number % len(self.due)
+            before, self.due[key] = self.due[key], self.now + distance
+            if self.due[key] < before:
+                self.wheel.sooner(key, self.due[key], self.now)
+
+    def sweep(self, limit: int) -> set[int]:
+        """What came due in a pass."""
+        over: set[int] = set()
+        self.wheel.begin(self.now)
+        while True:
+            keys = self.wheel.take(self.now, limit)
+            for key in dict.fromkeys(keys):
+                if self.due[key] > self.now:
+                    self.wheel.again(key, self.due[key], self.now)
+                else:
+                    self.wheel.forget(key)
+                    over.add(key)
+                    self.due[key] = math.inf
+            if len(keys) < limit:
+                return over
+
+
+moves = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), distances, st.just(0)),
+        st.tuples(st.just("move"), distances, st.integers(0, 9)),
+        st.tuples(st.just("move"), st.sampled_from([60.0, 3_600.0, 86_400.0]), st.integers(0, 2)),
+        st.tuples(st.just("wait"), st.one_of(st.floats(0, 3), st.floats(0, 2000), st.floats(0, 1e7)), st.just(0)),
+        st.tuples(st.just("back"), st.floats(0, 100_000), st.just(0)),
+        st.tuples(st.just("sweep"), st.just(0), st.integers(1, 5)),
+    ),
+    max_size=60,
+)
+
+
+@given(moves)
+def test_what_comes_due_sooner_is_found_in_its_time(story: list[tuple[str, float, int]]) -> None:
+    """However often it goes up and down, also when the clock goes back: a pass finds all that is due, and in the end nothing is left."""
+    driver = Shortened()
+    for step, amount, number in story:
+        if step == "add":
+            driver.add(amount)
+        elif step == "move":
+            driver.move(number, amount)
+        elif step in ("wait", "back"):
+            driver.now += amount if step == "wait" else -amount
+        else:
+            expected = {key for key, due in driver.due.items() if due <= driver.now}
+            assert driver.sweep(number) >= expected
+    driver.now = max([driver.now, START, *(due for due in driver.due.values() if due < math.inf)]) + 1e9
+    driver.sweep(3)
+    assert set(driver.due.values()) <= {math.inf}
+    assert (len(driver.wheel), getattr(driver.wheel, "_more")) == (0, {})  # noqa: B009  # what grows there is seen nowhere else
+
+
+@pytest.mark.parametrize("short", [1.0, 60.0, 86_400.0])
+@pytest.mark.parametrize("swept", [True, False])
+def test_a_timeout_that_goes_up_and_down_leaves_no_entries_behind(short: float, swept: bool) -> None:
+    """D1: two or three entries of one session, not one for each time, or for each time that the shorter one is over."""
+    driver = Shortened()
+    driver.add(30 * 86_400)
+    for number in range(3_000):
+        driver.now += short / 10
+        driver.move(0, 30 * 86_400 if number % 2 else short)
+        if swept:
+            driver.sweep(10)
+        assert len(driver.wheel) <= 3

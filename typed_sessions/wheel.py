@@ -14,7 +14,7 @@ from typing import final
 
 @final
 class Wheel:
-    __slots__ = ("_buckets", "_far", "_last", "_near", "_starts", "_waiting")
+    __slots__ = ("_buckets", "_far", "_last", "_more", "_near", "_starts", "_waiting")
 
     def __init__(self) -> None:
         self._buckets: dict[float, list[int]] = {}
@@ -24,20 +24,22 @@ class Wheel:
         self._last: list[int] = []
         # A heap of what comes due within the running second: it waits here, or `take` would find it again and again.
         self._waiting: list[tuple[float, int]] = []
+        # By key, where there is more than one entry of it: when those that `add` does not know of are given out.
+        self._more: dict[int, list[float]] = {}
 
-    def add(self, key: int, due: float, now: float) -> None:
-        """Look at `key` again when `due` comes (seconds since 1970; infinity is never)."""
+    def add(self, key: int, due: float, now: float) -> float:
+        """Look at `key` when `due` comes (seconds since 1970; infinity is never). When `take` gives it out, at the soonest."""
         if now < self._near <= due < self._far:
             self._last.append(key)
-            return
+            return self._near
         if due == math.inf:
-            return
+            return due
         distance = due - now
         width = 2.0 ** max(0, math.frexp(distance / 64)[1]) if distance > 64 else 1.0
         start = math.floor(due / width) * width
         if start <= now < due:
             heapq.heappush(self._waiting, (due, key))
-            return
+            return due
         bucket = self._buckets.get(start)
         if bucket is None:
             bucket = self._buckets[start] = [key]
@@ -45,6 +47,34 @@ class Wheel:
         else:
             bucket.append(key)
         self._near, self._far, self._last = start, start + width, bucket
+        return start
+
+    def sooner(self, key: int, due: float, now: float) -> None:
+        """`key`, which is in here, comes due sooner than before: one more entry, unless one of these calls has made one in time."""
+        whens = self._more.setdefault(key, [])
+        if not whens or min(whens) > due:
+            whens.append(self.add(key, due, now))
+
+    def again(self, key: int, due: float, now: float) -> None:
+        """`take` has given out a key that is not due yet: it is added again, if it has no other entry that comes in time."""
+        whens = self._more.get(key)
+        if whens is None:
+            self.add(key, due, now)
+            return
+        left = [when for when in whens if when > now]
+        if left and min(left) <= due:
+            if len(left) == len(whens) == 1:
+                left = []  # what was given out is the one of `add`, and so this is the only one
+        elif due < math.inf:
+            left.append(self.add(key, due, now))
+        if left:
+            self._more[key] = left
+        else:
+            del self._more[key]
+
+    def forget(self, key: int) -> None:
+        """Nothing comes of the entries of this key any more, however many there are."""
+        self._more.pop(key, None)
 
     def begin(self, now: float) -> None:
         """A pass over what is due at `now` begins: entries that have waited for their moment are looked at once more."""

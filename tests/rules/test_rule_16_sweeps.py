@@ -289,3 +289,18 @@ def test_rule_16_what_waits_for_its_keys_costs_a_look_per_lease(face: Face, monk
         face.clock.advance(10)
         face.call(face.manager.sweep())
     assert looks.taken() <= 10 * 11
+
+
+@pytest.mark.stores("memory")
+def test_rule_16_a_timeout_that_goes_up_and_down_leaves_nothing_behind(face: Face) -> None:
+    """D1: what looks at the session again is there two or three times, however many requests have made its timeout shorter."""
+    (browser,) = many(face, 1)
+    for number in range(200):
+        face.clock.advance(7)
+        with browser.visit() as session:
+            session.timeout = 30 * 86_400 if number % 2 else 86_400
+    wheel: Any = getattr(face.store, "_wheel")  # noqa: B009  # what grows there is seen nowhere else
+    assert len(wheel) <= 3
+    face.clock.advance(31 * 86_400)
+    assert face.call(face.manager.sweep()) == 1
+    assert len(wheel) == 0

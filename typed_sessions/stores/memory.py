@@ -98,7 +98,7 @@ class MemoryStore:
             elif not taken:
                 shard.put(key, packed)
         if taken:
-            self._leave()
+            self._leave(None)
             return "taken"
         # Not before it is there: whoever makes room would take it for one that has gone, and it would never make room itself.
         self._newer.append(key)
@@ -301,7 +301,7 @@ class MemoryStore:
         in the wheel lies behind that."""
         if after.due < before.due:
             with self._books:
-                self._wheel.add(key, after.due, now)
+                self._wheel.sooner(key, after.due, now)
 
     def _admit(self, now: float) -> bool:
         """Count one more session, making room if there is none; whether somebody had to go."""
@@ -353,7 +353,7 @@ class MemoryStore:
                 record = record_of(key, stored).copy()
                 record.ending = Ending("evicted", now, 0.0)
                 shard.put(key, record.pack())
-            self._leave()
+            self._leave(key)
             self._unclaimed.append(key)
             return True
 
@@ -378,6 +378,7 @@ class MemoryStore:
         with shard.lock:
             stored = shard.records.get(key)
             if stored is None:
+                self._forget(key)
                 return False
             record = record_of(key, stored)
             expired = record.ending is None and record.due <= now
@@ -390,22 +391,29 @@ class MemoryStore:
                 self._unclaimed.append(key)  # for a sweep; back in the wheel it would be found again at once, and for ever
             else:
                 with self._books:
-                    self._wheel.add(key, record.due if record.ending is None else record.ending.claimed_until, now)
+                    self._wheel.again(key, record.due if record.ending is None else record.ending.claimed_until, now)
         if expired:
-            self._leave()
+            self._leave(key)
             self._unclaimed.append(key)
         return expired
 
-    def _leave(self) -> None:
+    def _leave(self, key: int | None) -> None:
+        """One session less is counted: the one of this key, unless it is somebody else's."""
         with self._books:
             self._count -= 1
+            if key is not None:
+                self._wheel.forget(key)
+
+    def _forget(self, key: int) -> None:
+        with self._books:
+            self._wheel.forget(key)
 
     def _end(self, shard: Shard, key: int, record: Record, ending: Ending) -> Record:
         """Mark a live record as ended (with hooks) or remove it (without); with the shard's lock held."""
         record = record.copy()
         record.ending = ending
         shard.put(key, record.pack() if record.hooked else None)
-        self._leave()
+        self._leave(key)
         if record.hooked:
             with self._books:
                 self._wheel.add(key, ending.claimed_until, ending.at)
@@ -417,6 +425,7 @@ class MemoryStore:
         with shard.lock:
             stored = shard.records.get(key)
             if stored is None:
+                self._forget(key)
                 return None
             record = record_of(key, stored)
             ending = record.ending
@@ -438,5 +447,5 @@ class MemoryStore:
             else:
                 due = ending.claimed_until
             with self._books:
-                self._wheel.add(key, due, now)
+                self._wheel.again(key, due, now)
         return record if claimed else None
