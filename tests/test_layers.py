@@ -27,7 +27,7 @@ LAYERS = (
     "codecs declared",
     "upgrades",
     "keys renamed",
-    "durations",
+    "awaiting durations",
     "cookies",
     "policy",
     "address",

@@ -279,6 +279,8 @@ def test_a_forgotten_finish() -> None:
 
 FORGOTTEN: dict[str, tuple[Callable[[AsyncSessionManager, Session, Any], object], str]] = {
     "start_check": (lambda manager, _, __: manager.start_check(REQUEST), "AsyncSessionManager.start_check"),
+    "the guard of a filter": (lambda manager, _, __: manager.filter()(REQUEST), "AsyncSessionManager.filter.<locals>.start"),
+    "check_session_cookie": (lambda manager, _, __: manager.check_session_cookie(REQUEST), "AsyncSessionManager.check_session_cookie"),
     "finish": (lambda _, __, finish: finish(), "AsyncFinish.__call__"),
     "commit": (lambda manager, session, _: manager.commit(session), "AsyncSessionManager.commit"),
     "refresh": (lambda manager, session, _: manager.refresh(session), "AsyncSessionManager.refresh"),

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, final
 from typing_extensions import Self, override
 
 from . import endings, plans
+from .awaiting import awaited
 from .carrying import Carrying
 from .changes import Outcome, Use
 from .clients import Client, Close
@@ -76,6 +77,7 @@ class AsyncSessionManager(Carrying):
 
     # -------------------------------------------------------------- requests
 
+    @awaited
     async def start_check(
         self,
         request: Request,
@@ -102,6 +104,7 @@ class AsyncSessionManager(Carrying):
         """As `SessionManager.filter`; `check` may be a coroutine function, and what is returned is: `await guard(request)`."""
         guard = self._guard(cookie_policy, create=create, check=check, nosession=nosession, error=error)
 
+        @awaited
         async def start(request: Request) -> tuple[Session, AsyncFinish]:
             exchange = Exchange(guard, request)
             return await self.open_exchange(exchange), AsyncFinish(self, exchange)
@@ -285,10 +288,12 @@ class AsyncSessionManager(Carrying):
             raise SessionEnded("the session has ended")
         return now
 
+    @awaited
     async def check_session_cookie(self, request: Request, /, *, cookie_policy: CookiePolicy | None = None) -> bool:
         """As `SessionManager.check_session_cookie`."""
         return await self.get_session(request, cookie_policy=cookie_policy) is not None
 
+    @awaited
     async def get_session(self, request: Request, /, *, cookie_policy: CookiePolicy | None = None) -> SessionView | None:
         """As `SessionManager.get_session`."""
         record = await self._look(Exchange(self._guard(cookie_policy), request))

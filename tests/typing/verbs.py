@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -167,6 +168,10 @@ async def async_manager(request: Request) -> None:
     await sessions.start_check(request, check=lambda s: visits in s)
     asgi.SessionMiddleware(asgi_app, sessions, check=has_visits)
     assert_type(await sessions.get_session(request), SessionView | None)
+    assert_type(await asyncio.create_task(sessions.check_session_cookie(request)), bool)
+    assert_type(await asyncio.wait_for(sessions.get_session(request), 1), SessionView | None)
+    pair = await asyncio.gather(sessions.start_check(request), sessions.check_session_cookie(request))
+    assert_type(pair, tuple[tuple[Session, AsyncFinish], bool])
     await sessions.commit(session)
     await sessions.refresh(session)
     sessions.on(Begin, on_begin)
