@@ -21,7 +21,7 @@ from tests.redis_server import PATIENCE, RedisServer, free_port
 from tests.stores.faults import SLACK, read, signed_in, unavailable, write
 from tests.stores.proxy import Manner, Proxy
 from tests.stores.records import IDLE, NOW, new
-from typed_sessions import Key, StoreUnavailable
+from typed_sessions import Key, PolicyError, StoreUnavailable
 from typed_sessions.changes import Changes, Write
 from typed_sessions.stores.redis import CONNECTIONS, AsyncRedisStore, RedisStore
 
@@ -391,3 +391,15 @@ def test_a_frozen_server_while_many_wait_for_a_connection(server: RedisServer) -
         return await asyncio.gather(*(asked(store) for _ in range(3 * CONNECTIONS)))
 
     assert max(asyncio.run(all_asked())) < deadline + SLACK
+
+
+@pytest.mark.parametrize("kind", [RedisStore, AsyncRedisStore])
+def test_what_cannot_be_a_redis_store_is_refused(kind: type[RedisStore] | type[AsyncRedisStore]) -> None:
+    """A database that is no number, which redis-py takes for the first one; and a prefix that has no bytes."""
+    for path in ("x", "0x", "0/1", "sessions?socket_timeout=1"):
+        with pytest.raises(PolicyError, match="its database is no number"):
+            kind(f"redis://localhost/{path}")
+    for path in ("", "/", "/0", "/15?socket_timeout=1", "/?socket_timeout=1"):
+        kind(f"redis://localhost{path}")
+    with pytest.raises(PolicyError, match="half a character"):
+        kind("redis://localhost", prefix="\ud800")

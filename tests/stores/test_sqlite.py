@@ -41,7 +41,22 @@ def test_a_wrong_option_is_refused(path: Path, options: dict[str, Any]) -> None:
     assert not path.exists()
 
 
-@pytest.mark.parametrize("where", ["", ":memory:", None, 7])
+class Named:
+    """A path by another name."""
+
+    def __init__(self, name: bytes | str) -> None:
+        self._name = name
+
+    def __fspath__(self) -> bytes | str:
+        return self._name
+
+    def __repr__(self) -> str:
+        return f"Named({self._name!r})"
+
+
+@pytest.mark.parametrize(
+    "where", ["", ":memory:", None, 7, b"a.db", "a\0b.db", "\ud800.db", Named(b"a.db"), Named(""), Named(":memory:")], ids=ascii
+)
 def test_a_path_that_is_none_is_refused(where: Any) -> None:
     """Sessions in memory are another store's business."""
     with pytest.raises(PolicyError, match="path of a file"):

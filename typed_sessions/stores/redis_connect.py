@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any
@@ -24,6 +25,7 @@ from .redis_verbs import DAMAGED, Command, Reply, Verbs
 
 logger: logging.Logger = logging.getLogger("typed_sessions")
 
+_OTHER_DATABASE = re.compile(r"rediss?://[^/?#]*/(?![0-9]*(?:[?#]|$))")
 _ELSEWHERE = ("READONLY", "LOADING", "MASTERDOWN", "NOAUTH", "NOREPLICAS")
 """Refusals of a server that is not the right one any more, or not yet: the next verb looks for it anew."""
 _FORBIDDEN = ("NOPERM", "ACL failure", "The user executing the script")
@@ -61,6 +63,9 @@ class Connecting:
         self._was_reached = False
         self._client = client  # kept, also for its connections: those of a Sentinel's ask its pool where the master is
         if client is None:
+            # redis-py takes what is no number for database 0, where other applications may be.
+            if isinstance(url, str) and _OTHER_DATABASE.match(url):
+                raise self._no_url(ValueError("its database is no number, as in redis://localhost:6379/0"))
             pool = self._pool(url)
         else:
             pool = self._of_cluster(client) if isinstance(client, kind.RedisCluster) else client.connection_pool

@@ -80,6 +80,10 @@ class Verbs:
     def __init__(self, store: str, prefix: str, max_bytes: int, max_keys: int) -> None:
         if not isinstance(prefix, str) or not prefix or "{" in prefix or "}" in prefix:
             raise PolicyError(f"{store}(prefix={prefix!r}): expected some text without braces, which mark a hash tag")
+        try:
+            prefix.encode()
+        except UnicodeEncodeError:
+            raise PolicyError(f"{store}(prefix={prefix!r}): expected text that UTF-8 can hold; there is half a character in it") from None
         for name, value, most in (("max_bytes", max_bytes, 2**30), ("max_keys", max_keys, 2**20)):
             if type(value) is not int or not 1 <= value <= most:
                 raise PolicyError(f"{store}({name}={value!r}): expected a whole number from 1 to {most}")

@@ -92,7 +92,7 @@ class SQLiteStore:
                 raise PolicyError(f"SQLiteStore({name}={value!r}): expected a whole number of at least 1")
         if type(deadline) not in (int, float) or not 0 < deadline <= 86_400:
             raise PolicyError(f"SQLiteStore(deadline={deadline!r}): expected a number of seconds above 0, a day at most")
-        if not isinstance(path, (str, os.PathLike)) or not os.fspath(path) or os.fspath(path) == ":memory:":
+        if not _is_path(path):
             raise PolicyError(f"SQLiteStore({path!r}): expected the path of a file; for sessions in memory there is MemoryStore()")
         self._limits = Limits("SQLiteStore", max_bytes, max_keys)
         self._max_sessions = max_sessions
@@ -272,6 +272,18 @@ class SQLiteStore:
             self._opened[locator[0] & _MASK] = record
             return record, True
         return None, False
+
+
+def _is_path(path: object) -> bool:
+    """Whether a file can have this name. Some objects give bytes for theirs; and what the system cannot be told is no name."""
+    name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
+    if not isinstance(name, str) or name in ("", ":memory:") or "\0" in name:
+        return False
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:  # half of a character
+        return False
+    return True
 
 
 def _checksum(locator: bytes, packed: bytes) -> int:
