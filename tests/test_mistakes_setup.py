@@ -5,6 +5,7 @@ What a type checker would have said before is passed as Any.
 
 from __future__ import annotations
 
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, cast
@@ -33,6 +34,7 @@ from typed_sessions import (
     redirect,
 )
 from typed_sessions.filters import asgi, wsgi
+from typed_sessions.filters.decorators import with_session
 
 anything: Any = SessionManager
 
@@ -274,6 +276,20 @@ MANAGERS: dict[str, Case] = {
         ["Request(peer=('192.0.2.7', 4711))", "client_address[0]"],
     ),
 }
+
+
+def test_an_application_is_judged_by_how_it_is_called() -> None:
+    """Whatever the function that a decorator has wrapped takes; what says nothing of its arguments is let in."""
+
+    @with_session
+    def handler(environ: object, session: object, start_response: object) -> Any:
+        return []
+
+    class Shop:
+        __call__ = handler
+
+    for application in (handler, Shop(), partial(wsgi_app), app, print):
+        wsgi.SessionMiddleware(cast("Any", application), sync())
 
 
 @cases(MANAGERS)

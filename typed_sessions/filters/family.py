@@ -30,7 +30,8 @@ def wrong_family(family: str, other: str) -> str:
 
 def _takes(app: Any, family: str) -> bool:
     try:
-        inspect.signature(app).bind(*_FAMILIES[family][0].split(", "))
+        # What a decorator has put around a handler may be called otherwise than the handler.
+        inspect.signature(app, follow_wrapped=False).bind(*_FAMILIES[family][0].split(", "))
     except TypeError:
         return False
     except ValueError:  # many functions written in C have no signature
