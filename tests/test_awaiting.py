@@ -109,8 +109,10 @@ async def test_a_task_of_it_can_be_cancelled() -> None:
 
     manager = AsyncSessionManager()
     task = asyncio.create_task(manager.start_check(REQUEST, check=check))
+    assert "AsyncSessionManager.start_check()" in repr(task)  # which asks in its own way what there is
     await waiting.wait()
-    assert "AsyncSessionManager.start_check" in repr(task.get_coro())
+    assert "AsyncSessionManager.start_check()" in repr(task)
+    assert task.get_coro()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

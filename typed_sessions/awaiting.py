@@ -41,8 +41,13 @@ class _Awaited(Coroutine[Any, Any, Any]):
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)  # `cr_frame` and its like, which debuggers look at
 
-    def __bool__(self) -> NoReturn:
-        self._forgotten()
+    def __bool__(self) -> bool:
+        # From Python 3.12 on the `repr` of a task asks whether it has a coroutine. One that runs, or that a task has, is not forgotten.
+        frame = inspect.currentframe()
+        caller = "" if frame is None or frame.f_back is None else str(frame.f_back.f_globals.get("__name__"))
+        if caller.startswith("asyncio.") or inspect.getcoroutinestate(self._inner) != inspect.CORO_CREATED:
+            return True
+        return self._forgotten()
 
     def __iter__(self) -> NoReturn:
         self._forgotten()
