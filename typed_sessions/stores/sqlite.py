@@ -274,9 +274,9 @@ class SQLiteStore:
         return None, False
 
 
-def _is_path(path: object) -> bool:
+def _is_path(path: str | os.PathLike[str]) -> bool:
     """Whether a file can have this name. Some objects give bytes for theirs; and what the system cannot be told is no name."""
-    name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
+    name: object = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
     if not isinstance(name, str) or name in ("", ":memory:") or "\0" in name:
         return False
     try:
