@@ -29,6 +29,7 @@ from .record import (
     field_revision,
     head_size,
     pack_elements,
+    size_of,
     unpack_elements,
 )
 
@@ -149,7 +150,7 @@ def apply(record: Record, changes: Changes, idle: Idle, now: float) -> Outcome:
     stored = record.fields
     revision = record.revision + 1
     fields = {} if clear else dict(stored)
-    size = 1 if clear else record.size
+    size = 1 if clear else record.size or size_of(stored)
     flags = record.flags
     hooked = flags & HOOKED
     for name, write in changes.writes.items():

@@ -186,8 +186,8 @@ class Record(msgspec.Struct, eq=False):
     """The packed form, if there is one that is still true."""
     tail: int = 0
     """Where the fields begin in it."""
-    size: int = 1
-    """How many bytes the packed fields have (`size_of`). A store that counts in another way need not say it."""
+    size: int = 0
+    """How many bytes the packed fields have (`size_of`); 0 if nobody has counted."""
     use_written: bool = False
     """Whether the verb that gave out this record has written a use (not stored)."""
 

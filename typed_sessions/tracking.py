@@ -13,7 +13,7 @@ from .changes import Changes, ListChange, Write
 from .codecs import TypedCodec
 from .errors import KeyTypeError
 from .keys import Key, ListKey
-from .record import FIELD_HOOKED, FIELD_SEALED, FIELD_TWIN, FIRST_REVISION, Record, entry_size, field_revision, size_of, unpack_field
+from .record import FIELD_HOOKED, FIELD_SEALED, FIELD_TWIN, FIRST_REVISION, Record, field_revision, unpack_field
 from .residents import ABSENT, ResidentChange
 from .slots import Item, ListSlot, Slot
 from .view import View, encoded, logger
@@ -120,22 +120,19 @@ class Tracking(View, eq=False):
         return Write(payload, version, flags, base)
 
     def first_fields(self) -> tuple[dict[str, bytes], int] | None:
-        """The fields of a session that is about to be created, and their bytes in all, if values were assigned that cannot be changed in
-        place, and nothing else was done; None otherwise: then it is for `changes`. Only for a manager that seals nothing.
+        """The fields of a session that is about to be created, and 0 for their bytes, which nobody has counted, if values were assigned
+        that cannot be changed in place, and nothing else was done; None otherwise: then it is for `changes`. Only for a manager that
+        seals nothing.
         """
         if self.flagged or self.lists:
             return None
         fields: dict[str, bytes] = {}
-        size = 1
         for name, slot in self.slots.items():
             key, payload = slot.key, slot.encoded
             if slot.mode != "assigned" or payload is None or not key.direct or key.has_hooks:
                 return None
-            fields[name] = packed = FIRST_REVISION + key.head + payload
-            size += entry_size(name, len(packed))
-        if len(fields) > 15:
-            size = size_of(fields)  # the map's own head is longer
-        return (fields, size) if fields else None
+            fields[name] = FIRST_REVISION + key.head + payload
+        return (fields, 0) if fields else None
 
     def begun(self, record: Record) -> None:
         """`committed`, for a session that has been created with its `first_fields`."""

@@ -35,16 +35,16 @@ class Limits:
                 self.refuse("bytes", size)
 
     def allows(self, before: Record, after: Record) -> bool:
-        """Whether one record may take the place of the other. Their `size` has to be right."""
-        return (after.size <= self.max_bytes or after.size <= before.size) and (
-            len(after.fields) <= self.max_keys or len(after.fields) <= len(before.fields)
-        )
+        """Whether one record may take the place of the other, of which it was made by `apply`."""
+        return not self._grows(before, after) and (len(after.fields) <= self.max_keys or len(after.fields) <= len(before.fields))
 
     def check(self, before: Record, after: Record) -> None:
         """Raise `TooLarge` unless it may."""
         if not self.allows(before, after):
-            grows = after.size > self.max_bytes and after.size > before.size
-            self.refuse(*("bytes", after.size) if grows else ("keys", len(after.fields)))
+            self.refuse(*("bytes", after.size) if self._grows(before, after) else ("keys", len(after.fields)))
+
+    def _grows(self, before: Record, after: Record) -> bool:
+        return after.size > self.max_bytes and after.size > (before.size or size_of(before.fields))
 
     def refuse(self, what: str, much: int) -> NoReturn:
         """For "bytes" or "keys"."""
