@@ -244,6 +244,7 @@ def make(kind: str, store: type[stores.Sound]) -> Callable[[], Any]:
     return lambda: ForThreads(store()) if kind == "sync" else ForTasks(store())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FACES)
 @pytest.mark.parametrize("store", MUST_FAIL, ids=lambda store: store.__name__)
 def test_a_broken_store_fails_for_its_fault(store: type[stores.Sound], kind: str) -> None:
@@ -253,6 +254,7 @@ def test_a_broken_store_fails_for_its_fault(store: type[stores.Sound], kind: str
     assert found >= MUST_FAIL[store]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FACES)
 def test_without_a_fault_the_same_store_passes(kind: str) -> None:
     """What the broken stores are made from passes every check: it was the faults, and not something else."""
@@ -272,6 +274,7 @@ HISTORIES = [careless.CreatingOver, stores.CountingAnyUse, careless.SweepingByTh
 """Those whose shortest history is found soon; with more examples, it is so for most others."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store", HISTORIES, ids=lambda store: store.__name__)
 def test_random_histories_find_it_too(store: type[stores.Sound]) -> None:
     """The state machine finds faults that no check was written for, and shows the history that does it."""
@@ -282,6 +285,7 @@ def test_random_histories_find_it_too(store: type[stores.Sound]) -> None:
     assert "state.teardown()" in failure.found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("store", "names"),
     [
@@ -303,6 +307,7 @@ def test_every_order_of_requests_finds_it_too(store: type[stores.Sound], names: 
     assert ", in the order " in failure.found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FACES)
 @pytest.mark.parametrize("store", [stores.CheckingThenCommitting, stores.CheckingThenEnding], ids=lambda store: store.__name__)
 @pytest.mark.parametrize("count", ["two", "three"])

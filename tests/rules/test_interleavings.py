@@ -12,6 +12,8 @@ from typed_sessions import CookiePolicy, Key
 from typed_sessions.conformance.orders import Choose, every_order
 from typed_sessions.testing import isolated_keys
 
+pytestmark = pytest.mark.slow
+
 KINDS = ("sync", "async")
 
 with isolated_keys():

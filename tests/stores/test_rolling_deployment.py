@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 PROGRAM = str(Path(__file__).with_name("rolling_process.py"))
 TIMES = 100
