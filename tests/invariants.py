@@ -332,7 +332,7 @@ def straggles(stage: Stage, request: Asked) -> bool:
         if record is None or record.due <= call.args[3] or record.previous is None:
             return False
         now, digest = call.args[3], presented_by(request.presented).digest
-        return digest == record.previous.digest and record.previous.until <= now < record.previous.until + STRAGGLE
+        return not opens(record, digest, now) and now < record.previous.until + STRAGGLE
     return False
 
 

@@ -25,8 +25,18 @@ def unpacked(what: Any) -> None:
     _, _ = what
 
 
+def indexed(what: Any) -> None:
+    _ = what[0]
+
+
+def searched(what: Any) -> None:
+    _ = Key("user", str) in what
+
+
 FORGOTTEN: dict[str, tuple[Callable[[AsyncSessionManager], Any], Callable[[Any], Any], str]] = {
     "start_check": (lambda manager: manager.start_check(REQUEST), unpacked, "AsyncSessionManager.start_check"),
+    "its first": (lambda manager: manager.start_check(REQUEST), indexed, "AsyncSessionManager.start_check"),
+    "a key in it": (lambda manager: manager.get_session(REQUEST), searched, "AsyncSessionManager.get_session"),
     "a guard": (lambda manager: manager.filter()(REQUEST), unpacked, "AsyncSessionManager.filter.<locals>.start"),
     "check_session_cookie": (lambda manager: manager.check_session_cookie(REQUEST), entered, "AsyncSessionManager.check_session_cookie"),
     "get_session": (lambda manager: manager.get_session(REQUEST), entered, "AsyncSessionManager.get_session"),

@@ -52,6 +52,16 @@ class _Awaited(Coroutine[Any, Any, Any]):
     def __iter__(self) -> NoReturn:
         self._forgotten()
 
+    def __getitem__(self, key: object) -> NoReturn:
+        self._forgotten()
+
+    def __contains__(self, key: object) -> NoReturn:
+        self._forgotten()
+
+    @override
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a coroutine cannot be copied or pickled")
+
     def _forgotten(self) -> NoReturn:
         name: str = cast("Any", self._inner).__qualname__
         self._inner.close()  # or Python would warn of it, too

@@ -21,10 +21,11 @@ neither cookie can be made from what a store or a snapshot holds (rules 17, 20).
 
 4. `ANSWERS` says what the request gets, by that word and by `create`: the table of the design, line by line.
 
-A refused request is never attached to the session whose id it presented (rule 18), whatever `create` says. One that was under way while
-another request of its browser signed in comes with an old secret, and may be answered last: the cookies of what it begins would take the
-place of those of the sign-in. So for `STRAGGLE` seconds an old secret gets a session of which nothing is kept; unless it asks for a
-renewal, for then somebody signs in with it.
+A refused request is never attached to the session whose id it presented (rule 18), whatever `create` says.
+
+One that was under way while another request of its browser signed in comes with a secret of before, and may be answered last: the cookies
+of what it begins would take the place of those of the sign-in. So for `STRAGGLE` seconds whoever comes with another secret than the new one
+gets a session of which nothing is kept, and no cookie is expired; unless the request asks for a renewal, for then somebody signs in with it.
 """
 
 from __future__ import annotations
@@ -156,7 +157,7 @@ def issue(draw: Draw, locator: bytes | None = None) -> SessionId:
 
 
 def straggles(record: Record, now: float) -> bool:
-    """Whether the secret before the last renewal was replaced so lately that a request which comes with it may just be slow."""
+    """Whether the secret was replaced so lately that a request which comes with another one may just be slow."""
     return record.previous is not None and now < record.previous.until + STRAGGLE
 
 

@@ -63,7 +63,9 @@ def open_session(core: Core, exchange: Exchange, presented: Presented | None, re
         yield from end(core, record.locator, reason, carrier=client)
     refusal: RejectedReason = "bad_cookie" if verdict == "cookie" else "other_address" if verdict == "address" else "no_session"
     answer = ANSWERS["dead" if reason is not None else verdict][core.creates(exchange)]
-    exchange.expire = answer.expire
+    # Also one that comes with the secret of two renewals before, of which the record knows no more.
+    straggler = record is not None and record.ending is None and reason is None and verdict in ("old", "dead") and straggles(record, now)
+    exchange.expire = answer.expire and not straggler
     if answer.given == "rejected" or not core.options.enabled:
         raise exchange.reject(refusal)
     if answer.given == "new" and exchange.headers_sent:
@@ -73,12 +75,11 @@ def open_session(core: Core, exchange: Exchange, presented: Presented | None, re
         )
     core.require_address(exchange)
     session = core.hand_out(exchange, None, now)
-    straggler = record is not None and verdict == "old" and reason is None and straggles(record, now)
     if straggler:
         assert exchange.tracking is not None
         exchange.tracking.replaced = record
     if not (yield from _sound(exchange, session)):
-        exchange.expire = exchange.expire or verdict == "dead"
+        exchange.expire = exchange.expire or (verdict == "dead" and not straggler)
         raise exchange.reject("check")
     if answer.given == "new" and not straggler:
         yield from create(core, exchange, now)

@@ -248,7 +248,7 @@ class View(msgspec.Struct, eq=False):
             self._refuse_meanwhile(f"{what!r} cannot be written")
         if self.over or self.end_asked:
             raise SessionEnded(f"{what!r} cannot be written: the session has ended")
-        if self.headers_sent and self.record is None and not self.discarding:
+        if self.headers_sent and self.record is None and not self.discarding and self.replaced is None:
             raise HeadersSent(
                 f"{what!r} cannot be written any more: the response's headers have left, so the cookie of a new session could not be sent; "
                 "write before the response starts, or use create=True"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.filters.servers import ASGIRequest, Jar, Socket, asgi, in_loop, scope, wsgi
-from typed_sessions import AddressPolicy, AsyncSessionManager, CookiePolicy, Key, PolicyError, SessionManager
+from typed_sessions import AddressPolicy, AsyncSessionManager, CookiePolicy, Key, MemoryStore, PolicyError, SessionManager
 from typed_sessions.filters import asgi as for_asgi
 from typed_sessions.filters import wsgi as for_wsgi
 from typed_sessions.filters.asgi import Receive, Scope, Send
@@ -103,7 +103,8 @@ def test_a_wsgi_application_finds_its_own_session_after_a_mounted_one() -> None:
 
 TWO = (
     r"two managers, one in the other, use the cookie SESSION_KEY: each would replace the sessions of the other. Use one manager for both "
-    r"filters, or give one of them another name, SessionManager\(cookie_policy=CookiePolicy\(name='ADMIN'\)\)"
+    r"filters, give both managers one store object, or give one of them another name, "
+    r"SessionManager\(cookie_policy=CookiePolicy\(name='ADMIN'\)\)"
 )
 
 
@@ -136,6 +137,21 @@ def test_two_managers_with_the_same_cookies_are_refused_in_wsgi() -> None:
     again = for_wsgi.SessionMiddleware(named, SessionManager(cookie_policy=ADMIN))
     with pytest.raises(PolicyError, match="use the cookie ADMIN_KEY"):
         wsgi(again)
+
+
+def test_two_managers_of_one_store_find_the_same_session() -> None:
+    """Neither replaces anything of the other: they may be in one another."""
+    store, user = MemoryStore(), Key("user", str)
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        for_wsgi.open_session(environ)[user] = "ann"
+        return answers(environ, start_response)
+
+    both = for_wsgi.SessionMiddleware(for_wsgi.SessionMiddleware(app, SessionManager(store)), SessionManager(store))
+    jar = Jar()
+    for _ in range(2):
+        assert wsgi(both, jar).status == 200
+    assert len(store) == 1
 
 
 def test_a_path_alone_keeps_cookies_apart_where_it_changes_their_prefix() -> None:

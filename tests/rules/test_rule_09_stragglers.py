@@ -11,6 +11,7 @@ from tests.faces import Browser, Face
 from tests.planting import heard
 from typed_sessions import CommitRefused, Key, Rejected, SessionEnded
 from typed_sessions.lifecycle import STRAGGLE
+from typed_sessions.session import tracking_of
 
 
 @pytest.fixture
@@ -125,3 +126,35 @@ def test_rule_09_where_an_old_id_ends_the_session_nobody_is_a_straggler(
         assert session[visits] == 1
     with browser.visit() as session:
         assert user not in session
+
+
+def test_rule_09_a_straggler_may_be_two_renewals_late(face: Face, user: Key[str], visits: Key[int]) -> None:
+    """Of the secret before the previous one the record knows nothing; its cookies are not expired either, and it sets none."""
+    browser, before = signed_in(face, user)
+    with browser.visit() as session:
+        session.renew()
+    for write in (False, True):
+        turn = before.open()
+        assert user not in turn.session
+        if write:
+            turn.session[visits] = 1
+        turn.finish()
+        assert [name for name, _ in turn.headers] == ["Vary"]
+    with pytest.raises(Rejected) as caught:
+        before.open(create=False)
+    assert "Set-Cookie" not in dict(caught.value.headers)
+    with browser.visit() as session:
+        assert session[user] == "ann"
+    face.clock.advance(STRAGGLE)
+    assert "Max-Age=0" in str(before.open().finish())
+
+
+def test_rule_09_a_straggler_may_write_when_the_headers_have_left(face: Face, user: Key[str], visits: Key[int]) -> None:
+    """As in any session that was there before; it is not kept, that is all."""
+    _, before = signed_in(face, user)
+    refusals = heard(face, CommitRefused)
+    turn = before.open(create=True)
+    tracking_of(turn.session).headers_sent = True
+    turn.session[visits] = 1
+    turn.finish()
+    assert [list(event.names) for event in refusals] == [["visits"]]

@@ -195,12 +195,13 @@ class SessionHandler(BaseHTTPRequestHandler):
     @override
     def __getattribute__(self, name: str) -> Any:  # Any: of whatever attribute
         # http.server looks the handler's method up by name and calls it at once: the last moment before it runs.
+        found = super().__getattribute__(name)
         if name.startswith("do_"):
             exchange: Exchange | None = self._exchange
             unopened = exchange is not None and exchange.session is None and not exchange.done
             if exchange is not None and unopened and (self.session_eager or exchange.guard.check is not None):
                 self.sessions.open_exchange(exchange)
-        return super().__getattribute__(name)
+        return found
 
     def _after(self) -> None:
         exchange = self._exchange

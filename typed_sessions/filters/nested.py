@@ -19,13 +19,14 @@ def refuse_same_cookies(around: Exchange, other: Core, guard: Guard, core: Core)
     name all the same. What does is the prefix: over https `__Host-SESSION_KEY` (of "/") is not `__Secure-SESSION_KEY` (of "/admin"). So
     it is the names of this request that count.
     """
-    if around.guard.policy.name != guard.policy.name:
-        return
+    if around.guard.policy.name != guard.policy.name or other.store is core.store:
+        return  # of one store, each finds the other's sessions
     name = _cookies(core, guard, around.source).key_name
     if _cookies(other, around.guard, around.source).key_name == name:
         raise PolicyError(
             f"two managers, one in the other, use the cookie {name}: each would replace the sessions of the other. Use one manager for "
-            "both filters, or give one of them another name, SessionManager(cookie_policy=CookiePolicy(name='ADMIN'))"
+            "both filters, give both managers one store object, or give one of them another name, "
+            "SessionManager(cookie_policy=CookiePolicy(name='ADMIN'))"
         )
 
 

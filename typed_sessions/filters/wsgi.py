@@ -258,9 +258,9 @@ class _Files:
         self.made: Iterable[bytes] = ()
         self._args: tuple[Any, ...] = ()  # Any: a file, and the size of a block if the application gave one, which says more than a default
 
-    def __call__(self, *args: Any) -> Iterable[bytes]:
-        self._args = args
-        self.made = self._wrapper(*args)
+    def __call__(self, *args: Any, **named: Any) -> Iterable[bytes]:
+        self._args = (*args, *named.values())
+        self.made = self._wrapper(*args, **named)
         return self.made
 
     @staticmethod
