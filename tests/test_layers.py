@@ -105,7 +105,7 @@ REQUIRED = {"cryptography", "msgspec", "typing_extensions"}
 # Everything else that is not in the standard library is optional, and imported in these modules only.
 LEAVES = {
     "_typeshed": {"filters.bottle", "filters.wsgi"},  # of the type checkers: there is nothing to install
-    "redis": {"stores.redis", "stores.redis_cluster", "stores.redis_connect"},
+    "redis": {"stores.redis", "stores.redis_cluster", "stores.redis_connect", "stores.redis_wire"},
     "hiredis": {"stores.redis", "stores.redis_cluster", "stores.redis_connect", "stores.redis_wire"},  # which redis[hiredis] brings
     "bottle": {"filters.bottle"},
     "fastapi": {"filters.fastapi"},

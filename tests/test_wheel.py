@@ -137,6 +137,17 @@ def test_the_way_to_the_end_is_short(distance: float) -> None:
     assert driver.looks <= 8
 
 
+def test_what_waits_for_its_moment_is_found_after_a_clock_was_ahead() -> None:
+    """A pass that was too short to come to it belongs to the clock that was ahead; by the one that is right it is due as well."""
+    wheel = Wheel()
+    for key in range(20):
+        wheel.add(key, START + 3_000, START)
+    wheel.add(20, START + 0.9, START + 0.1)
+    wheel.begin(START + 3_600)
+    wheel.begin(START + 10)
+    assert wheel.take(START + 10, 100) == [20]
+
+
 def test_what_is_used_all_the_time_costs_a_look_per_timeout() -> None:
     """Rule 16: a session used every 30 seconds, with a timeout of 600, and a sweep every minute, for ten hours."""
     driver = Driver()

@@ -25,7 +25,7 @@ A refused request is never attached to the session whose id it presented (rule 1
 
 One that was under way while another request of its browser signed in comes with a secret of before, and may be answered last: the cookies
 of what it begins would take the place of those of the sign-in. So for `STRAGGLE` seconds whoever comes with another secret than the new one
-gets a session of which nothing is kept, and no cookie is expired; unless the request asks for a renewal, for then somebody signs in with it.
+gets a session of which nothing is kept, and no cookie is expired; unless the request asks for a renewal, for then it is a sign-in.
 """
 
 from __future__ import annotations

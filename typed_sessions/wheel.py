@@ -81,15 +81,14 @@ class Wheel:
         waiting = self._waiting
         if not waiting or waiting[0][0] > now:
             return
-        keys: list[int] = []
         while waiting and waiting[0][0] <= now:
-            keys.append(heapq.heappop(waiting)[1])
-        start = math.floor(now)
-        if start in self._buckets:
-            self._buckets[start].extend(keys)
-        else:
-            self._buckets[start] = keys
-            heapq.heappush(self._starts, start)
+            due, key = heapq.heappop(waiting)
+            start = math.floor(due)  # and not of now: a clock that is ahead may be put back before it is looked at
+            if start in self._buckets:
+                self._buckets[start].append(key)
+            else:
+                self._buckets[start] = [key]
+                heapq.heappush(self._starts, start)
 
     def take(self, now: float, limit: int) -> list[int]:
         """At most `limit` keys whose bucket has begun; they are out of the wheel then. Nothing is due where it returns fewer."""

@@ -24,7 +24,7 @@ from tests.stores.records import IDLE, NOW, new
 from typed_sessions import Key, StoreUnavailable
 from typed_sessions.stores.redis import AsyncRedisStore, RedisStore
 from typed_sessions.stores.redis_cluster import Cluster, Errands, Node, Parcel, Pause
-from typed_sessions.stores.redis_verbs import Command, Reply
+from typed_sessions.stores.redis_verbs import Command, Missing, Reply, Verbs
 from typed_sessions.testing import CHECK_NAMES, check_store
 
 pytestmark = pytest.mark.slow
@@ -246,6 +246,10 @@ def is_failure(reply: object) -> bool:
     return isinstance(reply, Exception) and not isinstance(reply, hiredis.ReplyError)
 
 
+def gone(text: str = "gone") -> StoreUnavailable:
+    return StoreUnavailable(text)
+
+
 def follow(errands: Errands[list[Reply]], answers: Sequence[tuple[Any, Any]]) -> list[Reply]:
     """Answer each errand as is written here: to whom it goes (or how long it waits), and what comes back."""
     left = list(answers)
@@ -281,11 +285,13 @@ def test_the_first_refusal_tells_of_the_cluster() -> None:
 
 
 def test_a_slot_that_has_moved_is_followed_at_once() -> None:
-    """And remembered; if the next one refuses it too, they do not agree yet, and it waits a little, and longer each time."""
+    """If the next one refuses it too, they do not agree yet, and it waits a little, and longer each time. Then the way is asked again."""
     cluster, command = known(), of_slot(0, 5_000)
     moves = [(A, [error("MOVED 1 b:2")]), (B, [error("MOVED 1 a:1")]), (0.02, ()), (A, [error("MOVED 1 c:3")]), (0.04, ()), (C, [b"x"])]
     assert follow(cluster.errands([command]), moves) == [b"x"]
-    assert follow(cluster.errands([command]), [(C, [b"x"])]) == [b"x"]
+    moved = [[0, 5_000, [b"c", 3, b"id"]], *THREE[1:]]
+    assert follow(cluster.errands([command]), [(A, [moved]), (C, [b"x"])]) == [b"x"]
+    assert cluster.left == {A}
 
 
 def test_asking_is_for_once() -> None:
@@ -339,19 +345,61 @@ def test_each_who_is_asked_the_way_has_its_share_of_the_time() -> None:
     assert (*shares, errand.share) == (1 / 4, 1 / 3, 1 / 2, 1)
 
 
-def test_another_error_stays_as_it_is() -> None:
-    """And where it says that a slot is nobody's now, the next command asks the way first."""
+@pytest.mark.parametrize(
+    ("said", "doubted"),
+    [("X refused open: OOM command not allowed", False), ("X refused open: CLUSTERDOWN Hash slot not served", True)],
+)
+def test_a_refusal_of_another_kind_is_raised(said: str, doubted: bool) -> None:
+    """Only where it says that the slot is not this node's now, the next command asks the way first."""
     cluster, command = known(), of_slot(0, 5_000)
-    down = error("CLUSTERDOWN Hash slot not served")
-    assert follow(cluster.errands([command]), [(A, [down])]) == [down]
-    assert follow(cluster.errands([command]), [(A, [THREE]), (A, [b"x"])]) == [b"x"]
+    with pytest.raises(StoreUnavailable, match=said):
+        follow(cluster.errands([command]), [(A, gone(said))])
+    assert follow(cluster.errands([command]), [*([(B, [THREE])] if doubted else []), (A, [b"x"])]) == [b"x"]
+
+
+def test_of_several_commands_those_stand_that_were_done() -> None:
+    """What one node has done for a sweep cannot be done once more, whatever another one says; so for keys that stay apart."""
+    commands = [of_slot(0, 5_000), of_slot(5_001, 10_000), of_slot(10_001, 16_383)]
+    lost, apart = gone(), gone("apart")
+    answers = [(A, [b"x"]), (B, lost), (C, [error("TRYAGAIN ...")]), (0.02, apart)]
+    assert follow(known().errands(commands), answers) == [b"x", Missing(lost), Missing(apart)]
+
+
+def test_the_parts_of_a_sweep_that_are_there_are_given_out(caplog: pytest.LogCaptureFixture) -> None:
+    """The rest is logged; nothing at all is an error. A listing is whole, or none."""
+    verbs, record = Verbs("RedisStore", "app", 1_000, 10), new()
+    sweep = verbs.sweep(NOW, 10, 60.0, 60.0)
+    bucket, member = record.locator[0], record.locator.hex().encode()
+    next(sweep)
+    sweep.send([[member] if number == bucket else Missing(gone()) for number in range(256)])
+    with pytest.raises(StopIteration) as stop:
+        sweep.send([[0, record.pack()]])
+    assert [found.locator for found in stop.value.value[0]] == [record.locator]
+    assert "255 of 256 parts of a sweep could not be done: gone" in caplog.text
+    for trips in (verbs.sweep(NOW, 10, 60.0, 60.0), verbs.scan(None, 10)):
+        next(trips)
+        with pytest.raises(StoreUnavailable, match="gone"):
+            trips.send([Missing(gone())] * 256)
+
+
+def test_seeds_are_asked_where_nothing_is_known_yet() -> None:
+    """What a client of the user's knows; and an address that is another one from here is taken for the one that it is."""
+    cluster = Cluster("home", [A, B], lambda place: (f"{place[0]}.near", place[1]))
+    near = Node("a.near", 1)
+    assert follow(cluster.errands([of_slot(0, 5_000)]), [(A, gone()), (B, [THREE]), (near, [b"x"])]) == [b"x"]
+
+
+def test_a_node_that_has_a_name_and_tells_none_is_called_by_its_address() -> None:
+    """`?`: it was told to give a name, and has none (Redis 7); its address stands beside."""
+    slots = [[0, 16_383, [b"?", 7, b"id", [b"ip", b"10.0.0.7"]]]]
+    assert follow(Cluster("home").errands([of_slot(0, 5_000)]), [(None, [slots]), (Node("10.0.0.7", 7), [b"x"])]) == [b"x"]
 
 
 @pytest.mark.parametrize("kind", FACES)
 def test_a_unix_socket_leads_to_no_other_node(servers: RedisClusterServers, kind: str, name: Key[str]) -> None:
     """The error says what to give instead."""
     made: Any = RedisStore if kind == "sync" else AsyncRedisStore
-    said = "a Unix socket leads to one node of the cluster only; give a URL that begins with redis://"
+    said = r"cannot be reached: a Unix socket leads to one node of the cluster only; give a URL that begins with redis://; nothing was sent"
     with (
         closing(Face(kind, made(f"unix://{servers.masters[0].folder}/redis.sock", prefix="by socket"))) as face,
         pytest.raises(StoreUnavailable, match=said),

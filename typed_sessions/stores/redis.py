@@ -28,10 +28,10 @@ from ..errors import StoreUnavailable
 from ..forks import tell_of_forks
 from ..record import EndReason, Record
 from .base import Created
-from .redis_cluster import Node, Pause, is_elsewhere
+from .redis_cluster import Cluster, Node, Pause, is_elsewhere
 from .redis_connect import Connecting, until_of
 from .redis_verbs import Command, Reply, Trips
-from .redis_wire import AsyncLink, Link, missing, pack, refused, texts
+from .redis_wire import AsyncLink, Link, abort, missing, pack, plain, refused, texts
 from .turns import Links, Turns, left_of
 
 R = TypeVar("R")
@@ -140,13 +140,15 @@ class RedisStore(Connecting):
             replies = self._say(verb, commands, until, None)
             if not (refused(replies) and any(map(is_elsewhere, replies))):
                 return replies
-        errands = self._in_cluster().errands(commands, replies)
+        cluster = self._in_cluster()
+        errands = cluster.errands(commands, replies)
         try:
             errand = next(errands)
             while True:
                 if isinstance(errand, Pause):
                     if monotonic() + errand.seconds >= until:
-                        raise self._still_refused(verb, errand)
+                        errand = errands.throw(self._still_refused(verb, errand))
+                        continue
                     time.sleep(errand.seconds)
                     errand = errands.send(())
                     continue
@@ -158,6 +160,7 @@ class RedisStore(Connecting):
                     errand = errands.send(replies)
         except StopIteration as stop:
             done: list[Reply] = stop.value
+            self._leave_those_gone(cluster)
             return done
 
     def _say(self, verb: str, commands: Sequence[Command], until: float, node: Node | None) -> list[Reply]:
@@ -168,10 +171,10 @@ class RedisStore(Connecting):
         reusable, refusal = False, None
         try:
             links.lend(link)
-            said = self._said(commands)
+            said = self._said(commands, node)
             replies = link.exchange(pack(said), len(said), until)
             if said is not commands:
-                self._note_policy(replies.pop())
+                self._note_policy(replies.pop(), node)
             if refused(replies):
                 forgotten = missing(commands, replies)
                 if forgotten:
@@ -190,6 +193,13 @@ class RedisStore(Connecting):
         if refusal is not None:
             raise refusal
         return replies
+
+    def _leave_those_gone(self, cluster: Cluster) -> None:
+        while cluster.left:
+            links = self._links.pop(cluster.left.pop(), None)
+            if links is not None:
+                links.outdate()
+                links.drain()
 
     def _mine(self) -> None:
         """After a fork the connections are the parent's: they are closed here, which it does not notice (R7)."""
@@ -239,12 +249,8 @@ class RedisStore(Connecting):
             return made[0]
         cause = failed[0] if failed else TimeoutError()
         if isinstance(cause, (redis.RedisError, OSError)):
-            raise self._unreached(_plain(cause), node) from cause
+            raise self._unreached(plain(cause), node) from cause
         raise cause
-
-
-def _plain(problem: BaseException) -> BaseException:
-    return TimeoutError() if isinstance(problem, redis.TimeoutError) else problem
 
 
 # ------------------------------------------------------------------ for asyncio
@@ -259,7 +265,8 @@ class AsyncRedisStore(Connecting):
     """Sessions in Redis 7 or later, for asyncio; the parameters are those of `RedisStore`, `client` a `redis.asyncio.Redis`.
 
     May be used in several event loops: each has connections of its own, 64 at most, or as many as `max_connections` of the URL or the
-    client allows. `asyncio.run` and its like close those that are idle; a loop that is closed by hand needs `close` awaited in it before.
+    client allows; to each node, if it is a cluster. `asyncio.run` and its like close those that are idle; a loop that is closed by hand
+    needs `close` awaited in it before.
     """
 
     def __init__(
@@ -360,13 +367,15 @@ class AsyncRedisStore(Connecting):
             replies = await self._say(verb, commands, until, None)
             if not (refused(replies) and any(map(is_elsewhere, replies))):
                 return replies
-        errands = self._in_cluster().errands(commands, replies)
+        cluster = self._in_cluster()
+        errands = cluster.errands(commands, replies)
         try:
             errand = next(errands)
             while True:
                 if isinstance(errand, Pause):
                     if monotonic() + errand.seconds >= until:
-                        raise self._still_refused(verb, errand)
+                        errand = errands.throw(self._still_refused(verb, errand))
+                        continue
                     await asyncio.sleep(errand.seconds)
                     errand = errands.send(())
                     continue
@@ -378,6 +387,7 @@ class AsyncRedisStore(Connecting):
                     errand = errands.send(replies)
         except StopIteration as stop:
             done: list[Reply] = stop.value
+            self._leave_those_gone(cluster)
             return done
 
     async def _say(self, verb: str, commands: Sequence[Command], until: float, node: Node | None) -> list[Reply]:
@@ -395,10 +405,10 @@ class AsyncRedisStore(Connecting):
         try:
             link = self._take(turns) or await self._reach(turns, until, node)
             turns.lend(link)
-            said = self._said(commands)
+            said = self._said(commands, node)
             replies = await link.exchange(pack(said), len(said), until)
             if said is not commands:
-                self._note_policy(replies.pop())
+                self._note_policy(replies.pop(), node)
             if refused(replies):
                 forgotten = missing(commands, replies)
                 if forgotten:
@@ -422,6 +432,12 @@ class AsyncRedisStore(Connecting):
         if refusal is not None:
             raise refusal
         return replies
+
+    def _leave_those_gone(self, cluster: Cluster) -> None:
+        while cluster.left:
+            node = cluster.left.pop()
+            self._turns(node).outdate()
+            self._turns(node).drain(AsyncLink.close)
 
     def _turns(self, node: Node | None = None) -> Turns[AsyncLink]:
         loop = asyncio.get_running_loop()
@@ -452,10 +468,10 @@ class AsyncRedisStore(Connecting):
         return await turns.reach(lambda: self._take(turns), lambda: self._connect(until, node), self._is_full, until)
 
     async def _connect(self, until: float, node: Node | None) -> AsyncLink:
-        connection = self._connection(node)
         try:
+            connection = self._connection(node)
             left = left_of(until)
-        except TimeoutError as problem:
+        except OSError as problem:  # TimeoutError is one
             raise self._unreached(problem, node) from problem
         # Not `wait_for`: where redis-py does not notice that it is cancelled, that would wait for a timeout of its own as well.
         connecting = asyncio.ensure_future(connection.connect())
@@ -467,22 +483,16 @@ class AsyncRedisStore(Connecting):
             self._was_reached = True
             return AsyncLink(connection)
         except (redis.RedisError, OSError) as problem:
-            raise self._unreached(_plain(problem), node) from problem
+            raise self._unreached(plain(problem), node) from problem
         finally:
             connecting.cancel()
             self._connecting.add(connecting)  # the loop keeps tasks weakly
             connecting.add_done_callback(partial(self._connected, connection))
-            _abort(connection)
+            abort(connection)
 
     def _connected(self, connection: Any, connecting: asyncio.Task[None]) -> None:
         """It has ended, maybe after everybody has given it up."""
         self._connecting.discard(connecting)
         if not connecting.cancelled():
             connecting.exception()  # which was told, or nobody waits for
-        _abort(connection)
-
-
-def _abort(connection: Any) -> None:
-    writer, connection._reader, connection._writer = connection._writer, None, None
-    if writer is not None:
-        writer.transport.abort()
+        abort(connection)

@@ -6,14 +6,14 @@ From then on the store knows which node has which slots, and asks it directly. W
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar, final
 
 import hiredis
 from redis.crc import key_slot
 
 from ..errors import StoreUnavailable
-from .redis_verbs import Command, Reply
+from .redis_verbs import Command, Missing, Reply
 
 CLUSTER_ACL = " +cluster|slots +asking"
 """What a user of a cluster's nodes must be allowed, beside what the verbs need."""
@@ -24,6 +24,8 @@ _PAUSE, _LONGEST_PAUSE = 0.02, 0.5
 _ASKING = Command(("ASKING",))
 _WHERE = Command(("CLUSTER", "SLOTS"))
 _REDIRECTIONS = ("MOVED ", "ASK ", "TRYAGAIN")
+_NOT_ITS_OWN = ("CLUSTERDOWN", "READONLY", "LOADING", "MASTERDOWN")
+"""Other refusals of a node that is not, or not any more, who has the slot."""
 
 
 class Node(NamedTuple):
@@ -31,6 +33,9 @@ class Node(NamedTuple):
 
     host: str
     port: int
+
+
+Remap: TypeAlias = Callable[[tuple[str, int]], tuple[str, int]]
 
 
 class Parcel(NamedTuple):
@@ -58,16 +63,30 @@ def is_elsewhere(reply: Reply) -> bool:
     return type(reply) is hiredis.ReplyError and str(reply).startswith(_REDIRECTIONS)
 
 
+def is_doubtful(problem: StoreUnavailable) -> bool:
+    """Whether another node may have the place of the one that this is about; not if it is there, and has refused for its own reasons."""
+    text = str(problem)
+    return " refused " not in text or any(word in text for word in _NOT_ITS_OWN)
+
+
 @final
 class Cluster:
-    """Which node has which slot, as far as its nodes have said. `host` is that of the server that the store was made for."""
+    """Which node has which slot, as far as its nodes have said.
 
-    def __init__(self, host: str) -> None:
+    host   that of the server that the store was made for
+    seeds  nodes that may be asked before any is known
+    remap  gives the address at which a node can be reached whose own is another one, behind a NAT
+    """
+
+    def __init__(self, host: str, seeds: Sequence[Node] = (), remap: Remap | None = None) -> None:
         self._host = host
+        self._seeds = tuple(seeds)
+        self._remap = remap
         self._owners: list[Node | None] = [None] * _SLOTS
         self._masters: tuple[Node, ...] = ()
-        self._asked: Node | None = None
         self._known = False
+        self.left: set[Node] = set()
+        """Who was a master, and is none any more: nobody needs the connections to it."""
 
     def doubt(self, node: Node | None) -> None:
         """It could not be reached, or has not answered: another may have its place by now. The next errand asks, and it last of all."""
@@ -77,37 +96,51 @@ class Cluster:
     def errands(self, commands: Sequence[Command], replies: Sequence[Reply] | None = None) -> Errands[list[Reply]]:
         """What to send where for these commands, until each has a reply that is no redirection; `replies` are those there are already.
 
-        A reply that is another error stays. Who carries it out raises in here what goes wrong with a node.
+        Who carries it out raises in here what goes wrong with a node, or with a pause. One command fails with that; of several, those that
+        it concerns have a `Missing` for a reply, for what the others have done cannot be done once more.
         """
         done: list[Reply] = [None] * len(commands) if replies is None else list(replies)
         left = [number for number, reply in enumerate(done) if replies is None or is_elsewhere(reply)]
-        pause = 0.0
+        pause, moved = 0.0, False
         while left:
             if not self._known:
                 yield from self._learn()
             parcels: dict[Node | None, list[int]] = {}
             for number in left:
                 parcels.setdefault(self._owners[_slot_of(commands[number])], []).append(number)
-            for node, numbers in parcels.items():
+            for sent, (node, numbers) in enumerate(parcels.items()):
                 try:
-                    got = yield Parcel(node, [commands[number] for number in numbers])
-                except StoreUnavailable:
-                    self.doubt(node)
-                    raise
-                for number, reply in zip(numbers, got, strict=True):
-                    done[number] = (yield from self._follow(reply, node, commands[number])) if is_elsewhere(reply) else reply
-                    if type(reply) is hiredis.ReplyError and str(reply).startswith("CLUSTERDOWN"):
-                        self._known = False  # for the next errand: who has the slot is being settled
+                    got = yield Parcel(node, [commands[number] for number in numbers], 1 / (len(parcels) - sent))
+                    for number, reply in zip(numbers, got, strict=True):
+                        moved = moved or (is_elsewhere(reply) and str(reply).startswith("MOVED "))
+                        done[number] = (yield from self._follow(reply, node, commands[number])) if is_elsewhere(reply) else reply
+                except StoreUnavailable as problem:
+                    if is_doubtful(problem):
+                        self.doubt(node)
+                    if len(commands) == 1:
+                        raise
+                    for number in numbers:
+                        if done[number] is None or is_elsewhere(done[number]):
+                            done[number] = Missing(problem)
             left = [number for number in left if is_elsewhere(done[number])]
             if not left:
                 break
             # The first MOVED is followed at once. After that the nodes do not agree yet, or keys are on their way from one to another.
             refused = str(done[left[0]])
             if pause or not refused.startswith("MOVED "):
-                yield Pause(pause or _PAUSE, refused)
+                try:
+                    yield Pause(pause or _PAUSE, refused)
+                except StoreUnavailable as problem:
+                    if len(commands) == 1:
+                        raise
+                    for number in left:
+                        done[number] = Missing(problem)
+                    break
                 pause = min(2 * (pause or _PAUSE), _LONGEST_PAUSE)
             else:
                 pause = _PAUSE
+        if moved:
+            self._known = False  # it may not be the only slot that has
         return done
 
     def _follow(self, reply: Reply, node: Node | None, command: Command) -> Errands[Reply]:
@@ -126,7 +159,7 @@ class Cluster:
 
     def _learn(self) -> Errands[None]:
         """Ask who has what: the nodes that are known, one after the other, and at last the server that the store was made for."""
-        nodes: list[Node | None] = [*self._masters[:3], None]
+        nodes: list[Node | None] = [*dict.fromkeys([*self._masters[:3], *self._seeds[:3]]), None]
         problem: StoreUnavailable | None = None
         for number, node in enumerate(nodes):
             try:
@@ -144,18 +177,25 @@ class Cluster:
     def _take_over(self, reply: Reply, asked: Node | None) -> None:
         owners: list[Node | None] = [None] * _SLOTS
         masters: dict[Node, None] = {}
-        for first, last, (host, port, *_), *_ in reply:
-            # Without a host it is the one that was asked.
-            node = Node(host.decode() if host else self._host if asked is None else asked.host, port)
+        for first, last, (host, port, *more), *_ in reply:
+            known = more[1] if len(more) > 1 else ()  # the node's other names
+            if host == b"?":  # it has no name, and is to be called by one
+                host = dict(zip(known[::2], known[1::2], strict=False)).get(b"ip")
+            node = self._reached(host.decode() if host else "", port, asked)
             masters[node] = None
             owners[first : last + 1] = [node] * (last + 1 - first)
+        self.left |= {*self._masters}.difference(masters)
+        self.left.difference_update(masters)
         self._owners, self._masters, self._known = owners, tuple(masters), True
 
     def _node(self, place: str, asked: Node | None) -> Node | None:
         host, colon, port = place.rpartition(":")
-        if not colon or not port.isdigit():
-            return None
-        return Node(host or (self._host if asked is None else asked.host), int(port))
+        return self._reached(host, int(port), asked) if colon and port.isdigit() else None
+
+    def _reached(self, host: str, port: int, asked: Node | None) -> Node:
+        """Where a node is reached that has said so of itself; without a host it is the one that was asked."""
+        node = Node(host or (self._host if asked is None else asked.host), port)
+        return node if self._remap is None else Node(*self._remap(node))
 
 
 def _slot_of(command: Command) -> int:

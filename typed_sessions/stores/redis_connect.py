@@ -59,7 +59,8 @@ class Connecting:
             )
         self._verbs = Verbs(name, prefix, max_bytes, max_keys)
         self._deadline = float(deadline)
-        self._asked_policy = False
+        self._asked: set[Node | None] = set()
+        """Who has been asked how it makes room."""
         self._was_reached = False
         self._client = client  # kept, also for its connections: those of a Sentinel's ask its pool where the master is
         if client is None:
@@ -91,6 +92,10 @@ class Connecting:
         self._max_connections: int = pool.max_connections
         self._cluster: Cluster | None = None
         """What is known of the cluster, since the server has said that it is in one."""
+        if isinstance(client, kind.RedisCluster):
+            nodes = client.nodes_manager
+            seeds = [Node(str(node.host), int(node.port)) for node in nodes.startup_nodes.values()]
+            self._cluster = Cluster(str(options.get("host", "localhost")), seeds, getattr(nodes, "address_remap", None))
         service = getattr(pool, "service_name", None)
         self._where = f"Redis at {where}" if service is None else f"Redis, the master {service!r} of the sentinels,"
         self.prefix = prefix
@@ -130,13 +135,13 @@ class Connecting:
     def _still_refused(self, verb: str, pause: Pause) -> StoreUnavailable:
         return StoreUnavailable(f"{self._where} refused {verb} for {self._deadline:g} s: {pause.refused}")
 
-    def _said(self, commands: Sequence[Command]) -> Sequence[Command]:
-        """What to send for these commands: with the first of all goes the question how the server makes room."""
-        return commands if self._asked_policy else (*commands, _POLICY)
+    def _said(self, commands: Sequence[Command], node: Node | None) -> Sequence[Command]:
+        """What to send for these commands: with the first that a server gets goes the question how it makes room."""
+        return commands if node in self._asked else (*commands, _POLICY)
 
-    def _note_policy(self, reply: Reply) -> None:
+    def _note_policy(self, reply: Reply, node: Node | None) -> None:
         """Warn if the server throws out sessions that are in use."""
-        self._asked_policy = True
+        self._asked.add(node)
         if not isinstance(reply, bytes):
             return  # not allowed to ask
         for line in reply.decode("utf-8", "replace").splitlines():
@@ -146,7 +151,7 @@ class Connecting:
                 logger.warning(
                     "%s has the eviction policy %s: when its memory is full, sessions in use disappear without an End, and sweeps "
                     "and listings miss others that are there; set maxmemory-policy to noeviction",
-                    self._where,
+                    self._at(node),
                     policy,
                 )
 

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeGuard, TypeVar, final
 import msgspec
 
 from ..changes import GONE, Changes, Idle, ListChange, Outcome, Status, Use
-from ..errors import PolicyError
+from ..errors import PolicyError, StoreUnavailable
 from ..record import END_REASONS, FIELD_HEAD, FIELD_SEALED, LOCATOR_BYTES, EndReason, Record
 from .base import Created
 from .limits import Limits
@@ -56,6 +56,12 @@ class Command(NamedTuple):
 
     words: tuple[bytes | str, ...]
     script: Script | None = None
+
+
+class Missing(NamedTuple):
+    """In the place of a reply: the node of a cluster that was to give it could not."""
+
+    problem: StoreUnavailable
 
 
 DAMAGED = b"damaged"
@@ -138,12 +144,14 @@ class Verbs:
     def sweep(self, now: float, limit: int, lease: float, grace: float) -> Trips[tuple[Sequence[Record], bool]]:
         # One trip looks what is due; only if something is, a second one deals with each, in a script of its own: its keys are known then.
         found = yield [Command(("ZRANGEBYSCORE", due, "-inf", repr(now), "LIMIT", b"0", _text(limit + 1))) for due in self._dues]
+        _some_of(found)
         locators = self._locators(self._dues, found)
         if not locators:
             return [], False
         numbers = _SWEEP.pack(now, lease, grace)
         due = locators[:limit]
         replies = yield [self._call(SWEEP, locator, numbers) for locator in due]
+        _some_of(replies)  # the others have ended sessions, and nobody else hears of it
         records = [record for locator, reply in zip(due, replies, strict=True) if (record := _record_of(locator, reply)) is not None]
         return records, len(locators) > limit
 
@@ -155,7 +163,7 @@ class Verbs:
     def scan(self, after: bytes | None, limit: int) -> Trips[tuple[Sequence[Record], bytes | None]]:
         # By locator, so that whatever comes and goes meanwhile does not move the place where it goes on. Three trips a page.
         first = 0 if after is None else after[0]
-        counts = yield [Command(("ZCARD", due)) for due in self._dues[first:]]
+        counts = _all_of((yield [Command(("ZCARD", due)) for due in self._dues[first:]]))
         dues: list[bytes] = []
         expected = 0
         for due, count in zip(self._dues[first:], counts, strict=True):
@@ -167,12 +175,12 @@ class Verbs:
         following = first + len(counts) if expected < limit else self._dues.index(dues[-1]) + 1
         found: Sequence[Reply] = ()
         if dues:
-            found = yield [Command(("ZRANGE", due, b"0", b"-1")) for due in dues]
+            found = _all_of((yield [Command(("ZRANGE", due, b"0", b"-1")) for due in dues]))
         locators = sorted(locator for locator in self._locators(dues, found) if after is None or locator >= after)
         page = locators[:limit]
         records: list[Record] = []
         if page:
-            replies = yield [Command(("GET", self._session_key(locator))) for locator in page]
+            replies = _all_of((yield [Command(("GET", self._session_key(locator))) for locator in page]))
             for locator, reply in zip(page, replies, strict=True):
                 record = _record_of(locator, reply if reply is None or reply == DAMAGED else [0, reply])
                 if record is not None and record.ending is None:
@@ -222,6 +230,8 @@ class Verbs:
     def _locators(self, dues: Sequence[bytes], found: Sequence[Reply]) -> list[bytes]:
         locators: list[bytes] = []
         for due, members in zip(dues, found, strict=True):
+            if type(members) is Missing:
+                continue
             if members == DAMAGED:
                 logger.error("%s of %s is no sorted set: the sessions of a bucket cannot be swept", due.decode(), self._store)
                 continue
@@ -259,6 +269,23 @@ def _list_args(name: str, change: ListChange) -> list[bytes]:
 
 
 # ------------------------------------------------------------------ replies
+
+
+def _all_of(replies: Sequence[Reply]) -> Sequence[Reply]:
+    """Raise what has kept one of them away."""
+    for reply in replies:
+        if type(reply) is Missing:
+            raise reply.problem
+    return replies
+
+
+def _some_of(replies: Sequence[Reply]) -> None:
+    """Raise what has kept all of them away; log it if there are others."""
+    missing = [reply for reply in replies if type(reply) is Missing]
+    if missing and len(missing) == len(replies):
+        raise missing[0].problem
+    if missing:
+        logger.warning("%d of %d parts of a sweep could not be done: %s", len(missing), len(replies), missing[0].problem)
 
 
 def _is_list(reply: Reply) -> TypeGuard[list[Any]]:

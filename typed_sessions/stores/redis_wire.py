@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Any, Final, final
 
 import hiredis
+import redis
 
 from .redis_verbs import Command, Reply
 from .turns import left_of, stirs
@@ -83,6 +84,18 @@ def _keep_alive(sock: Any) -> None:
     for name, value in _KEEPALIVE:
         if hasattr(socket, name):  # not all systems have each
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def plain(problem: BaseException) -> BaseException:
+    """redis-py has a timeout of its own."""
+    return TimeoutError() if isinstance(problem, redis.TimeoutError) else problem
+
+
+def abort(connection: Any) -> None:
+    """Close what redis-py has opened for an asyncio connection, and nobody has taken over."""
+    writer, connection._reader, connection._writer = connection._writer, None, None
+    if writer is not None:
+        writer.transport.abort()
 
 
 @final
