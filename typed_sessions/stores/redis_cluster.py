@@ -178,7 +178,7 @@ class Cluster:
         owners: list[Node | None] = [None] * _SLOTS
         masters: dict[Node, None] = {}
         for first, last, (host, port, *more), *_ in reply:
-            known = more[1] if len(more) > 1 else ()  # the node's other names
+            known: Sequence[bytes] = more[1] if len(more) > 1 else ()  # the node's other names
             if host == b"?":  # it has no name, and is to be called by one
                 host = dict(zip(known[::2], known[1::2], strict=False)).get(b"ip")
             node = self._reached(host.decode() if host else "", port, asked)

@@ -92,7 +92,7 @@ class Connecting:
         self._max_connections: int = pool.max_connections
         self._cluster: Cluster | None = None
         """What is known of the cluster, since the server has said that it is in one."""
-        if isinstance(client, kind.RedisCluster):
+        if client is not None and isinstance(client, kind.RedisCluster):
             nodes = client.nodes_manager
             seeds = [Node(str(node.host), int(node.port)) for node in nodes.startup_nodes.values()]
             self._cluster = Cluster(str(options.get("host", "localhost")), seeds, getattr(nodes, "address_remap", None))
