@@ -365,6 +365,17 @@ def test_of_several_commands_those_stand_that_were_done() -> None:
     assert follow(known().errands(commands), answers) == [b"x", Missing(lost), Missing(apart)]
 
 
+def test_a_reply_is_kept_whatever_comes_of_the_one_before() -> None:
+    """Where one reply sends on to a node that is gone, and where the way cannot be asked any more for what is to be repeated."""
+    first, second = of_slot(0, 5_000), of_slot(5_001, 10_000)
+    lost, nobody = gone(), gone("nobody knows")
+    assert follow(known().errands([first, first]), [(A, [error("ASK 1 b:2"), b"x"]), (B, lost)]) == [Missing(lost), b"x"]
+    errands = known().errands([first, second, first])
+    answers = [(A, [b"x", error("ASK 1 c:3")]), (B, [error("TRYAGAIN ...")]), (C, lost), (0.02, ())]
+    unknown = [(node, nobody) for node in (B, C, A, None)]
+    assert follow(errands, [*answers, *unknown]) == [b"x", Missing(nobody), Missing(lost)]
+
+
 def test_the_parts_of_a_sweep_that_are_there_are_given_out(caplog: pytest.LogCaptureFixture) -> None:
     """The rest is logged; nothing at all is an error. A listing is whole, or none."""
     verbs, record = Verbs("RedisStore", "app", 1_000, 10), new()

@@ -149,7 +149,7 @@ class RedisStore(Connecting):
                     if monotonic() + errand.seconds >= until:
                         errand = errands.throw(self._still_refused(verb, errand))
                         continue
-                    time.sleep(errand.seconds)
+                    time.sleep(errand.seconds)  # in this verb's own thread: keys are on their way between two nodes
                     errand = errands.send(())
                     continue
                 try:

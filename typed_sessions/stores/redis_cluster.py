@@ -104,24 +104,33 @@ class Cluster:
         pause, moved = 0.0, False
         while left:
             if not self._known:
-                yield from self._learn()
+                try:
+                    yield from self._learn()
+                except StoreUnavailable as problem:
+                    _give_up(problem, left, done)
+                    break
             parcels: dict[Node | None, list[int]] = {}
             for number in left:
                 parcels.setdefault(self._owners[_slot_of(commands[number])], []).append(number)
+            sent_on: list[tuple[int, Node | None]] = []
             for sent, (node, numbers) in enumerate(parcels.items()):
                 try:
                     got = yield Parcel(node, [commands[number] for number in numbers], 1 / (len(parcels) - sent))
-                    for number, reply in zip(numbers, got, strict=True):
-                        moved = moved or (is_elsewhere(reply) and str(reply).startswith("MOVED "))
-                        done[number] = (yield from self._follow(reply, node, commands[number])) if is_elsewhere(reply) else reply
                 except StoreUnavailable as problem:
-                    if is_doubtful(problem):
-                        self.doubt(node)
-                    if len(commands) == 1:
-                        raise
-                    for number in numbers:
-                        if done[number] is None or is_elsewhere(done[number]):
-                            done[number] = Missing(problem)
+                    self._doubt_for(problem, node)
+                    _give_up(problem, numbers, done)
+                    continue
+                for number, reply in zip(numbers, got, strict=True):
+                    done[number] = reply
+                    if is_elsewhere(reply):
+                        sent_on.append((number, node))
+            for number, node in sent_on:  # not before all replies are kept: a node that these lead to may be gone
+                moved = moved or str(done[number]).startswith("MOVED ")
+                try:
+                    done[number] = yield from self._follow(done[number], node, commands[number])
+                except StoreUnavailable as problem:
+                    self._doubt_for(problem, node)
+                    _give_up(problem, [number], done)
             left = [number for number in left if is_elsewhere(done[number])]
             if not left:
                 break
@@ -131,10 +140,7 @@ class Cluster:
                 try:
                     yield Pause(pause or _PAUSE, refused)
                 except StoreUnavailable as problem:
-                    if len(commands) == 1:
-                        raise
-                    for number in left:
-                        done[number] = Missing(problem)
+                    _give_up(problem, left, done)
                     break
                 pause = min(2 * (pause or _PAUSE), _LONGEST_PAUSE)
             else:
@@ -142,6 +148,10 @@ class Cluster:
         if moved:
             self._known = False  # it may not be the only slot that has
         return done
+
+    def _doubt_for(self, problem: StoreUnavailable, node: Node | None) -> None:
+        if is_doubtful(problem):
+            self.doubt(node)
 
     def _follow(self, reply: Reply, node: Node | None, command: Command) -> Errands[Reply]:
         """What comes of a redirection: MOVED is for good, and ASK for this once, while a slot is on its way."""
@@ -196,6 +206,14 @@ class Cluster:
         """Where a node is reached that has said so of itself; without a host it is the one that was asked."""
         node = Node(host or (self._host if asked is None else asked.host), port)
         return node if self._remap is None else Node(*self._remap(node))
+
+
+def _give_up(problem: StoreUnavailable, numbers: Sequence[int], done: list[Reply]) -> None:
+    """These commands get no reply. Raise that if there is but one in all."""
+    if len(done) == 1:
+        raise problem
+    for number in numbers:
+        done[number] = Missing(problem)
 
 
 def _slot_of(command: Command) -> int:
