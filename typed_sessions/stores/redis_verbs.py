@@ -311,8 +311,8 @@ def _record_of(locator: bytes, reply: Reply) -> Record | None:
     except (ValueError, msgspec.MsgspecError):
         _note_damage(locator, DAMAGED)
         return None
-    short = [name for name, field in fields.items() if len(field) < FIELD_HEAD]
-    if short:
+    if fields and min(map(len, fields.values())) < FIELD_HEAD:
+        short = [name for name, field in fields.items() if len(field) < FIELD_HEAD]
         logger.error("the session %s in Redis has fields that cannot be read: %r", locator.hex(), short)
         record = record.copy({name: field for name, field in fields.items() if name not in short})
     record.use_written = bool(written)

@@ -15,6 +15,7 @@ from typing import Any, Final, final
 
 import hiredis
 import redis
+from typing_extensions import override
 
 from .redis_verbs import Command, Reply
 from .turns import left_of, stirs
@@ -134,13 +135,27 @@ class Link:
 
 
 @final
-class AsyncLink:
-    """The same in an event loop."""
+class AsyncLink(asyncio.Protocol):
+    """The same in an event loop: what comes goes from the transport to the parser, without a stream between them."""
 
-    __slots__ = ("__weakref__", "_armed", "_descriptor", "_loop", "_parser", "_reader", "_timer", "_until", "_writer")
+    __slots__ = (
+        "__weakref__",
+        "_armed",
+        "_count",
+        "_descriptor",
+        "_is_over",
+        "_loop",
+        "_parser",
+        "_replies",
+        "_timer",
+        "_until",
+        "_waiter",
+        "_writer",
+    )
 
     def __init__(self, connection: Any) -> None:
-        self._reader: asyncio.StreamReader = connection._reader
+        reader: asyncio.StreamReader = connection._reader
+        # Kept, though nothing is written through it: one that is collected closes its transport.
         self._writer: asyncio.StreamWriter = connection._writer
         connection._reader = connection._writer = None
         sock = self._writer.get_extra_info("socket")
@@ -148,16 +163,47 @@ class AsyncLink:
         _keep_alive(sock)
         self._parser = hiredis.Reader(notEnoughData=_NOT_YET)
         self._loop = asyncio.get_running_loop()
+        self._replies: list[Reply] = []
+        self._count = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._is_over = reader.at_eof()
         # One timer serves many exchanges: when it goes off too early, it is set again.
         self._timer: asyncio.TimerHandle | None = None
         self._armed = self._until = math.inf
+        self._writer.transport.set_protocol(self)
+
+    # -------------------------------------------------------------- what the transport tells
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        waiter = self._waiter
+        if waiter is None:
+            self._is_over = True  # nobody has asked
+            return
+        try:
+            self._parser.feed(data)
+            _whole_replies(self._parser, self._replies)
+        except hiredis.HiredisError as problem:
+            self._fail(problem)
+        else:
+            if len(self._replies) >= self._count and not waiter.done():
+                waiter.set_result(None)
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._fail(exc or ConnectionError("closed by the server"))
+
+    def _fail(self, problem: Exception) -> None:
+        self._is_over = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(problem)
+
+    # -------------------------------------------------------------- what a store asks
 
     def is_sound(self) -> bool:
         """As `Link.is_sound`. With TLS the loop closes what the server has closed, and the descriptor may be another's by now."""
-        # What came while it was idle the loop has read already. How much that is asyncio tells nobody.
-        unread = getattr(self._reader, "_buffer", b"")
-        over = self._reader.at_eof() or self._writer.is_closing()
-        return not (self._parser.has_data() or unread or over or stirs(self._descriptor))
+        over = self._is_over or self._writer.is_closing()
+        return not (over or self._replies or self._parser.has_data() or stirs(self._descriptor))
 
     def close(self) -> None:
         if self._timer is not None:
@@ -172,23 +218,23 @@ class AsyncLink:
 
     async def exchange(self, packed: bytes, count: int, until: float) -> list[Reply]:
         """As `Link.exchange`."""
-        reader, parser = self._reader, self._parser
         self._until = until
         if until < self._armed:
             self._watch()
         try:
-            self._writer.write(packed)
-            replies: list[Reply] = []
-            while len(replies) < count:
-                data = await reader.read(_CHUNK)
-                if not data:
-                    left_of(until)
-                    raise ConnectionError("closed by the server")
-                parser.feed(data)
-                _whole_replies(parser, replies)
+            if self._is_over:
+                raise ConnectionError("closed by the server")
+            self._count = count
+            self._waiter = self._loop.create_future()
+            self._writer.transport.write(packed)
+            await self._waiter
+            replies, self._replies = self._replies, []
             return _all(replies, count)
+        except OSError:
+            left_of(until)  # it was our own doing
+            raise
         finally:
-            self._until = math.inf
+            self._waiter, self._until = None, math.inf
 
     def _watch(self) -> None:
         """Close the connection if the deadline is over, or look again when it is."""
