@@ -243,3 +243,16 @@ def test_what_was_accepted_is_accepted_again(place: Place) -> None:
     record = committed(face, record, Changes(renewal=Renewal(record.digest, b"d" * 32, b"t" * 16, PEER, 60.0)))
     record = committed(face, record, Changes({f"0 {'имя' * 20}": Write(None)}))
     assert len(record.fields) == 28
+
+
+def test_of_two_bounds_all_stores_name_the_same(place: Place) -> None:
+    """What would have too many keys and too many bytes is refused with the same text everywhere: created, and grown."""
+    face = place.with_bounds(max_bytes=300, max_keys=2)
+    stand = drawing()
+    much: Values = {"a": b"x" * 200, "b": b"x" * 200, "c": b"x" * 200}
+    with pytest.raises(TooLarge, match="3 keys; .*max_keys=2"):
+        create(face, stand.record(much))
+    record = stand.record({"a": b"1"})
+    create(face, record)
+    with pytest.raises(TooLarge, match="3 keys; .*max_keys=2"):
+        commit(face, record, Changes({name: Write(b"x" * 200) for name in much}))

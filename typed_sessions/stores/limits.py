@@ -36,14 +36,19 @@ class Limits:
 
     def allows(self, before: Record, after: Record) -> bool:
         """Whether one record may take the place of the other, of which it was made by `apply`."""
-        return not self._grows(before, after) and (len(after.fields) <= self.max_keys or len(after.fields) <= len(before.fields))
+        return not (self._has_more_keys(before, after) or self._has_more_bytes(before, after))
 
     def check(self, before: Record, after: Record) -> None:
-        """Raise `TooLarge` unless it may."""
-        if not self.allows(before, after):
-            self.refuse(*("bytes", after.size) if self._grows(before, after) else ("keys", len(after.fields)))
+        """Raise `TooLarge` unless it may. Of two reasons the text names the keys, as `check_new` does."""
+        if self._has_more_keys(before, after):
+            self.refuse("keys", len(after.fields))
+        if self._has_more_bytes(before, after):
+            self.refuse("bytes", after.size)
 
-    def _grows(self, before: Record, after: Record) -> bool:
+    def _has_more_keys(self, before: Record, after: Record) -> bool:
+        return len(after.fields) > self.max_keys and len(after.fields) > len(before.fields)
+
+    def _has_more_bytes(self, before: Record, after: Record) -> bool:
         return after.size > self.max_bytes and after.size > (before.size or size_of(before.fields))
 
     def refuse(self, what: str, much: int) -> NoReturn:

@@ -352,8 +352,8 @@ if band(bits, 2) ~= 0 then s.timeout, s.used, s.granularity, s.flags = own_timeo
 
 local rest, count = pack_fields(names, fields)
 -- Only what grows is too large: see limits.py.
-if #rest > max_bytes and #rest > size_before then return {'bytes', #rest} end
 if count > max_keys and count > count_before then return {'keys', count} end
+if #rest > max_bytes and #rest > size_before then return {'bytes', #rest} end
 packed = build(s) .. rest
 store(packed)
 if written == 1 or band(bits, 2) ~= 0 or was_hooked ~= hooked(s) then keep(s, now, before) end
