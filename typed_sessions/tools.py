@@ -41,7 +41,7 @@ def sealing_keys(file: Path | None, *, read_plain: bool) -> SealingKeys:
 
 
 def _key(number: int, word: str) -> bytes:
-    for read in (bytes.fromhex, base64.urlsafe_b64decode, base64.standard_b64decode):
+    for read in (bytes.fromhex, _of_base64):
         try:
             key = read(word)
         except ValueError:
@@ -49,6 +49,11 @@ def _key(number: int, word: str) -> bytes:
         if len(key) == KEY_BYTES:
             return key
     raise PolicyError(f"sealing key {number}: expected {KEY_BYTES} bytes in hexadecimal or base64")  # the word may be a key
+
+
+def _of_base64(word: str) -> bytes:
+    """In either alphabet."""
+    return base64.b64decode(word.replace("-", "+").replace("_", "/"))
 
 
 def _place(text: str) -> bytes:
