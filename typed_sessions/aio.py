@@ -203,11 +203,13 @@ class AsyncSessionManager(Carrying):
         tracking = exchange.tracking
         if tracking is None or not (tracking.touched or (strict and tracking.over)):
             return
-        await self._alone(exchange, self._commit, exchange, tracking, strict)
+        await self._alone(exchange, self._commit, exchange, tracking, strict, tracking.forgotten)
         if tracking.end_asked and not strict:
-            await self._alone(exchange, self._commit, exchange, tracking, strict)
+            await self._alone(exchange, self._commit, exchange, tracking, strict, tracking.forgotten)
 
-    async def _commit(self, exchange: Exchange, tracking: Tracking, strict: bool) -> None:
+    async def _commit(self, exchange: Exchange, tracking: Tracking, strict: bool, forgotten: int) -> None:
+        if tracking.forgotten != forgotten and not tracking.end_asked:
+            raise StoreUnavailable("another task of the request was committing this, and nobody knows whether it is stored", unknown=True)
         if not (tracking.touched or (strict and tracking.over)):
             return  # another task of the request has committed it
         core = self._core
@@ -244,10 +246,10 @@ class AsyncSessionManager(Carrying):
             return await self._ask(verb, *args)
         except SessionError as problem:
             if isinstance(problem, StoreUnavailable) and problem.unknown:
-                tracking.forget_changes()  # it may have been done: it is not to be done once more (rule 28)
+                tracking.forget_told()  # it may have been done: it is not to be done once more (rule 28)
             raise
         except BaseException:  # cancelled in the middle of the call
-            tracking.forget_changes()
+            tracking.forget_told()
             raise
         finally:
             tracking.committing = False
@@ -259,8 +261,10 @@ class AsyncSessionManager(Carrying):
 
     async def _abandon(self, exchange: Exchange) -> None:
         if not exchange.done:
-            await self.run(plans.abandon(self._core, exchange))
-            close_exchange(exchange)
+            try:
+                await self.run(plans.abandon(self._core, exchange))
+            finally:
+                close_exchange(exchange)  # also if this is given up too: what has been begun goes on
 
     async def use_exchange(self, exchange: Exchange, asked: float | None = None, *, look: bool = False) -> float | None:
         """For filters: a message came (a use) or leaves (`look`). When the store was asked last, as `asked` says; or `SessionEnded`."""

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar, final
 from typing_extensions import ParamSpec, override
 
 from . import steps
+from .errors import SessionError
 from .exchange import Exchange
 from .keeper import is_cuttable, keeper_of
 from .offloop import OffLoop
@@ -127,8 +128,21 @@ class Carrying(Configured[Store | AsyncStore]):
                     result = step[0](*step[1])
                     if inspect.isawaitable(result):
                         result = await result
+            except asyncio.CancelledError as raised:
+                problem = raised
+                if type(step) is steps.Tell and not self._is_cancelled():
+                    # A hook has awaited a task that it has cancelled itself: that stops nothing else, as any other exception (rule 10).
+                    problem = SessionError(f"{step.function!r} raised CancelledError, and nobody has cancelled the request")
+                    problem.__cause__ = raised
             except BaseException as raised:
                 problem = raised
+
+    def _is_cancelled(self) -> bool:
+        task = asyncio.current_task()
+        cancelling = getattr(task, "cancelling", None)
+        if cancelling is None:  # Python 3.10: of the tasks of our own it is known that nobody cancels them while the loop runs
+            return not self._tasks.is_waited_for()
+        return bool(cancelling())
 
     async def _run_alone(self, exchange: Exchange, plan: steps.Plan[None]) -> None:
         await self._alone(exchange, self.run, plan)

@@ -29,7 +29,7 @@ class Client:
     only one on the connection has ended.
     """
 
-    __slots__ = ("_address", "_close", "carried", "closing")
+    __slots__ = ("_address", "_close", "carried", "closing", "gone")
 
     def __init__(self, address: str | None, close: Close) -> None:
         if not isinstance(cast("object", address), (str, NoneType)):
@@ -40,6 +40,8 @@ class Client:
         self._close: Close | None = close
         self.carried: set[bytes] = set()
         """The locators of all sessions that this connection has carried, ended ones too."""
+        self.gone: bool = False
+        """Whether it has been detached: it carries nothing any more."""
         self.closing: bool = False
         """True when the only session on the connection was ended by a request on it: close it after that request's response."""
 
@@ -85,6 +87,8 @@ class Clients:
         if locator in client.carried:
             return
         with self._lock:
+            if client.gone:
+                return  # by a task that has outlived the connection
             clients = self.connected.setdefault(locator, [])
             if len(clients) >= self._max_clients:
                 raise Rejected(
@@ -109,6 +113,7 @@ class Clients:
         """The connection is closed; the sessions that have no client left."""
         client.take_close()
         with self._lock:
+            client.gone = True
             return [locator for locator in client.carried if self._disconnect(locator, client) and not self._lingers(locator)]
 
     def _disconnect(self, locator: bytes, client: Client) -> bool:

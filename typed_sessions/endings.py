@@ -284,6 +284,10 @@ def in_passing(core: Core, exchange: Exchange, now: float) -> Plan[None]:
 
 def close(core: Core) -> Plan[None]:
     """Close every client, and run `cleanup_no_client` of their sessions."""
+    yield Whole(_close(core))
+
+
+def _close(core: Core) -> Plan[None]:
     clients, lingering = core.clients.everyone()
     for client in clients:
         closing = client.take_close()

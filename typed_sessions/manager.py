@@ -247,8 +247,10 @@ class SessionManager(Configured[Store]):
         tracking = exchange.tracking
         if tracking is None or exchange.done:
             return
-        run(plans.abandon(self._core, exchange))
-        close_exchange(exchange)
+        try:
+            run(plans.abandon(self._core, exchange))
+        finally:
+            close_exchange(exchange)
 
     def check_session_cookie(self, request: Request, /, *, cookie_policy: CookiePolicy | None = None) -> bool:
         """Whether the request's cookies and address open a session now. That does not count as a use, so prolongs nothing."""

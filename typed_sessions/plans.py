@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from .changes import Outcome
@@ -15,6 +15,7 @@ from .exchange import Exchange
 from .finish import forget_changes
 from .lifecycle import ANSWERS, Presented, ended_by, idle_of, issue, opens, renewal, straggles
 from .record import Record, SessionId
+from .residents import Made
 from .session import Opened, Session, SessionView, enter, leave
 from .steps import Ask, Pause, Plan, Tell, Work, emit
 from .stores.base import Created
@@ -146,11 +147,13 @@ def _create_with_residents(core: Core, exchange: Exchange, draft: Draft, now: fl
     """Store a session that has values of this process, which somebody may end before it has them."""
     tracking, locator = exchange.tracking, draft.record.locator
     assert tracking is not None
+    changes = tracking.resident_changes()
+    made = core.residents.try_out(locator, changes)
     core.residents.expect(locator)
     try:
         created: Created = yield from _told(exchange, Ask(core.store.create, (draft.record, now)))
         if created != "taken":
-            core.born(exchange, draft, core.residents.apply(locator, tracking.resident_changes()), now)
+            core.born(exchange, draft, core.residents.apply(locator, changes, made, []), now)
         return created
     finally:
         late = core.residents.settle(locator)
@@ -167,10 +170,10 @@ def _told(exchange: Exchange, step: Ask) -> Plan[Any]:
         return (yield step)
     except SessionError as problem:
         if isinstance(problem, StoreUnavailable) and problem.unknown:
-            forget_changes(exchange)
+            tracking.forget_told()
         raise
     except BaseException:  # cancelled, interrupted, or out of time by a signal: in the middle of the call
-        forget_changes(exchange)
+        tracking.forget_told()
         raise
     finally:
         tracking.committing = False
@@ -246,6 +249,7 @@ def _commit_changes(
     """The names of the keys of which a change was lost; the listeners have been told."""
     lost: list[str] = []
     session_id = None
+    made: Mapping[str, Made] = {}
     attempt, slept = 0, 0.0
     while True:
         if outcome is None:
@@ -260,6 +264,8 @@ def _commit_changes(
                 address = exchange.address if exchange.address is not None else record.address
                 session_id = _new_secret(core, record)
                 changes.renewal = renewal(record, session_id, address, tracking.renew_overlap, tracking.presented)
+            if changes.residents:
+                made = core.residents.try_out(record.locator, tracking.resident_changes(), made)
             outcome = yield from _told(exchange, Ask(core.store.commit, (record.locator, changes, core.idle, now)))
             assert outcome is not None
         if outcome.status != "conflict" or outcome.record is None:
@@ -292,7 +298,7 @@ def _commit_changes(
         tracking.clear = False
         lost += [name for name, slot in tracking.slots.items() if slot.mode == "updated"]
     persistent_set, cleared = tracking.persistent_set, tracking.clear
-    residents = core.residents.apply(record.locator, tracking.resident_changes())
+    residents = core.residents.apply(record.locator, tracking.resident_changes(), made, lost)
     core.take_over(exchange, tracking, after, residents)
     if persistent_set and exchange.verdict == "live":
         exchange.resend = True

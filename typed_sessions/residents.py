@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, NamedTuple, final
 
 from .forks import tell_of_forks
 from .record import Record
+
+logger: logging.Logger = logging.getLogger("typed_sessions")
 
 ABSENT: Final = object()
 """Stands for a value that is not there, where None is a value."""
@@ -20,6 +24,13 @@ class ResidentChange(NamedTuple):
     value: object
     functions: Sequence[Callable[[object], object]] = ()
     default: object = ABSENT
+
+
+class Made(NamedTuple):
+    """What the functions of a change have made `of` a value."""
+
+    of: object
+    value: object
 
 
 @final
@@ -51,12 +62,43 @@ class Residents:
         """The session's values by key name."""
         return self._sessions.get(locator) or {}
 
-    def apply(self, locator: bytes, changes: Sequence[ResidentChange]) -> dict[str, object]:
-        """Apply changes one by one; the values that came of them (`ABSENT` for one that is gone)."""
-        return {
-            change.name: self._update(locator, change) if change.functions else self._set(locator, change.name, change.value)
-            for change in changes
-        }
+    def try_out(
+        self, locator: bytes, changes: Sequence[ResidentChange], known: Mapping[str, Made] = MappingProxyType({})
+    ) -> dict[str, Made]:
+        """What functions make of the values that are there now, by name; `known` is what this has given before.
+
+        Before anything is stored, so that what a function raises goes to its request, and nothing has been applied (rule 7).
+        """
+        made: dict[str, Made] = {}
+        removed: set[str] = set()
+        for change in changes:
+            if change.functions:
+                before = ABSENT if change.name in removed else self.of(locator).get(change.name, ABSENT)
+                one = known.get(change.name)
+                made[change.name] = one if one is not None and one.of is before else Made(before, _made(change, before))
+            elif change.value is ABSENT:
+                removed.add(change.name)
+        return made
+
+    def apply(self, locator: bytes, changes: Sequence[ResidentChange], made: Mapping[str, Made], lost: list[str]) -> dict[str, object]:
+        """Apply changes one by one; the values that came of them (`ABSENT` for one that is gone). `made` is what `try_out` gave.
+
+        The store has committed. If somebody was faster since, functions are applied again: what one raises then can only be reported, and
+        its name is added to `lost`.
+        """
+        values: dict[str, object] = {}
+        for change in changes:
+            try:
+                if change.functions:
+                    value = self._update(locator, change, made.get(change.name))
+                else:
+                    value = self._set(locator, change.name, change.value)
+            except Exception:
+                logger.exception("a function given to update() of %r raised when all else was stored; the value stays", change.name)
+                lost.append(change.name)
+                value = self.of(locator).get(change.name, ABSENT)
+            values[change.name] = value
+        return values
 
     def some(self, limit: int) -> list[bytes]:
         """Some of the sessions that have values, others each time, until it was everybody's turn."""
@@ -106,14 +148,12 @@ class Residents:
         del dropped  # with the lock free again: a destructor may come back here (rule 10)
         return value
 
-    def _update(self, locator: bytes, change: ResidentChange) -> object:
+    def _update(self, locator: bytes, change: ResidentChange, made: Made | None) -> object:
         while True:
             before = self.of(locator).get(change.name, ABSENT)
-            value = change.default if before is ABSENT else before
+            value = made.value if made is not None and made.of is before else _made(change, before)
             if value is ABSENT:
                 return ABSENT
-            for function in change.functions:
-                value = function(value)
             with self._lock:
                 applied = self.of(locator).get(change.name, ABSENT) is before
                 dropped = self._put(locator, change.name, value) if applied else None
@@ -150,3 +190,12 @@ class Residents:
         else:
             self._sessions.pop(locator, None)
         return before
+
+
+def _made(change: ResidentChange, before: object) -> object:
+    """What the functions of a change make of a value; `ABSENT` if there is none, and no default."""
+    value = change.default if before is ABSENT else before
+    if value is not ABSENT:
+        for function in change.functions:
+            value = function(value)
+    return value

@@ -29,6 +29,7 @@ class Tracking(View, eq=False):
         values: dict[str, Any] = {}  # Any: of whatever keys there are
         lists: dict[str, ListSlot] | None = None
         clear: bool = False
+        end_asked: bool = False
         renew_asked: bool = False
         timeout_set: bool = False
         persistent_set: bool = False
@@ -37,6 +38,7 @@ class Tracking(View, eq=False):
         presented: bytes | None = None
         let_go: list[tuple[Key[Any], object, bytes]] | None = None
         committing: bool = False
+        forgotten: int = 0
         persistent: bool = False
 
     # -------------------------------------------------------------- committing
@@ -63,6 +65,7 @@ class Tracking(View, eq=False):
                     slot.encoded = self._accepted(key, slot.value)  # it may have been changed in place since
                 payload = slot.encoded
             elif mode == "read":
+                slot.in_place = False  # of a commit that has failed: it may have been put back since
                 if key.immutable or not slot.present:
                     continue
                 payload = self._changed_in_place(slot)
@@ -348,6 +351,14 @@ class Tracking(View, eq=False):
                 if changed:
                     names.append(name)
         return names
+
+    def forget_told(self) -> None:
+        """Drop what the store may have been told; but an end that another task has asked for meanwhile was not among it."""
+        end_asked = self.end_asked
+        self.forgotten += 1
+        self.forget_changes()
+        if end_asked:
+            self.end_asked = self.flagged = self.touched = True
 
     def forget_changes(self) -> None:
         """Drop everything that was not committed."""

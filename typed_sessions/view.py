@@ -85,6 +85,8 @@ class View(msgspec.Struct, eq=False):
     """Whether somebody has looked at all this before, and has said what is refused."""
     committing: bool = False
     """The store is being told what has changed: another task's changes would not be among them, and would count as committed."""
+    forgotten: int = 0
+    """How many commits have been given up, or have lost their answer: what they were to commit is dropped."""
     presented: bytes | None = None
     """The digest of the secret that the request came with, if the record's is another since `refresh`."""
     let_go: list[tuple[Key[Any], object, bytes]] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from typing import Any, cast
 
 import pytest
@@ -361,6 +362,55 @@ async def test_lifespan_closes_the_manager(app: App, tmp_path: Any) -> None:
     await site.jar()
     assert await lifespan(site.app(app)) == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
     assert await Site().sessions.load_sessions(tmp_path / "sessions") == 1
+
+
+async def goes_silently(_: Scope, receive: Receive, send: Send) -> None:
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+
+
+async def is_gone_before(_: Scope, receive: Receive, send: Send) -> None:
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+
+
+async def fails_at_the_end(_: Scope, receive: Receive, send: Send) -> None:
+    await goes_silently(_, receive, send)
+    raise OSError("the disk is gone")
+
+
+@pytest.mark.parametrize("app", [goes_silently, is_gone_before, fails_at_the_end])
+@in_loop
+async def test_lifespan_closes_the_manager_of_one_that_does_not_say_goodbye(app: App, tmp_path: Any) -> None:
+    """It has heard of the shutdown and returns or raises, or has returned before: the sessions are saved all the same."""
+    site = Site()
+    site.sessions.autosave(tmp_path / "sessions")
+    await site.jar()
+    with pytest.raises(OSError, match="the disk") if app is fails_at_the_end else nullcontext():
+        assert await lifespan(site.app(app)) == ["lifespan.startup.complete"]
+    assert await Site().sessions.load_sessions(tmp_path / "sessions") == 1
+
+
+@in_loop
+async def test_who_has_not_started_is_not_asked_to_stop(site: Site) -> None:
+    """An application that says that its startup has failed, and returns: no server sends a shutdown then, and nobody waits for one."""
+
+    async def failing(_: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.failed"})
+
+    asked: list[str] = []
+
+    async def receive() -> dict[str, Any]:
+        asked.append("lifespan.startup")
+        assert len(asked) == 1
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Any) -> None:
+        assert message["type"] == "lifespan.startup.failed"
+
+    await site.app(failing)({"type": "lifespan"}, receive, send)
 
 
 @in_loop

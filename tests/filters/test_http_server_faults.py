@@ -11,7 +11,7 @@ import pytest
 
 from tests.filters.http_site import Handler, Site
 from tests.filters.servers import Connection, exchange, serving
-from typed_sessions import Conflict, Rejected, StoreUnavailable, TooLarge
+from typed_sessions import Conflict, Rejected, Session, StoreUnavailable, TooLarge
 from typed_sessions.filters import http_server
 
 FAILURES = [(StoreUnavailable("it is down"), 503), (Conflict("others were faster"), 503), (TooLarge("too large"), 500)]
@@ -251,3 +251,18 @@ def test_a_method_that_does_not_exist(site: Site) -> None:
     with serving(site.handler()) as server, Connection(server) as browser:
         assert browser.ask("/visit", "BREW").status == 501
     assert (site.store.trips, server.errors) == (0, [])
+
+
+@pytest.mark.parametrize("mistake", [AttributeError("no such thing"), ValueError("a bug")], ids=["AttributeError", "ValueError"])
+def test_a_check_that_raises_is_no_unknown_method(site: Site, mistake: Exception) -> None:
+    """http.server answers 501 for a method that is not there, and that is what an AttributeError says: here it is a mistake like others."""
+
+    class Checking(site.handler({"/": lambda handler: None})):  # type: ignore[misc]  # a class that is made at run time
+        def check_session(self, session: Session) -> bool:
+            raise mistake
+
+    with serving(Checking) as server, Connection(server) as browser, pytest.raises(ConnectionError):
+        browser.ask("/")
+    [error] = server.errors
+    assert mistake in (error, error.__cause__)
+    assert not isinstance(error, AttributeError)

@@ -10,6 +10,7 @@ import pytest
 
 from tests.faces import Browser, Face
 from tests.planting import heard, pack, plant, record_of
+from tests.watched import Watched
 from typed_sessions import (
     AddressMismatch,
     Begin,
@@ -18,6 +19,7 @@ from typed_sessions import (
     End,
     Event,
     Key,
+    ListKey,
     LostUpdate,
     Rejected,
     ReusedOldId,
@@ -239,6 +241,68 @@ def test_rule_10_what_a_repeated_commit_runs_and_raises_goes_to_its_request(
         session[note] = 3
     with browser.visit() as session:
         assert session[note] == 3
+
+
+@pytest.mark.parametrize("new", [False, True], ids=["known", "new"])
+def test_rule_10_an_update_of_a_resident_value_that_raises_at_the_commit(face: Face, note: Key[int], new: bool) -> None:
+    """Another request was faster, and the function does not take its value: nothing is applied, and the old cookies still open it."""
+    resident, words = Key("resident", int, resident=True), ListKey("words", str)
+    browser, _ = stored_session(face, note)
+    if new:
+        browser = face.browser()
+    calls: list[int] = []
+
+    def once(n: int) -> int:
+        calls.append(n)
+        return n + 1 if n == 0 else fail()
+
+    turn = browser.open()
+    if not new:
+        turn.session.renew()
+    turn.session[note] = 2
+    turn.session[words].append("one")
+    turn.session.update(resident, once, default=0)
+    if new:
+        calls.clear()
+        turn.finish()
+        with browser.visit() as session:
+            assert (session[note], session[resident], calls) == (2, 1, [0])
+        return
+    with browser.copy().visit() as session:
+        session[resident] = 100
+    with pytest.raises(Mistake):
+        turn.send()
+    with browser.visit() as session:
+        assert (session[note], list(session[words]), session[resident]) == (1, [], 100)
+
+
+def test_rule_10_an_update_of_a_resident_value_that_raises_after_the_commit(
+    face: Face, note: Key[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another request was faster while the store was told: all else is stored, the answer says so, and the loss is told."""
+    resident = Key("resident", int, resident=True)
+    browser, _ = stored_session(face, note)
+    rival = browser.copy()
+
+    def once(n: int) -> int:
+        return n + 1 if n == 0 else fail()
+
+    class Meanwhile(Watched):
+        def _after(self, name: str) -> None:
+            if name == "commit" and self.calls["commit"] == 1:
+                with rival.visit() as session:
+                    session[resident] = 100
+
+    face.manager = face.another(store=Meanwhile(face.store))
+    lost = heard(face, LostUpdate)
+    turn = browser.open()
+    turn.session[note] = 2
+    turn.session.update(resident, once, default=0)
+    turn.finish()
+    assert [event.name for event in lost] == ["resident"]
+    assert any("when all else was stored" in line for line in mistakes(caplog))
+    with browser.visit() as session:
+        assert (session[note], session[resident]) == (2, 100)
 
 
 def test_rule_10_an_update_that_raises_at_once_changes_nothing(face: Face, note: Key[int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -227,6 +228,44 @@ def test_rule_13_closing_the_manager_is_the_last_client_leaving(face: Face) -> N
     face.renew()
     assert is_open(browser)
     assert is_open(lingering)
+
+
+@pytest.mark.parametrize("after", range(3))
+def test_rule_13_closing_that_is_given_up_goes_on(make_face: Make, after: int) -> None:
+    """`aclose` is cancelled, by a time limit for the shutdown, and awaited again: every hook has run once then, and all are closed."""
+    face = make_face()
+    if face.loop is None:
+        return
+    asked: list[str] = []
+    pauses: list[asyncio.Event] = [asyncio.Event() for _ in range(3)]
+
+    async def hook(value: str) -> bool:
+        number = len(asked)
+        asked.append(value)
+        await pauses[number].wait()
+        return True
+
+    key = Key("key", str, cleanup_no_client=hook)
+    browsers = [face.browser() for _ in range(3)]
+    with Connection(face) as connection:
+        for number, browser in enumerate(browsers):
+            on(browser, connection if number == 0 else None, key, str(number))
+
+        async def close_twice() -> None:
+            closing = asyncio.create_task(face.manager.aclose())
+            for pause in pauses[:after]:
+                pause.set()
+            while len(asked) <= after:
+                await asyncio.sleep(0)
+            closing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await closing
+            for pause in pauses:
+                pause.set()
+            await face.manager.aclose()
+
+        face.call(asyncio.wait_for(close_twice(), 10))
+        assert (sorted(asked), connection.closed) == (["0", "1", "2"], 1)
 
 
 def test_rule_13_what_goes_wrong_keeps_the_value(face: Face, caplog: pytest.LogCaptureFixture) -> None:

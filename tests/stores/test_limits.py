@@ -250,9 +250,9 @@ def test_of_two_bounds_all_stores_name_the_same(place: Place) -> None:
     face = place.with_bounds(max_bytes=300, max_keys=2)
     stand = drawing()
     much: Values = {"a": b"x" * 200, "b": b"x" * 200, "c": b"x" * 200}
-    with pytest.raises(TooLarge, match="3 keys; .*max_keys=2"):
+    with pytest.raises(TooLarge, match=r"3 keys; .*max_keys=2"):
         create(face, stand.record(much))
     record = stand.record({"a": b"1"})
     create(face, record)
-    with pytest.raises(TooLarge, match="3 keys; .*max_keys=2"):
+    with pytest.raises(TooLarge, match=r"3 keys; .*max_keys=2"):
         commit(face, record, Changes({name: Write(b"x" * 200) for name in much}))

@@ -181,25 +181,35 @@ class SessionMiddleware:
             self._sessions.disconnected(connection.client)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        asked = answered = closed = False
+        asked = answered = began = over = closed = False
 
-        async def asking() -> Message:
-            nonlocal asked
-            asked = True
-            return await receive()
-
-        async def closing(message: Message) -> None:
-            nonlocal answered, closed
-            answered = True
-            if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed") and not closed:
+        async def close() -> None:
+            nonlocal closed
+            if not closed:
                 closed = True
                 await self._sessions.aclose()
+
+        async def asking() -> Message:
+            nonlocal asked, over
+            asked = True
+            message = await receive()
+            over = message["type"] == "lifespan.shutdown"
+            return message
+
+        async def answering(message: Message) -> None:
+            nonlocal answered, began
+            answered = True
+            began = began or message["type"] == "lifespan.startup.complete"
+            if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
+                await close()
             await send(message)
 
         try:
-            await self._app(scope, asking, closing)
+            await self._app(scope, asking, answering)
         except Exception:
             # That is how an application says that it knows no lifespan; the manager has to be closed all the same.
+            if over:
+                await close()
             if asked or answered:
                 raise
         if not answered:
@@ -207,8 +217,12 @@ class SessionMiddleware:
                 await receive()
             await send({"type": "lifespan.startup.complete"})
             await receive()
-            await self._sessions.aclose()
+            await close()
             await send({"type": "lifespan.shutdown.complete"})
+        elif began:  # it may have returned without a word, even before the shutdown
+            if not over:
+                await receive()
+            await close()
 
 
 async def open_session(scope: Scope, /) -> Session:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Collection, Sequence
 from typing import final
 from urllib.parse import urlsplit
@@ -85,6 +86,7 @@ class WebSocket:
         "_receive",
         "_scope",
         "_send",
+        "_unheard",
         "client",
         "exchange",
         "gone",
@@ -104,6 +106,7 @@ class WebSocket:
         self._cut = False
         self._asked: float | None = None
         self._asking = False
+        self._unheard: deque[Message] = deque()
         self.gone: bool = False
         peer = scope.get("client")
         self.client: Client = Client(peer[0] if peer else None, self._close)
@@ -135,9 +138,13 @@ class WebSocket:
     async def receive(self) -> Message:
         if self.client.closing:
             await self._close()
-        message = await self._receive()
+        message = self._unheard.popleft() if self._unheard else await self._receive()
         if message["type"] == "websocket.receive" and self.exchange.tracking is not None and not self._closed:
-            await self._ask()
+            try:
+                await self._ask()
+            except BaseException:  # given up, or the store is down: it is for the next call
+                self._unheard.append(message)
+                raise
         elif message["type"] == "websocket.disconnect":
             self._closed = self.gone = True
         if self._cut and message["type"] == "websocket.receive":

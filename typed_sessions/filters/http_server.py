@@ -200,7 +200,10 @@ class SessionHandler(BaseHTTPRequestHandler):
             exchange: Exchange | None = self._exchange
             unopened = exchange is not None and exchange.session is None and not exchange.done
             if exchange is not None and unopened and (self.session_eager or exchange.guard.check is not None):
-                self.sessions.open_exchange(exchange)
+                try:
+                    self.sessions.open_exchange(exchange)
+                except AttributeError as problem:  # for http.server, that the method does not exist
+                    raise RuntimeError(f"{type(self).__name__}.check_session, or a listener, raised AttributeError: {problem}") from problem
         return found
 
     def _after(self) -> None:

@@ -1,0 +1,106 @@
+"""Rule 10 and tasks: a hook that awaits a task which it has cancelled raises CancelledError, and nobody has cancelled the request."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+
+import pytest
+
+from tests.faces import PEER
+from tests.filters.servers import in_loop
+from typed_sessions import AsyncSessionManager, End, Key, Request
+from typed_sessions.testing import FakeClock
+
+log: list[str] = []
+
+
+async def forever() -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+async def stop(task: asyncio.Task[None]) -> None:
+    """The commonest slip of a clean-up: a cancelled task raises for whoever awaits it."""
+    log.append("stopped")
+    task.cancel()
+    await task
+
+
+async def a_session(sessions: AsyncSessionManager, worker: Key[asyncio.Task[None]], word: Key[str]) -> str:
+    session, finish = await sessions.start_check(Request(headers=[], peer=PEER))
+    session[worker], session[word] = asyncio.create_task(forever()), "word"
+    return "; ".join(value.partition(";")[0] for name, value in await finish() if name == "Set-Cookie")
+
+
+@pytest.mark.parametrize("how", ["signed out", "swept", "swept in passing"])
+@in_loop
+async def test_rule_10_a_hook_that_raises_cancelled_error_stops_nothing_else(how: str) -> None:
+    """Each session has its `End` and all of its hooks, once; whoever sweeps in passing notices nothing."""
+    log.clear()
+    clock = FakeClock()
+    worker = Key("worker", asyncio.Task[None], resident=True, cleanup_delete=stop)
+    word = Key("word", str, cleanup_delete=log.append)
+    sessions = AsyncSessionManager(clock=clock)
+    sessions.on(End, lambda _: log.append("End"))
+    cookies = [await a_session(sessions, worker, word) for _ in range(3)]
+    await asyncio.sleep(0)
+    if how == "signed out":
+        for cookie in cookies:
+            session, finish = await sessions.start_check(Request(headers=[("Cookie", cookie)], peer=PEER))
+            session.end()
+            assert sum("Max-Age=0" in value for _, value in await finish()) == 2
+    else:
+        clock.advance(10_000)
+        if how == "swept":
+            assert await sessions.sweep() == 3
+        else:
+            session, finish = await sessions.start_check(Request(headers=[], peer=PEER))
+            assert not session.exists
+            await finish()
+    assert sorted(log) == ["End"] * 3 + ["stopped"] * 3 + ["word"] * 3
+    for _ in range(3):
+        clock.advance(100)
+        await sessions.sweep()
+    assert len(log) == 9
+    await sessions.aclose()
+
+
+@in_loop
+async def test_rule_10_it_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    """With the hook's name, and with the traceback that leads to it."""
+    sessions = AsyncSessionManager()
+    worker = Key("worker", asyncio.Task[None], resident=True, cleanup_delete=stop)
+    await a_session(sessions, worker, Key("word", str))
+    await asyncio.sleep(0)
+    await sessions.end_all()
+    [line] = [line for line in caplog.records if line.levelno == logging.ERROR]
+    assert "raised CancelledError, and nobody has cancelled" in caplog.text
+    assert line.exc_info is not None
+    assert line.exc_info[1] is not None
+    assert isinstance(line.exc_info[1].__cause__, asyncio.CancelledError)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="before Python 3.11 a task does not tell that it was cancelled")
+@in_loop
+async def test_rule_10_who_is_cancelled_is_cancelled() -> None:
+    """A request that waits for a listener, and is given up: that is no mistake of the listener's."""
+    heard = asyncio.Event()
+    sessions = AsyncSessionManager()
+
+    async def listener(_: object) -> None:
+        heard.set()
+        await forever()
+
+    word = Key("word", str)
+    session, finish = await sessions.start_check(Request(headers=[], peer=PEER))
+    session[word] = "word"
+    sessions.on(End, listener)
+    await finish()
+    request = asyncio.create_task(sessions.end_all())
+    await heard.wait()
+    request.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await request
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
