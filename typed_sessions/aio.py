@@ -138,6 +138,10 @@ class AsyncSessionManager(Carrying):
             await exchange.opening.wait()
         return await self._opened(exchange, self._open(exchange)) if exchange.session is None else exchange.session
 
+    async def pass_guard(self, exchange: Exchange, guard: Guard) -> None:
+        """For filters: the request's session is open, and is within another filter's settings now."""
+        await self._run_alone(exchange, plans.pass_guard(self._core, exchange, guard, self._core.clock()))
+
     async def _opened(self, exchange: Exchange, opened: Awaitable[Session]) -> Session:
         opening, of_request = asyncio.Event(), exchange.source is not None
         exchange.opening = opening
@@ -189,9 +193,9 @@ class AsyncSessionManager(Carrying):
             core.born(exchange, draft, {}, now)
             return None
         changes = tracking.changes()
-        if changes is None:
+        if changes is None and not exchange.resend_due:
             return None
-        if not core.is_simple(changes):
+        if changes is None or not core.is_simple(changes):
             return self.commit_exchange(exchange)
         outcome = direct.commit(tracking.record.locator, changes, core.idle, now)
         if core.settled(exchange, tracking, outcome):
@@ -230,9 +234,9 @@ class AsyncSessionManager(Carrying):
                     await self.run(plans.create(core, exchange, now, draft, created))
                 return
             changes = tracking.changes()
-            if changes is None:
+            if changes is None and not exchange.resend_due:
                 return
-            if core.is_simple(changes):
+            if changes is not None and core.is_simple(changes):
                 locator = tracking.record.locator
                 outcome = await self._told(tracking, core.store.commit, locator, changes, core.idle, now)
                 assert outcome is not None

@@ -18,6 +18,7 @@ from .record import (
     FIELD_FLAGS_AT,
     FIELD_HOOKED,
     HOOKED,
+    NO_TAG,
     OWN_TIMEOUT,
     PERSISTENT,
     REUSED,
@@ -189,7 +190,7 @@ def apply(record: Record, changes: Changes, idle: Idle, now: float) -> Outcome:
         if changes.persistent is not None:
             after.flags |= PERSISTENT if changes.persistent else TRANSIENT
     if renewal is not None:
-        after.previous = Previous(record.digest, record.tag_digest, now + renewal.overlap)
+        after.previous = Previous(record.digest, record.tag_digest if renewal.overlap else NO_TAG, now + renewal.overlap)
         after.digest, after.tag_digest, after.address = renewal.digest, renewal.tag_digest, renewal.address
     if changes.set_timeout:
         after.timeout, after.used = changes.timeout, now
@@ -236,7 +237,7 @@ def apply_use(record: Record, use: Use, idle: Idle, now: float) -> Record | None
         return None
     previous = record.previous
     fits = compare_digest(use.tag_digest, record.tag_digest) or (
-        previous is not None and now < previous.until and compare_digest(use.tag_digest, previous.tag_digest)
+        previous is not None and previous.opens(now) and compare_digest(use.tag_digest, previous.tag_digest)
     )
     if not fits or not (use.any_address or (use.address is not None and use.address == record.address)):
         return None

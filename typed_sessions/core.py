@@ -24,7 +24,7 @@ from .changes import Changes, Idle, Outcome
 from .clients import Client, Clients
 from .errors import KeyTypeError, NoPeerAddress, NoSession, PolicyError, Rejected
 from .events import Event
-from .exchange import Exchange
+from .exchange import Exchange, Guard
 from .forks import tell_of_forks
 from .keeper import Keeper
 from .keys import Key
@@ -131,17 +131,30 @@ class Core:
 
     # -------------------------------------------------------------- opening
 
+    def is_https(self, guard: Guard, source: Any) -> bool:  # Any: as in Reader
+        """Whether the request came encrypted, as far as it can be told before it is judged."""
+        peer, https, _ = guard.basics(source)
+        try:
+            told = self.address_policy.origin(peer, lambda name: guard.reader.headers(source, name)).https
+        except NoPeerAddress:  # which is said when the session is opened
+            told = None
+        return https if told is None else told
+
     def ask(self, exchange: Exchange) -> Presented | None:
         """Prepare: what the request's cookies say, or None if nothing of it is worth a store call. Raises `NoPeerAddress`."""
         guard = exchange.guard
         peer, https, header = guard.basics(exchange.source)
         exchange.looked = True
-        if self._trusts:
-            origin = self.address_policy.origin(peer, lambda name: guard.reader.headers(exchange.source, name))
-            if origin.https is not None:
-                https = origin.https
-        else:
-            origin = self._origin_of(peer)
+        try:
+            if self._trusts:
+                origin = self.address_policy.origin(peer, lambda name: guard.reader.headers(exchange.source, name))
+                if origin.https is not None:
+                    https = origin.https
+            else:
+                origin = self._origin_of(peer)
+        except BaseException:
+            header = ""  # a traceback may be shown with the locals of its frames, and those are the cookies (I4)
+            raise
         exchange.address = origin[0]
         cookies = exchange.cookies = guard.cookies[https]
         key_value, addr_value = cookies.find(header)
@@ -200,8 +213,9 @@ class Core:
             tracking.lasting = True
             tracking.persistent = record is None or record.persistent is not False
             if record is not None and record.use_written and tracking.persistent and exchange.verdict == "live":
-                # A browser counts Max-Age from the last time it got the cookie, so it gets it again when a use is written (rule 12).
-                exchange.resend = True
+                # A browser counts Max-Age from the last time it got the cookie, so it gets it again when a use is written (rule 12). But by
+                # the time of the answer another request may have signed in: so that is looked at then.
+                exchange.resend_due = tracking.touched = True
         if record is not None:
             if guard.has_clients and (client := guard.client(exchange.source)) is not None:
                 exchange.client = client
@@ -323,15 +337,15 @@ class Core:
         record, seen = outcome.record, tracking.record
         if outcome.status != "committed" or record is None or seen is None or record.digest != seen.digest:
             return False
-        if record.use_written or record.flags & HOOKED:
+        if record.use_written or record.flags & HOOKED or exchange.resend_due:
             self.take_over(exchange, tracking, record, {})
         else:
             tracking.committed(record, {})
         return True
 
     def take_over(self, exchange: Exchange, tracking: Tracking, record: Record, residents: Mapping[str, object]) -> None:
-        if record.use_written and tracking.persistent and exchange.verdict == "live":
-            exchange.resend = True
+        if exchange.resend_due or (record.use_written and tracking.persistent and exchange.verdict == "live"):
+            exchange.resend, exchange.resend_due = True, False
         if record.flags & HOOKED or residents:
             self.connect(exchange, record, self.clock())
         tracking.committed(record, residents)

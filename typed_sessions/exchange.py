@@ -231,6 +231,8 @@ class Exchange(msgspec.Struct, eq=False, weakref=True):
     failed: bool = False
     expire: bool = False
     resend: bool = False
+    resend_due: bool = False
+    """The cookie's Max-Age is to be counted anew, if it is still the session's when the headers leave."""
     issued: tuple[str, str] | None = None
     client: Client | None = None
     address: str | None = None

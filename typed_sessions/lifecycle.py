@@ -129,7 +129,7 @@ def judge(presented: Presented, record: Record | None, address: str | None, poli
         return "dead"
     if now >= record.due:
         return "expired"
-    if now >= previous.until:
+    if not previous.opens(now):
         return "old"
     if not compare_digest(presented.tag_digest, previous.tag_digest):
         return "cookie"
@@ -139,7 +139,7 @@ def judge(presented: Presented, record: Record | None, address: str | None, poli
 def opens(record: Record, digest: bytes, now: float) -> bool:
     """Whether a secret of this digest, proved earlier, still opens the record: the current one, or the previous one in its overlap."""
     previous = record.previous
-    return digest == record.digest or (previous is not None and digest == previous.digest and now < previous.until)
+    return digest == record.digest or (previous is not None and digest == previous.digest and previous.opens(now))
 
 
 def issue(draw: Draw, locator: bytes | None = None) -> SessionId:

@@ -209,6 +209,10 @@ class SessionManager(Configured[Store]):
         else:
             run(endings.in_passing(self._core, exchange, now))
 
+    def pass_guard(self, exchange: Exchange, guard: Guard) -> None:
+        """For filters: the request's session is open, and is within another filter's settings now."""
+        run(plans.pass_guard(self._core, exchange, guard, self._core.clock()))
+
     def commit_exchange(self, exchange: Exchange, *, strict: bool = False) -> None:
         """For filters: commit what the request has done so far."""
         tracking = exchange.tracking
@@ -234,9 +238,9 @@ class SessionManager(Configured[Store]):
                     run(plans.create(core, exchange, now, draft, created))
                 return
             changes = tracking.changes()
-            if changes is None:
+            if changes is None and not exchange.resend_due:
                 return
-            if core.is_simple(changes):
+            if changes is not None and core.is_simple(changes):
                 outcome = self._store.commit(tracking.record.locator, changes, core.idle, now)
                 if core.settled(exchange, tracking, outcome):
                     return

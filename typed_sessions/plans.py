@@ -11,7 +11,7 @@ from .core import Core, Draft
 from .endings import clean_late, close_client, end, sweep_step
 from .errors import COMMIT_FAILURES, Conflict, HeadersSent, Rejected, RejectedReason, SessionEnded, SessionError, StoreUnavailable
 from .events import AddressMismatch, Begin, CommitRefused, LostUpdate, ReusedOldId, ValueRefused
-from .exchange import Exchange
+from .exchange import Exchange, Guard
 from .finish import forget_changes
 from .lifecycle import ANSWERS, Presented, ended_by, idle_of, issue, opens, renewal, straggles
 from .record import Record, SessionId
@@ -103,6 +103,28 @@ def _resume(core: Core, exchange: Exchange, presented: Presented, record: Record
         exchange.expire, exchange.resend = True, False
         raise exchange.reject("check")
     return session
+
+
+def pass_guard(core: Core, exchange: Exchange, guard: Guard, now: float) -> Plan[None]:
+    """A filter with settings of its own within another one of the same manager, whose session is open already: they hold from here on."""
+    exchange.guard = guard
+    tracking, session = exchange.tracking, exchange.session
+    assert tracking is not None
+    assert session is not None
+    new = tracking.record is None
+    wanted = core.creates(exchange)
+    if new and wanted is False:
+        tracking.forget_changes()
+        raise exchange.reject("no_session")
+    if not (yield from _sound(exchange, session)):
+        tracking.forget_changes()
+        if tracking.record is not None:
+            yield from end(core, tracking.record.locator, "check", exchange)
+            exchange.expire = not exchange.created
+            exchange.resend, exchange.resend_due, exchange.issued = False, False, None
+        raise exchange.reject("check")
+    if new and wanted is True and tracking.replaced is None:
+        yield from create(core, exchange, now)
 
 
 def _sound(exchange: Exchange, session: Session) -> Plan[bool]:
@@ -249,6 +271,7 @@ def _commit_changes(
     """The names of the keys of which a change was lost; the listeners have been told."""
     lost: list[str] = []
     session_id = None
+    seen: Record | None = None
     made: Mapping[str, Made] = {}
     attempt, slept = 0, 0.0
     while True:
@@ -279,9 +302,14 @@ def _commit_changes(
             )
         if attempt >= AT_ONCE and (attempt - AT_ONCE) % 2 == 0:
             slept += yield from _pause(core, tracking, (attempt - AT_ONCE) // 2)
-        lost += tracking.rebase(outcome.record, in_hand=attempt == 1)
+        seen = outcome.record
+        lost += tracking.rebase(seen, in_hand=attempt == 1)
         outcome = None
-    if outcome is None:  # Others have stored just that, or removed what was to be updated: nothing is left to commit.
+    if outcome is None:  # Nothing was written; or others have stored just that, or removed what was to be updated.
+        if exchange.resend_due and not (strict or exchange.headers_sent):
+            yield from _resend(core, exchange, tracking, record, seen)
+        if seen is not None:
+            _note_secret(tracking, record, seen, now)
         yield from _report_lost(core, exchange, tracking, lost)
         return lost
     if outcome.status != "committed" or outcome.record is None:
@@ -306,14 +334,36 @@ def _commit_changes(
         exchange.issued = core.issued(session_id)
         if core.keeper is not None and core.keeper.keeping:
             yield Work(core.keeper.note_renewed, (after, cleared, now))
-    elif after.digest != record.digest:
-        # Another request has renewed it first: the browser gets that answer's cookies, and none from here. Without an overlap that
-        # was a sign-in, and whoever had the session open before it sees nothing of what is in it after (session fixation).
-        tracking.old_secret = True
-        if not opens(after, record.digest, now):
-            tracking.shut_out(record)
+    else:
+        _note_secret(tracking, record, after, now)
     yield from _report_lost(core, exchange, tracking, lost)
     return lost
+
+
+def _note_secret(tracking: Tracking, record: Record, stored: Record, now: float) -> None:
+    """Another request may have renewed the session first: the browser gets that answer's cookies, and none from here.
+
+    Without an overlap that was a sign-in, and whoever had the session open before sees nothing of what is in it after (session fixation).
+    """
+    if stored.digest != record.digest:
+        tracking.old_secret = True
+        if not opens(stored, record.digest, now):
+            tracking.shut_out(record)
+
+
+def _resend(core: Core, exchange: Exchange, tracking: Tracking, record: Record, seen: Record | None) -> Plan[None]:
+    """The cookie goes out again if it is still the session's: a slow answer must not put it over the one of a sign-in meanwhile."""
+    exchange.resend_due = False
+    if seen is None:
+        try:
+            seen = yield Ask(core.store.open, (record.locator, None, core.idle, core.clock()))
+        except StoreUnavailable as problem:
+            logger.debug(
+                "the session %s could not be looked at; its cookie goes out with a later answer: %s", record.locator.hex(), problem
+            )
+    if seen is not None and seen.digest == record.digest and seen.due > core.clock():
+        exchange.resend = True
+        tracking.persistent = seen.persistent is not False  # another request may have chosen
 
 
 def _refuse(

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from hmac import compare_digest
 from struct import Struct
 from struct import error as struct_error
 from typing import Literal, NamedTuple, TypeAlias, final
@@ -40,6 +41,8 @@ FORMAT = 1
 LOCATOR_BYTES = 16
 SECRET_BYTES = 32
 TAG_DIGEST_BYTES = 16
+NO_TAG = bytes(TAG_DIGEST_BYTES)
+"""In the place of a digest: nothing that a request presents equals it."""
 
 REUSED, HOOKED, OWN_TIMEOUT, ENDED, PERSISTENT, TRANSIENT, PREVIOUS, DEADLINE = (1 << n for n in range(8))
 FIELD_HOOKED, FIELD_LIST, FIELD_SEALED, FIELD_TWIN = 1, 2, 4, 8
@@ -149,7 +152,12 @@ class Previous(msgspec.Struct, frozen=True, gc=False):
 
     digest: bytes
     tag_digest: bytes
+    """`NO_TAG` if there was no overlap: then the secret opens nothing, whatever a clock says that is behind the one of the renewal."""
     until: float
+
+    def opens(self, now: float) -> bool:
+        """Whether its overlap lasts."""
+        return now < self.until and not compare_digest(self.tag_digest, NO_TAG)
 
 
 @final

@@ -283,6 +283,10 @@ class Tracking(View, eq=False):
                 slot.seen = None if key.codec.repeatable else slot.stored
                 slot.version = key.version
             else:
+                if self._bases(key, record) != (slot.base, field_revision(slot.older)):
+                    # Another request has written it: the next look is at what is stored.
+                    self._let_go(key, slot.value, encoded(key.codec, slot.value) if slot.present else None)
+                    del slots[name]
                 continue
             slot.mode, slot.functions, slot.in_place, slot.default = "read", (), False, ABSENT
         self.values, self.slots, self.lists = values, slots, None
@@ -321,6 +325,7 @@ class Tracking(View, eq=False):
         """Another request has renewed the session, and its id opens it no more: nothing that comes after is for this request."""
         self.record = seen
         self.values.clear()
+        self.slots.clear()  # an update or a merge may hold what the other one has stored
         self.over = True
 
     def changed_names(self) -> tuple[str, ...]:

@@ -321,6 +321,33 @@ async def _read(session: Session, site: Site) -> int:
     return session[site.visits]
 
 
+@in_loop
+async def test_cookies_in_many_headers_are_joined_at_once(site: Site) -> None:
+    """HTTP/2 sends a header for each cookie; how many more a client sends is its own affair, and costs no more than their length."""
+    jar = await site.jar(3)
+    seen: list[str] = []
+
+    class Counted(bytes):
+        """A header's value that is decoded by nobody but together with the others."""
+
+        def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+            raise AssertionError("one by one")
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        cookies = [header for header in scope["headers"] if header[0] == b"cookie"]
+        pairs = [(b"cookie", Counted(pair)) for pair in cookies[0][1].split(b"; ")]
+        scope["headers"] = [*(header for header in scope["headers"] if header not in cookies), *pairs, (b"cookie", Counted(b"other=1"))]
+        await site.app(says(opened))(scope, receive, send)
+
+    async def opened(scope: Scope) -> int:
+        session = await open_session(scope)
+        seen.append(session.handle)
+        return session[site.visits]
+
+    assert (await asgi(app, jar)).text == "3"
+    assert seen != [""]
+
+
 # ------------------------------------------------------------------ lifespan and the rest
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.filters.asgi_site import App, Site, says
-from tests.filters.servers import Jar, Socket, asgi, in_loop
-from typed_sessions import CookiePolicy, HeadersSent, MemoryStore, Rejected, Session, SessionManager
+from tests.filters.servers import PEER, Jar, Socket, asgi, in_loop
+from typed_sessions import AddressPolicy, CookiePolicy, HeadersSent, MemoryStore, Rejected, Session, SessionManager
 from typed_sessions.filters.asgi import Message, Receive, Scope, Send, open_session
 from typed_sessions.testing import login
 
@@ -210,3 +210,23 @@ async def test_the_first_foreign_origin_is_logged(site: Site, caplog: pytest.Log
     [record] = caplog.records
     for text in ("'http://example.org:8080'", "'example.org'", "allowed_origins", "proxy_set_header Host $http_host"):
         assert text in record.getMessage()
+
+
+@pytest.mark.parametrize("how", ["by itself", "by a proxy"])
+@in_loop
+async def test_a_page_that_came_in_the_clear_is_another_origin(how: str) -> None:
+    """Anybody between it and the browser may have made it: it opens no session over https. From https to http it may."""
+    site = Site(address_policy=AddressPolicy(trusted_proxies=[PEER]))
+    app = site.app(handshake())
+    for origin, status in (("http://example.org", 403), ("https://example.org", 101)):
+        headers = [("Origin", origin)]
+        if how == "by a proxy":
+            headers += [("X-Forwarded-For", "192.0.2.7"), ("X-Forwarded-Proto", "https")]
+        socket = Socket(app, denial=True, headers=headers)
+        if how == "by itself":
+            socket.scope["scheme"] = "wss"
+        async with socket:
+            first = await socket.next()
+            assert first.get("status", 101) == status
+    async with Socket(app, headers=[("Origin", "https://example.org")]) as socket:
+        await socket.accepted()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from tests.filters.servers import ASGIRequest, Jar, Socket, asgi, in_loop, scope, wsgi
-from typed_sessions import AddressPolicy, AsyncSessionManager, CookiePolicy, Key, MemoryStore, PolicyError, SessionManager
+from tests.filters.servers import Answer, ASGIRequest, Jar, Socket, asgi, in_loop, scope, wsgi
+from typed_sessions import AddressPolicy, AsyncSessionManager, CookiePolicy, Key, MemoryStore, PolicyError, Session, SessionManager
 from typed_sessions.filters import asgi as for_asgi
 from typed_sessions.filters import wsgi as for_wsgi
 from typed_sessions.filters.asgi import Receive, Scope, Send
@@ -103,7 +104,7 @@ def test_a_wsgi_application_finds_its_own_session_after_a_mounted_one() -> None:
 
 TWO = (
     r"two managers, one in the other, use the cookie SESSION_KEY: each would replace the sessions of the other. Use one manager for both "
-    r"filters, give both managers one store object, or give one of them another name, "
+    r"filters, or give one of them another name, "
     r"SessionManager\(cookie_policy=CookiePolicy\(name='ADMIN'\)\)"
 )
 
@@ -139,19 +140,21 @@ def test_two_managers_with_the_same_cookies_are_refused_in_wsgi() -> None:
         wsgi(again)
 
 
-def test_two_managers_of_one_store_find_the_same_session() -> None:
-    """Neither replaces anything of the other: they may be in one another."""
-    store, user = MemoryStore(), Key("user", str)
+def test_two_managers_of_one_store_are_refused_too() -> None:
+    """Each finds the other's sessions, but of a visitor who has none each would begin one, and each would expire what is over."""
+    store = MemoryStore()
+    with pytest.raises(PolicyError, match=TWO):
+        wsgi(for_wsgi.SessionMiddleware(for_wsgi.SessionMiddleware(answers, SessionManager(store)), SessionManager(store)))
 
-    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        for_wsgi.open_session(environ)[user] = "ann"
-        return answers(environ, start_response)
 
-    both = for_wsgi.SessionMiddleware(for_wsgi.SessionMiddleware(app, SessionManager(store)), SessionManager(store))
-    jar = Jar()
-    for _ in range(2):
-        assert wsgi(both, jar).status == 200
-    assert len(store) == 1
+def test_a_policy_of_its_own_within_the_same_manager_has_another_name() -> None:
+    """Or both would set a cookie of one name in one answer."""
+    sessions = SessionManager()
+    lasting = for_wsgi.SessionMiddleware(answers, sessions, cookie_policy=CookiePolicy(max_age=86_400))
+    with pytest.raises(PolicyError, match="policy of its own is within one of the same manager, and both use the cookie SESSION_KEY"):
+        wsgi(for_wsgi.SessionMiddleware(lasting, sessions))
+    admin = for_wsgi.SessionMiddleware(answers, sessions)
+    assert wsgi(for_wsgi.SessionMiddleware(admin, sessions, cookie_policy=ADMIN)).status == 200
 
 
 def test_a_path_alone_keeps_cookies_apart_where_it_changes_their_prefix() -> None:
@@ -210,3 +213,98 @@ async def test_a_scope_that_is_used_again_is_another_request() -> None:
         await for_asgi.SessionMiddleware(app, sessions)(request, client.receive, client.send)
     assert seen == [1, 1]
     assert len([view async for view in sessions.all()]) == 2
+
+
+# ------------------------------------------------------------------ one manager, and settings of its own in the inner filter
+
+
+class Levels:
+    """An application with a filter, and in it another one with `settings`; the inner one writes, the outer one if asked to."""
+
+    def __init__(self, kind: str, *, outer_first: bool, **settings: Any) -> None:
+        self.kind, self.first = kind, outer_first
+        self.user, self.page = Key("user", str), Key("page", str)
+        self.sessions = cast("Any", SessionManager() if kind == "wsgi" else AsyncSessionManager())
+        self.jar = Jar()
+        if kind == "wsgi":
+            inner: Any = for_wsgi.SessionMiddleware(self._inner_wsgi, self.sessions, **settings)
+            self.app: Any = for_wsgi.SessionMiddleware(lambda environ, start: self._outer_wsgi(inner, environ, start), self.sessions)
+        else:
+            inner = for_asgi.SessionMiddleware(self._inner_asgi, self.sessions, **settings)
+
+            async def outer(scope: Scope, receive: Receive, send: Send) -> None:
+                if self.first:
+                    (await for_asgi.open_session(scope))[self.user] = "ann"
+                await inner(scope, receive, send)
+
+            self.app = for_asgi.SessionMiddleware(outer, self.sessions)
+
+    def _inner_wsgi(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        for_wsgi.open_session(environ)[self.page] = "cart"
+        return answers(environ, start_response)
+
+    def _outer_wsgi(self, inner: Any, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if self.first:
+            for_wsgi.open_session(environ)[self.user] = "ann"
+        body: Iterable[bytes] = inner(environ, start_response)
+        return body
+
+    async def _inner_asgi(self, scope: Scope, _: Receive, send: Send) -> None:
+        (await for_asgi.open_session(scope))[self.page] = "cart"
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    def ask(self) -> Answer:
+        if self.kind == "wsgi":
+            return wsgi(self.app, self.jar)
+        return asyncio.run(asgi(self.app, self.jar))
+
+    def stored(self) -> list[tuple[str | None, str | None]]:
+        async def views() -> list[Any]:
+            return [view async for view in self.sessions.all()]
+
+        found = list(self.sessions.all()) if self.kind == "wsgi" else asyncio.run(views())
+        return [(view.get(self.user), view.get(self.page)) for view in found]
+
+
+def sound(_: Session) -> bool:
+    return True
+
+
+SETTINGS: list[dict[str, Any]] = [{"check": sound}, {"create": True}, {"error": (404, ())}]
+KINDS = pytest.mark.parametrize("kind", ["wsgi", "asgi"])
+
+
+@KINDS
+@pytest.mark.parametrize("outer_first", [False, True])
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda given: next(iter(given)))
+def test_what_both_levels_write_is_one_sessions(kind: str, outer_first: bool, settings: dict[str, Any]) -> None:
+    """A first visit: one session, one pair of cookies, whoever looked first; and the next request finds it."""
+    levels = Levels(kind, outer_first=outer_first, **settings)
+    for cookies in (2, 0):
+        answer = levels.ask()
+        assert (answer.status, len(levels.jar.cookies), len(answer.all("set-cookie"))) == (200, 2, cookies)
+        assert levels.stored() == [("ann" if outer_first else None, "cart")]
+
+
+@KINDS
+@pytest.mark.parametrize("outer_first", [False, True])
+def test_a_check_of_the_inner_filter_ends_the_one_session(kind: str, outer_first: bool) -> None:
+    """Nothing of the request is kept, what it came with is over, its cookies are expired, and the answer is the inner filter's error."""
+    answers_of_check = [True, False]
+
+    def check(_: Session) -> bool:
+        return answers_of_check.pop(0)
+
+    levels = Levels(kind, outer_first=outer_first, check=check, error=(404, ()))
+    assert levels.ask().status == 200
+    answer = levels.ask()
+    assert (answer.status, len(answer.all("set-cookie")), levels.jar.cookies, levels.stored()) == (404, 2, {}, [])
+
+
+@KINDS
+def test_who_has_no_session_is_refused_by_the_inner_filter(kind: str) -> None:
+    """`create=False` within: what the outer application has written to a session that is not there yet goes nowhere."""
+    levels = Levels(kind, outer_first=True, create=False, error=(401, ()))
+    answer = levels.ask()
+    assert (answer.status, answer.all("set-cookie"), levels.stored()) == (401, [], [])

@@ -76,6 +76,26 @@ def test_rule_05_what_is_read_again_after_a_commit_is_saved(face: Face) -> None:
         assert session[chat] == [f"message {n}" for n in range(6)]
 
 
+@pytest.mark.parametrize("was", [None, "before"])
+def test_rule_05_what_others_wrote_is_read_after_a_commit_of_something_else(face: Face, was: str | None) -> None:
+    """A value that was read before, of a key that this request does not write: the next change in place begins from what is stored."""
+    names, seen = Key("names", list[str], was=was), Key("seen", int)
+    browser = face.browser()
+    with browser.visit() as session:
+        session[names] = ["a"]
+    turn = browser.open()
+    assert turn.session[names] == ["a"]
+    with browser.visit() as session:
+        session[names].append("b")
+    turn.session[seen] = 1
+    face.call(face.manager.commit(turn.session))
+    assert turn.session[names] == ["a", "b"]
+    turn.session[names].append("c")
+    turn.finish()
+    with browser.visit() as session:
+        assert session[names] == ["a", "b", "c"]
+
+
 def test_rule_05_what_update_returned_is_told_as_well(face: Face) -> None:
     """After a commit that has applied the function to another's value, as at the end of the request."""
     chat = Key("chat", list[str])

@@ -57,6 +57,39 @@ def test_rule_09_by_default_the_previous_secret_opens_nothing(face: Face, user: 
         thief.open(create=False)
 
 
+@pytest.mark.parametrize("behind", [0.5, 30.0, 86_400.0])
+def test_rule_09_nor_does_it_where_a_clock_is_behind(face: Face, user: Key[str], behind: float) -> None:
+    """Another process whose clock has not come to the renewal, or this one after its clock was set back: no overlap is none."""
+    browser, handle = signed_in(face, user)
+    thief = browser.copy()
+    with browser.visit() as session:
+        session.renew()
+        session[user] = "ann"
+    face.clock.advance(-behind)
+    assert not opens(thief, handle)
+    with thief.visit() as session:
+        assert user not in session
+    assert opens(browser, handle)
+
+
+def test_rule_09_who_is_shut_out_sees_nothing_of_what_came_after(face: Face, user: Key[str]) -> None:
+    """A request with the old cookie was under way: its changes are applied to what the new owner has, and it is shown nothing of that."""
+    history, cart = Key("history", list[str]), Key("cart", list[str], merge=lambda base, mine, theirs: [*theirs, *mine])
+    browser, _ = signed_in(face, user)
+    with browser.visit() as session:
+        session[history], session[cart] = ["x"], ["x"]
+    turn = browser.copy().open()
+    turn.session.update(history, lambda found: [*found, "y"])
+    turn.session[cart].append("y")
+    with browser.visit() as session:
+        session.renew()
+        session.update(history, lambda found: [*found, "secret"])
+        session[cart].append("secret")
+    face.call(face.manager.commit(turn.session))
+    assert (turn.session[history], turn.session[cart]) == (["x"], ["x"])  # as they were when it was opened
+    turn.finish()
+
+
 @pytest.mark.parametrize("by_option", [True, False], ids=["option", "argument"])
 def test_rule_09_with_an_overlap_the_previous_secret_opens_for_so_long(
     make_face: Callable[..., Face], user: Key[str], by_option: bool

@@ -24,6 +24,7 @@ from typed_sessions import (
     Event,
     Key,
     MemoryStore,
+    NoPeerAddress,
     Rejected,
     Request,
     SessionView,
@@ -421,3 +422,17 @@ def test_rule_17_a_request_shows_where_it_came_from_and_no_header(memory_face: F
     assert "secret" not in repr(request)
     assert "10.1.2.3" in repr(request)
     assert "/here" in repr(request)
+
+
+def test_rule_17_no_cookie_in_the_traceback_of_a_missing_address(face: Face) -> None:
+    """Tools that report errors send the locals of every frame along."""
+    browser = face.browser(None)
+    browser.jar = {"SESSION_KEY": "S" * 64, "SESSION_ADDR": "T" * 43}
+    with pytest.raises(NoPeerAddress) as raised:
+        browser.open()
+    frames = [frame for frame, _ in traceback.walk_tb(raised.value.__traceback__) if "typed_sessions" in frame.f_code.co_filename]
+    assert frames
+    for frame in frames:
+        for value in frame.f_locals.values():
+            assert "SSSS" not in str(value)
+            assert "TTTT" not in str(value)

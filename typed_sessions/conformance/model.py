@@ -71,7 +71,7 @@ class Model:
         if record is None or now >= record.due:
             return False
         previous = record.previous
-        if digest != record.digest and (previous is None or digest != previous.digest or now >= previous.until):
+        if digest != record.digest and (previous is None or digest != previous.digest or not previous.opens(now)):
             return False
         after = apply_touch(record, idle, now)
         if after is not None:

@@ -44,12 +44,20 @@ class ScopeReader:
         self.has_clients = has_clients
 
     def basics(self, source: Any, /) -> tuple[str | None, bool, str]:
-        cookie = ""
+        cookie = b""
+        more: list[bytes] | None = None  # a client may send as many as it likes: one by one, joining them would take ever longer
         for name, value in source["headers"]:
             if name == b"cookie":
-                cookie = f"{cookie}; {value.decode('latin-1')}" if cookie else value.decode("latin-1")
+                if not cookie:
+                    cookie = value
+                elif more is None:
+                    more = [cookie, value]
+                else:
+                    more.append(value)
+        if more is not None:
+            cookie = b"; ".join(more)
         client = source.get("client")
-        return client[0] if client else None, source.get("scheme") in ("https", "wss"), cookie
+        return client[0] if client else None, source.get("scheme") in ("https", "wss"), cookie.decode("latin-1")
 
     def path(self, source: Any, /) -> str:
         return cast("str", source["path"])
@@ -97,7 +105,7 @@ class SessionMiddleware:
         self._app = app
         self._sessions = sessions
         self._eager = eager or check is not None
-        self._adds_nothing = create is None and check is None and cookie_policy is None and error is BAD_REQUEST
+        self._own_settings = not (create is None and check is None and error is BAD_REQUEST)
         self._origins = Origins(allowed_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -107,13 +115,11 @@ class SessionMiddleware:
         if _KEY in scope:
             around = scope[_KEY]
             if isinstance(around, _Response) and around.source is not None:
-                if around.sessions is not self._sessions:
-                    refuse_same_cookies(around, around.sessions.core, self._guard, self._sessions.core)
-                elif self._adds_nothing:
-                    if self._eager:
-                        await self._sessions.open_exchange(around)
+                if around.sessions is self._sessions and around.guard.policy == self._guard.policy:
+                    await around.pass_into(self._guard if self._own_settings else None, open_now=self._eager)
                     await self._app(scope, receive, send)  # its sessions are around already
                     return
+                refuse_same_cookies(around, around.sessions.core, self._guard, self._sessions.core)
             scope = {**scope}  # the application around this one goes on to find its own
         response = scope[_KEY] = _Response(self._guard, scope, sessions=self._sessions, raw_send=send)
         token = enter(response)
@@ -151,7 +157,11 @@ class SessionMiddleware:
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         if _KEY in scope:
             around = scope[_KEY]
-            if isinstance(around, WebSocket) and around.sessions is not self._sessions:
+            if isinstance(around, WebSocket) and around.exchange.source is not None:
+                if around.sessions is self._sessions and around.exchange.guard.policy == self._guard.policy:
+                    await around.pass_into(self._socket_guard if self._own_settings else None, open_now=self._eager)
+                    await self._app(scope, receive, send)
+                    return
                 refuse_same_cookies(around.exchange, around.sessions.core, self._socket_guard, self._sessions.core)
             scope = {**scope}  # as in `__call__`
         connection = WebSocket(self._sessions, self._socket_guard, scope, receive, send, self._origins)
@@ -258,6 +268,19 @@ class _Response(Exchange, eq=False, kw_only=True):
 
     def current(self) -> Session:
         return current(self)
+
+    async def pass_into(self, guard: Guard | None, *, open_now: bool) -> None:
+        """Another filter of the same manager is in this one, with settings of its own, or (None) without: there is one session."""
+        if guard is not None and self.session is None and self.opening is None:
+            self.guard, guard = guard, None
+        try:
+            if open_now or guard is not None:
+                await self.sessions.open_exchange(self)
+            if guard is not None:
+                await self.sessions.pass_guard(self, guard)
+        except (Rejected, *COMMIT_FAILURES) as refused:
+            self.refused = refused
+            raise
 
     def send(self, message: Message) -> Awaitable[None]:
         # Not a coroutine: a request that never looks at its session should not pay for one.

@@ -36,9 +36,9 @@ class Origins:
         self._allowed = frozenset(origin.rstrip("/").lower() for origin in allowed)
         self._told = False
 
-    def check(self, origins: Sequence[str], hosts: Sequence[str]) -> None:
+    def check(self, origins: Sequence[str], hosts: Sequence[str], *, https: bool) -> None:
         """Raise `Rejected` unless the page is one of them. The first that is not is logged: whoever runs the server can mend it."""
-        if self._fits(origins, hosts):
+        if self._fits(origins, hosts, https):
             return
         if not self._told:
             self._told = True
@@ -51,7 +51,7 @@ class Origins:
             )
         raise Rejected("origin", 403, (), "a WebSocket from another origin opens no session; see SessionMiddleware(allowed_origins=[...])")
 
-    def _fits(self, origins: Sequence[str], hosts: Sequence[str]) -> bool:
+    def _fits(self, origins: Sequence[str], hosts: Sequence[str], https: bool) -> bool:
         if not origins:
             return True  # no browser: one that is made to connect sends the header
         if len(origins) != 1:
@@ -60,9 +60,11 @@ class Origins:
         if origin in self._allowed:
             return True
         try:
-            netloc = urlsplit(origin).netloc
+            scheme, netloc, *_ = urlsplit(origin)
         except ValueError:
             return False
+        if https and scheme != "https":
+            return False  # anybody in between may have made that page
         return len(hosts) == 1 and netloc != "" and netloc == hosts[0].lower()
 
 
@@ -115,9 +117,24 @@ class WebSocket:
         return current(self.exchange)
 
     async def open(self) -> Session:
-        headers = self.exchange.guard.reader.headers
-        self._origins.check(headers(self._scope, "origin"), headers(self._scope, "host"))
+        self._check_origin()
         return await self.sessions.open_exchange(self.exchange)
+
+    async def pass_into(self, guard: Guard | None, *, open_now: bool) -> None:
+        """Another filter of the same manager is in this one, with settings of its own, or (None) without: there is one session."""
+        exchange = self.exchange
+        if guard is not None and exchange.session is None and exchange.opening is None:
+            exchange.guard, guard = guard, None
+        if open_now or guard is not None:
+            await self.open()
+        if guard is not None:
+            await self.sessions.pass_guard(exchange, guard)
+
+    def _check_origin(self) -> None:
+        guard = self.exchange.guard
+        headers = guard.reader.headers
+        https = self.sessions.core.is_https(guard, self._scope)
+        self._origins.check(headers(self._scope, "origin"), headers(self._scope, "host"), https=https)
 
     async def _close(self, code: int = POLICY_VIOLATION, reason: str = "the session has ended") -> None:
         """Close it over the application's head, which from now on gets to hear of that and of nothing else."""

@@ -82,7 +82,7 @@ class SessionMiddleware:
         self._app = app
         self._sessions = sessions
         self._eager = eager or check is not None
-        self._adds_nothing = create is None and check is None and cookie_policy is None and error is BAD_REQUEST
+        self._own_settings = not (create is None and check is None and error is BAD_REQUEST)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse, *others: Never) -> Iterable[bytes]:
         if others:  # an ASGI server, or a framework that has mounted it
@@ -90,12 +90,10 @@ class SessionMiddleware:
         if _KEY in environ:
             around: object = environ[_KEY]
             if isinstance(around, _Response) and around.source is not None:
-                if around.sessions is not self._sessions:
-                    refuse_same_cookies(around, around.sessions.core, self._guard, self._sessions.core)
-                elif self._adds_nothing:
-                    if self._eager:
-                        around.current()
+                if around.sessions is self._sessions and around.guard.policy == self._guard.policy:
+                    around.pass_into(self._guard if self._own_settings else None, open_now=self._eager)
                     return self._app(environ, start_response)  # its sessions are around already
+                refuse_same_cookies(around, around.sessions.core, self._guard, self._sessions.core)
             environ = {**environ}  # the application around this one goes on to find its own
         response = environ[_KEY] = _Response(self._guard, environ, sessions=self._sessions, start_response=start_response, own_headers=[])
         files: object = environ.get(_FILES)
@@ -169,6 +167,19 @@ class _Response(Exchange, eq=False, kw_only=True):
             close_exchange(self)
         self.refused = None  # it was for a moment
         return session
+
+    def pass_into(self, guard: Guard | None, *, open_now: bool) -> None:
+        """Another filter of the same manager is in this one, with settings of its own, or (None) without: there is one session."""
+        if guard is not None and self.session is None:
+            self.guard, guard = guard, None
+        if open_now:
+            self.current()
+        if guard is not None:
+            try:
+                self.sessions.pass_guard(self, guard)
+            except (Rejected, *COMMIT_FAILURES) as refused:
+                self.refused = refused
+                raise
 
     def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None, /) -> _Write:
         if status[:3] == "500" and not self.started:

@@ -148,7 +148,7 @@ class MemoryStore:
             if stored is None or record is None or record.ending is not None:
                 return False
             previous = record.previous
-            current = digest == record.digest or (previous is not None and digest == previous.digest and now < previous.until)
+            current = digest == record.digest or (previous is not None and digest == previous.digest and previous.opens(now))
             if not current or now >= record.due:
                 return False
             after = apply_touch(record, idle, now)

@@ -21,9 +21,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from ..record import NO_TAG
 from .postgres_size import MOST_EACH, SIZE
 
-VERSION: Final = 3
+VERSION: Final = 4
 """Of the functions: 1 had one wait for everybody in them, and 2 refused whatever was above a bound, and
 cleared for a renewal that was lost."""
 
@@ -76,7 +77,7 @@ $$
 CREATE OR REPLACE FUNCTION {s}.fits_{v}(r {s}.session, p_tag bytea, p_address text, p_any bool, p_now float8)
 RETURNS bool LANGUAGE sql IMMUTABLE AS $$
     -- Equality of digests of random values; the manager decides, in constant time, who is let in.
-    SELECT (r.tag = p_tag OR coalesce(p_now < r.old_until AND r.old_tag = p_tag, false))
+    SELECT (r.tag = p_tag OR coalesce(p_now < r.old_until AND r.old_tag = p_tag AND p_tag <> {none}, false))
         AND (p_any OR coalesce(r.address = p_address, false))
         AND p_now < least(r.used + r.timeout + r.granularity, coalesce(r.deadline, 'infinity'))
 $$
@@ -139,7 +140,7 @@ BEGIN
     -- Twice: a sweep passes over what is locked, so nothing is locked that is over.
     FOR locked IN 0 .. 1 LOOP
         IF NOT FOUND OR p_now >= {s}.due_{v}(r)
-            OR NOT (r.digest = p_digest OR coalesce(p_now < r.old_until AND r.old_digest = p_digest, false)) THEN
+            OR NOT (r.digest = p_digest OR coalesce(p_now < r.old_until AND r.old_digest = p_digest AND r.old_tag <> {none}, false)) THEN
             RETURN false;
         END IF;
         EXIT WHEN r.flags & 1 = 1 AND p_now - r.used >= 0 AND p_now - r.used < r.granularity;
@@ -304,7 +305,8 @@ BEGIN
         r.flags := r.flags & ~48 | p_persistent;
     END IF;
     IF renewing THEN
-        r.old_digest := r.digest; r.old_tag := r.tag; r.old_until := p_now + p_overlap;
+        r.old_digest := r.digest; r.old_until := p_now + p_overlap;
+        r.old_tag := CASE WHEN p_overlap = 0 THEN {none} ELSE r.tag END;
         r.digest := p_digest; r.tag := p_tag; r.address := p_address;
     END IF;
     IF p_own_timeout IS NOT NULL THEN
@@ -452,7 +454,7 @@ SCAN: Final = "SELECT 'live', 0, s.* FROM {s}.session s WHERE s.locator > %s AND
 
 def filled(sql: str, schema: str) -> str:
     """A text of this module for one schema."""
-    given = {"s": f'"{schema}"', "v": VERSION, "wait": _WAIT, "each": MOST_EACH}
+    given = {"s": f'"{schema}"', "v": VERSION, "wait": _WAIT, "each": MOST_EACH, "none": f"decode('{NO_TAG.hex()}', 'hex')"}
     return sql.format(**given, returns=_RETURNS.format(**given))
 
 

@@ -20,6 +20,7 @@ KEEP_HOOKED = 8 * 86_400
 _PRELUDE = r"""
 local band, bor = bit.band, bit.bor
 local DAMAGED = 'damaged'
+local NO_TAG = string.rep('\0', 16)
 
 -- What pcall gave. WRONGTYPE is another program's doing, and passed over; what the server refuses for another reason (ACL) is an error.
 local function checked(reply)
@@ -213,7 +214,7 @@ local now, timeout, granularity, any = struct.unpack('<ddfB', ARGV[1])
 local tag, address = ARGV[2], ARGV[3]
 if tag ~= '' and not (band(s.flags, 1) ~= 0 and fresh(s, now))
   -- Equality of digests of random values; the manager decides, in constant time, who is let in.
-  and (tag == s.tag or (s.old_digest and now < s.old_until and tag == s.old_tag))
+  and (tag == s.tag or (s.old_digest and now < s.old_until and tag == s.old_tag and tag ~= NO_TAG))
   and (any == 1 or (address ~= '' and address == s.address)) and now < due_of(s) then
   local before, is_fresh = due_of(s), fresh(s, now)
   s.flags = bor(s.flags, 1)
@@ -233,7 +234,7 @@ if not s then return packed or 0 end
 local now, timeout, granularity = struct.unpack('<ddf', ARGV[1])
 local due = due_of(s)
 if s.reason or now >= due then return 0 end
-if ARGV[2] ~= s.digest and not (s.old_digest and ARGV[2] == s.old_digest and now < s.old_until) then return 0 end
+if ARGV[2] ~= s.digest and not (ARGV[2] == s.old_digest and now < s.old_until and s.old_tag ~= NO_TAG) then return 0 end
 local is_fresh = fresh(s, now)
 if is_fresh and band(s.flags, 1) ~= 0 then return 1 end
 s.flags = bor(s.flags, 1)
@@ -345,7 +346,7 @@ if band(bits, 4) ~= 0 and not fresh(s, now) then
 end
 if band(bits, 8) ~= 0 then s.flags = bor(band(s.flags, 207), band(bits, 64) ~= 0 and 16 or band(bits, 128) ~= 0 and 32 or 0) end
 if renewing then
-  s.old_digest, s.old_tag, s.old_until = s.digest, s.tag, now + overlap
+  s.old_digest, s.old_tag, s.old_until = s.digest, overlap ~= 0 and s.tag or NO_TAG, now + overlap
   s.digest, s.tag, s.address = ARGV[2]:sub(33, 64), ARGV[2]:sub(65, 80), ARGV[2]:sub(81)
 end
 if band(bits, 2) ~= 0 then s.timeout, s.used, s.granularity, s.flags = own_timeout, now, own_granularity, bor(s.flags, 4) end
