@@ -12,7 +12,7 @@ A server of your own calls `sessions.start_check(request)`. What tests of an app
 from typing import TYPE_CHECKING
 
 from .address import AddressPolicy
-from .aio import AsyncFinish, AsyncSessionManager
+from .aio import AsyncSessionManager
 from .clients import Client
 from .cookies import SetCookie
 from .errors import (
@@ -39,8 +39,9 @@ from .errors import (
 )
 from .events import AddressMismatch, Begin, CommitRefused, End, Event, LostUpdate, ReusedOldId, ValueRefused
 from .exchange import Request, redirect
+from .finish import AsyncFinish, Finish
 from .keys import AnyKey, Key, KeyView, ListKey
-from .manager import Finish, SessionManager
+from .manager import SessionManager
 from .options import SessionOptions
 from .policy import CookiePolicy
 from .record import EndReason

@@ -20,7 +20,7 @@ from .durations import check_seconds
 from .errors import SessionEnded, SessionError, StoreUnavailable
 from .events import Event
 from .exchange import BAD_REQUEST, Exchange, Guard, Request, RequestReader
-from .finish import Finishing, close_exchange
+from .finish import AsyncFinish, close_exchange
 from .keeper import absolute, keeper_of
 from .lifecycle import judge
 from .manager import SCAN_PAGE, exchange_of, still_open
@@ -37,27 +37,6 @@ R = TypeVar("R")
 logger: logging.Logger = logging.getLogger("typed_sessions")
 
 _READER = RequestReader()
-
-
-@final
-class AsyncFinish(Finishing):
-    """Ends one request: await it once, before the response's headers leave, and send the header pairs that it returns."""
-
-    __slots__ = ("_manager",)
-
-    def __init__(self, manager: AsyncSessionManager, exchange: Exchange) -> None:
-        super().__init__(exchange)
-        self._manager = manager
-
-    async def __call__(self) -> list[tuple[str, str]]:
-        """As `Finish` does."""
-        exchange = self._exchange
-        if not exchange.done:
-            try:
-                await self._manager.commit_exchange(exchange)
-            finally:
-                close_exchange(exchange)
-        return exchange.headers()
 
 
 @final
@@ -107,7 +86,7 @@ class AsyncSessionManager(Carrying):
         @awaited
         async def start(request: Request) -> tuple[Session, AsyncFinish]:
             exchange = Exchange(guard, request)
-            return await self.open_exchange(exchange), AsyncFinish(self, exchange)
+            return await self.open_exchange(exchange), AsyncFinish(self.commit_exchange, exchange)
 
         return start
 

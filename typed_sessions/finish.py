@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import final
 
 from .cookies import SetCookie
 from .exchange import Exchange
+from .session import Opened, current
 
 
 class Finishing:
@@ -20,7 +23,24 @@ class Finishing:
     def discard(self) -> list[tuple[str, str]]:
         """Drop what changed, for an answer that reports a failure; the headers still belong into the response."""
         discard_exchange(self._exchange)
-        return self._exchange.headers()
+        return self._left()
+
+    @contextmanager
+    def current(self) -> Generator[None]:
+        """Within the block, `current_session()` is the request's session: `with finish.current(): answer = handler(request)`."""
+        with current(None if self._exchange.session is None else Opened(self._exchange.session)):
+            yield
+
+    def _left(self) -> list[tuple[str, str]]:
+        """The headers, which leave now; none if they have left before."""
+        exchange = self._exchange
+        if exchange.headers_sent:
+            return []
+        if not exchange.done:
+            exchange.headers_sent = True
+            if exchange.tracking is not None:
+                exchange.tracking.headers_sent = True
+        return exchange.headers()
 
     @property
     def cookies(self) -> Sequence[SetCookie]:
@@ -29,6 +49,76 @@ class Finishing:
 
     def __del__(self) -> None:
         warn_if_dropped(self._exchange)
+
+
+@final
+class Finish(Finishing):
+    """Ends one request: call it once, before the response's headers leave, and send the header pairs that it returns.
+
+    Where the body follows bit by bit, and may use the session, `start()` gives the headers, and the call comes at the body's end.
+    """
+
+    __slots__ = ("_commit",)
+
+    def __init__(self, commit: Callable[[Exchange], None], exchange: Exchange) -> None:
+        super().__init__(exchange)
+        self._commit = commit
+
+    def start(self) -> list[tuple[str, str]]:
+        """Commit what changed so far, for the response's headers leave now; what the call would return. The session stays open.
+
+        What is written after is committed by the call. What takes a cookie raises `HeadersSent` from now on. Where a WebSocket is accepted,
+        it is the same.
+        """
+        exchange = self._exchange
+        if not (exchange.done or exchange.headers_sent):
+            self._commit(exchange)
+        return self._left()
+
+    def __call__(self) -> list[tuple[str, str]]:
+        """Commit what changed and close the session; the cookies to set or expire, `Vary` and `Cache-Control`, as header pairs.
+
+        Raises `StoreUnavailable`, `Conflict` or `TooLarge` when the commit failed: answer with the error's `status` and `headers` instead
+        of what the handler said. A session that another request has ended meanwhile is no error (`CommitRefused` is sent).
+        """
+        exchange = self._exchange
+        if not exchange.done:
+            try:
+                self._commit(exchange)
+            finally:
+                close_exchange(exchange)
+        return self._left()
+
+
+@final
+class AsyncFinish(Finishing):
+    """Ends one request: await it once, before the response's headers leave, and send the header pairs that it returns.
+
+    As `Finish`, with `await` on the call and on `start()`.
+    """
+
+    __slots__ = ("_commit",)
+
+    def __init__(self, commit: Callable[[Exchange], Awaitable[None]], exchange: Exchange) -> None:
+        super().__init__(exchange)
+        self._commit = commit
+
+    async def start(self) -> list[tuple[str, str]]:
+        """As `Finish.start`."""
+        exchange = self._exchange
+        if not (exchange.done or exchange.headers_sent):
+            await self._commit(exchange)
+        return self._left()
+
+    async def __call__(self) -> list[tuple[str, str]]:
+        """As `Finish` does."""
+        exchange = self._exchange
+        if not exchange.done:
+            try:
+                await self._commit(exchange)
+            finally:
+                close_exchange(exchange)
+        return self._left()
 
 
 def close_exchange(exchange: Exchange) -> None:

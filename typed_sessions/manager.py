@@ -23,7 +23,7 @@ from .durations import check_seconds
 from .errors import SessionEnded, SessionError
 from .events import Event
 from .exchange import BAD_REQUEST, Exchange, Guard, Request, RequestReader
-from .finish import Finishing, close_exchange
+from .finish import Finish, close_exchange
 from .keeper import absolute, is_cuttable, keeper_of
 from .lifecycle import judge, opens
 from .policy import CookiePolicy
@@ -67,31 +67,6 @@ def run(plan: steps.Plan[R]) -> R:
 def _drop(awaitable: object) -> None:
     if inspect.iscoroutine(awaitable):
         awaitable.close()
-
-
-@final
-class Finish(Finishing):
-    """Ends one request: call it once, before the response's headers leave, and send the header pairs that it returns."""
-
-    __slots__ = ("_manager",)
-
-    def __init__(self, manager: SessionManager, exchange: Exchange) -> None:
-        super().__init__(exchange)
-        self._manager = manager
-
-    def __call__(self) -> list[tuple[str, str]]:
-        """Commit what changed and close the session; the cookies to set or expire, `Vary` and `Cache-Control`, as header pairs.
-
-        Raises `StoreUnavailable`, `Conflict` or `TooLarge` when the commit failed: answer with the error's `status` and `headers` instead
-        of what the handler said. A session that another request has ended meanwhile is no error (`CommitRefused` is sent).
-        """
-        exchange = self._exchange
-        if not exchange.done:
-            try:
-                self._manager.commit_exchange(exchange)
-            finally:
-                close_exchange(exchange)
-        return exchange.headers()
 
 
 @final
@@ -174,7 +149,7 @@ class SessionManager(Configured[Store]):
 
         def start(request: Request) -> tuple[Session, Finish]:
             exchange = Exchange(guard, request)
-            return self.open_exchange(exchange), Finish(self, exchange)
+            return self.open_exchange(exchange), Finish(self.commit_exchange, exchange)
 
         return start
 

@@ -13,8 +13,8 @@ import pytest
 
 from tests.stores.records import IDLE, NOW, found, started, use
 from typed_sessions import AsyncSessionManager, Key, Request, SQLiteStore, StoreUnavailable
-from typed_sessions.aio import AsyncFinish
 from typed_sessions.changes import Use
+from typed_sessions.finish import AsyncFinish
 from typed_sessions.offloop import WRITERS
 from typed_sessions.testing import FakeClock
 
