@@ -210,8 +210,8 @@ class Core:
         if exchange.failing:
             tracking.discarding = True
         if guard.lasting:
-            tracking.lasting = True
-            tracking.persistent = record is None or record.persistent is not False
+            tracking.lasting, tracking.unasked = True, guard.policy.persistent
+            tracking.persistent = tracking.is_persistent(record)
             if record is not None and record.use_written and tracking.persistent and exchange.verdict == "live":
                 # A browser counts Max-Age from the last time it got the cookie, so it gets it again when a use is written (rule 12). But by
                 # the time of the answer another request may have signed in: so that is looked at then.
@@ -427,8 +427,8 @@ class Core:
     def tracking_of(self, record: Record | None, address: str | None, now: float) -> Tracking:
         tracking = Tracking(self, record, address, now)
         if self.cookie_policy.max_age is not None:
-            tracking.lasting = True
-            tracking.persistent = record is None or record.persistent is not False
+            tracking.lasting, tracking.unasked = True, self.cookie_policy.persistent
+            tracking.persistent = tracking.is_persistent(record)
         return tracking
 
 

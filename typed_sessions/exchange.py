@@ -322,7 +322,8 @@ class Exchange(msgspec.Struct, eq=False, weakref=True):
 
     def _persistent(self) -> bool:
         tracking = self.tracking
-        return tracking.persistent if tracking is not None else self.guard.policy.max_age is not None
+        policy = self.guard.policy
+        return tracking.persistent if tracking is not None else policy.persistent and policy.max_age is not None
 
     def _others(self) -> list[SetCookie]:
         policy = self.guard.policy

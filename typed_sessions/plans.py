@@ -363,7 +363,7 @@ def _resend(core: Core, exchange: Exchange, tracking: Tracking, record: Record, 
             )
     if seen is not None and seen.digest == record.digest and seen.due > core.clock():
         exchange.resend = True
-        tracking.persistent = seen.persistent is not False  # another request may have chosen
+        tracking.persistent = tracking.is_persistent(seen)  # another request may have chosen
 
 
 def _refuse(

@@ -50,6 +50,7 @@ class CookiePolicy:
 
     - `path`, `domain`: where the browser sends them. `domain=None` is this host alone, and with `path="/"` allows the prefix `__Host-`.
     - `max_age`: seconds that they live in the browser if the session is persistent; None is until the browser is closed.
+    - `persistent`: whether a session is that says nothing of it (`session.persistent`); False is for "remember me".
     - `filter`: asked about each other cookie of a request whose check failed; None expires it, a changed cookie is set, the same stays.
     - `secure`: "auto" goes by the request's scheme; True writes and reads the https form always, as behind a proxy that hides the scheme;
       False the plain form always.
@@ -67,6 +68,7 @@ class CookiePolicy:
     same_site: SameSite = "lax"
     http_only: bool = True
     secure: bool | Literal["auto"] = "auto"
+    persistent: bool = True
     _cookies: tuple[SessionCookies, SessionCookies] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -82,6 +84,9 @@ class CookiePolicy:
         check_flag("partitioned", self.partitioned)
         check_same_site(self.same_site)
         check_flag("http_only", self.http_only)
+        check_flag("persistent", self.persistent)
+        if not self.persistent and self.max_age is None:
+            raise PolicyError("cookie option persistent=False: expected max_age beside it, without which no session is persistent")
         _check_secure(self.secure)
         for option, wanted in (("same_site='none'", self.same_site == "none"), ("partitioned=True", self.partitioned)):
             if wanted and self.secure is not True:

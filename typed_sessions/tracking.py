@@ -41,6 +41,11 @@ class Tracking(View, eq=False):
         forgotten: int = 0
         persistent: bool = False
 
+    def is_persistent(self, record: Record | None) -> bool:
+        """Whether a session's cookie outlives the browser session, under a policy with a Max-Age."""
+        choice = None if record is None else record.persistent
+        return self.unasked if choice is None else choice
+
     # -------------------------------------------------------------- committing
 
     def changes(self, locator: bytes | None = None) -> Changes | None:
@@ -141,7 +146,7 @@ class Tracking(View, eq=False):
         """`committed`, for a session that has been created with its `first_fields`."""
         self.record = record
         if self.lasting:
-            self.persistent = record.persistent is not False
+            self.persistent = self.is_persistent(record)
         # Another task may have looked at something meanwhile, or asked for the end.
         self.values = {name: slot.value for name, slot in self.slots.items() if slot.mode == "assigned"}
         self.slots, self.lists, self.touched = {}, None, self.flagged
@@ -261,7 +266,7 @@ class Tracking(View, eq=False):
         """Take over what is stored now: the next change in this request starts from it."""
         self.record = record
         if self.lasting:
-            self.persistent = record.persistent is not False  # another request may have chosen
+            self.persistent = self.is_persistent(record)  # another request may have chosen
         values: dict[str, Any] = {}  # Any: as above
         slots: dict[str, Slot] = {}
         for name, slot in self.slots.items():
@@ -303,7 +308,7 @@ class Tracking(View, eq=False):
                 self.presented = self.record.digest
         self.record = record
         if self.lasting and not self.persistent_set:
-            self.persistent = record.persistent is not False
+            self.persistent = self.is_persistent(record)
         self.values.clear()
         for name, slot in list(self.slots.items()):
             key = slot.key

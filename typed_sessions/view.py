@@ -80,6 +80,8 @@ class View(msgspec.Struct, eq=False):
     persistent: bool = False
     lasting: bool = False
     """Whether the policy has a Max-Age, so that `persistent` can be True."""
+    unasked: bool = True
+    """Whether a session is persistent then that has not said so, nor the contrary."""
     refusals: list[tuple[str, str]] | None = None
     told: bool = False
     """Whether somebody has looked at all this before, and has said what is refused."""

@@ -146,6 +146,30 @@ def test_rule_19_persistent_is_per_session(make_face: Make) -> None:
             assert session.persistent != persistent
 
 
+def test_rule_19_persistent_may_be_asked_for(make_face: Make) -> None:
+    """ "Remember me": by the policy a session goes with the browser, and one that says so stays, from the first answer on."""
+    face = make_face(cookie_policy=CookiePolicy(max_age=1000, persistent=False))
+    stays, goes = face.browser(), face.browser()
+    for browser in (stays, goes):
+        turn = browser.open()
+        assert not turn.session.persistent
+        turn.session[Key("user", str)] = "ann"
+        if browser is stays:
+            turn.session.persistent = True
+        assert ("Max-Age=1000" in attributes(cookies_set(turn.finish()))) == (browser is stays)
+        for renew in (False, True):
+            face.clock.advance(61)
+            turn = browser.open()
+            assert turn.session.persistent == (browser is stays)
+            if renew:
+                turn.session.renew()
+            found = cookies_set(turn.finish())
+            assert bool(found) == (renew or browser is stays)
+            assert any("Max-Age=1000" in text for text in found.values()) == (browser is stays)
+    with pytest.raises(PolicyError, match="persistent=False: expected max_age beside it"):
+        CookiePolicy(persistent=False)
+
+
 def test_rule_19_persistent_needs_a_max_age(face: Face) -> None:
     """Without one there is nothing to give the cookie: said where it is asked for."""
     browser, _ = begin(face)
