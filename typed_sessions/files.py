@@ -222,7 +222,7 @@ def replacement(fs: FileSystem, path: str) -> Generator[Replacement]:
         finally:
             if new is None or not new.published:
                 remove(fs, name)
-            close(fs, fd)
+            let_go(fs, fd)
 
 
 def close(fs: FileSystem, fd: int) -> None:
@@ -230,6 +230,14 @@ def close(fs: FileSystem, fd: int) -> None:
     if fd >= 0:
         with suppress(OSError):
             fs.close(fd)
+
+
+def let_go(fs: FileSystem, fd: int) -> None:
+    """Close a file that was locked. Unlocked too, for a child forked meanwhile has a copy of the descriptor, which would keep the lock."""
+    if fd >= 0:
+        with suppress(OSError):
+            fs.unlock(fd)
+    close(fs, fd)
 
 
 def remove(fs: FileSystem, name: str) -> None:

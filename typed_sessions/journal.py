@@ -33,12 +33,12 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from struct import Struct
-from threading import Condition
-from typing import Literal, TypeAlias, final
+from threading import Condition, Lock
+from typing import Literal, NamedTuple, TypeAlias, final
 from zlib import crc32
 
 from .errors import SnapshotDamaged, StoreUnavailable
-from .files import OS, FileSystem, faults_reported, open_safely, replacement, sync_folder, write_all
+from .files import OS, FileSystem, faults_reported, let_go, open_safely, replacement, sync_folder, write_all
 from .forks import tell_of_forks
 
 Kind: TypeAlias = Literal["ended", "renewed"]
@@ -89,7 +89,7 @@ def replay(path: str | os.PathLike[str], *, now: float, fs: FileSystem = OS) -> 
         try:
             text = _read(fs, fd, size)
         finally:
-            _let_go(fs, fd)
+            let_go(fs, fd)
     found = [entry for _, entry in _lines(text)]
     entries = [entry for entry in found if entry is not None and not _past(entry, now)]
     return entries, found.count(None)
@@ -112,7 +112,8 @@ class Journal:
     """The journal beside the snapshot `path`, open for appending, mode 0600; the file is made by the first `append`. For all threads.
 
     `clock` tells the time (seconds since 1970) when `append` compacts the file, which it does once it has grown to `compact_from` bytes
-    and to four times what the last compaction left: a constant part of each append on the whole. A journal may be used after a fork.
+    and to four times what the last compaction left: a constant part of each append on the whole. Others append while the file is read and
+    written anew; they wait for the last step only. A journal may be used after a fork.
     """
 
     def __init__(
@@ -128,6 +129,10 @@ class Journal:
         self._clock = clock
         self._compact_from = self._compact_at = compact_from
         self._closed = False
+        # Held by the thread that compacts. What the last compaction left, and when half of that may be forgotten, are for `tidy`.
+        self._compacting = Lock()
+        self._left = 0
+        self._half_past = math.inf
         # Guarded by `_changed`: whether some thread has the file, and the lines that the next one to have it will write.
         self._changed = Condition()
         self._leading = False
@@ -164,9 +169,11 @@ class Journal:
         if lead:
             try:
                 self._settle(batch)
-                self._compact_if_due()
+                grown = self._size if self._fd >= 0 else 0
             finally:
                 self._let_others()
+            if grown >= self._compact_at:
+                self._compact_by_itself(grown)
         if batch.fault is not None:
             # An exception of its own for every caller: one object raised in several threads would mix their tracebacks.
             raise StoreUnavailable(*batch.fault.args) from batch.fault
@@ -189,10 +196,16 @@ class Journal:
 
         StoreUnavailable: it could not be done, and no entry is lost.
         """
-        with self._alone():
+        with self._compacting:
             self._refuse_if_closed()
             with _writing("the journal could not be compacted", self._path):
                 self._compact(now)
+
+    def tidy(self, now: float) -> None:
+        """`compact`, after `prepare`, if that is worth reading the file: it is more than twice as long as the last compaction left it, or
+        half of what that left may be forgotten. On the whole, this is a constant part of each append too."""
+        if self._size > 2 * self._left or now > self._half_past:
+            self.compact(now)
 
     def close(self) -> None:
         """Write what is under way, and close the file. Nothing can be appended after it; closing again does nothing."""
@@ -268,44 +281,63 @@ class Journal:
 
     def _drop(self) -> None:
         fd, self._fd = self._fd, -1
-        if fd >= 0:
-            _let_go(self._fs, fd)
+        let_go(self._fs, fd)
 
-    def _compact_if_due(self) -> None:
-        if self._fd < 0 or self._size < self._compact_at:
+    def _compact_by_itself(self, size: int) -> None:
+        """Compact a file of this size, unless another thread does."""
+        if not self._compacting.acquire(blocking=False):
             return
         try:
             with _writing("the journal could not be compacted", self._path):
                 self._compact(self._clock())
         except StoreUnavailable as fault:
             # The entries are on the disk, so nobody needs to hear of it but the operator; and not again at every append.
-            self._compact_at = _GROWTH * self._size
+            self._compact_at = _GROWTH * size
             logger.warning("%s", fault)
+        finally:
+            self._compacting.release()
 
     def _compact(self, now: float) -> None:
+        fd, size = -1, 0
         try:
-            try:
-                self._hold(0)
-            except FileNotFoundError:
+            with self._alone(), suppress(FileNotFoundError):
+                fd, size = _open_held(self._fs, self._path, os.O_RDWR)
+                # Others may write from here on: what has been written stays as it is, and what comes is taken over at the end.
+                self._fs.unlock(fd)
+            if fd < 0:
                 return
-            text = _read(self._fs, self._fd, self._size)
-            kept, damaged = _worth_keeping(text, now)
-            self._compact_at = max(self._compact_from, _GROWTH * len(kept))
-            if len(kept) < len(text):
-                with replacement(self._fs, self._path) as new:
-                    new.write(kept)
-                    new.settle()
-                    new.publish()
-            if damaged:
-                logger.warning("journal %s: %d damaged entries were dropped", self._path, damaged)
+            text = _read(self._fs, fd, size)
+            kept = _worth_keeping(text, now)
+            if len(kept.text) < len(text):
+                self._replace(fd, len(text), kept.text)
+            self._compact_at = max(self._compact_from, _GROWTH * len(kept.text))
+            self._left, self._half_past = len(kept.text), kept.half_past
+            if kept.damaged:
+                logger.warning("journal %s: %d damaged entries were dropped", self._path, kept.damaged)
         finally:
             # Only now is the lock given back: what another process appended to the old file before this would be lost.
-            self._drop()
+            let_go(self._fs, fd)
+
+    def _replace(self, fd: int, end: int, kept: bytes) -> None:
+        """Put `kept` in the place of what the open file has up to `end`."""
+        with replacement(self._fs, self._path) as new:
+            new.write(kept)
+            new.settle()
+            with self._alone():
+                self._fs.lock(fd, wait=True)
+                size = _size_if_current(self._fs, fd, self._path)
+                if size is None or self._closed:
+                    return  # another process has compacted it meanwhile
+                if size > end:
+                    new.write(_read(self._fs, fd, size, end))
+                    new.settle()
+                new.publish()
+                self._drop()
 
     def after_fork(self) -> None:
         """In the child of a fork: begin afresh."""
         # The parent's locks may be held by threads that the child does not have; its entries are its own to write.
-        self._changed = Condition()
+        self._changed, self._compacting = Condition(), Lock()
         self._leading = False
         self._next = _Batch()
         fd, self._fd = self._fd, -1
@@ -336,11 +368,11 @@ def _open_held(fs: FileSystem, path: str, flags: int) -> tuple[int, int]:
             fs.lock(fd, wait=True)
             size = _size_if_current(fs, fd, path)
         except BaseException:
-            _let_go(fs, fd)
+            let_go(fs, fd)
             raise
         if size is not None:
             return fd, size
-        _let_go(fs, fd)
+        let_go(fs, fd)
     raise OSError(errno.EAGAIN, "the file is replaced as often as it is opened: is something else than typed_sessions writing it?")
 
 
@@ -354,17 +386,8 @@ def _size_if_current(fs: FileSystem, fd: int, path: str) -> int | None:
     return status.st_size if (status.st_dev, status.st_ino) == (named.st_dev, named.st_ino) else None
 
 
-def _let_go(fs: FileSystem, fd: int) -> None:
-    # Unlocked and not only closed: a child forked meanwhile has a copy of the descriptor, which would keep the lock.
-    with suppress(OSError):
-        fs.unlock(fd)
-    with suppress(OSError):
-        fs.close(fd)
-
-
-def _read(fs: FileSystem, fd: int, size: int) -> bytes:
+def _read(fs: FileSystem, fd: int, size: int, at: int = 0) -> bytes:
     parts: list[bytes] = []
-    at = 0
     while at < size and (chunk := fs.read(fd, min(_CHUNK, size - at), at)):
         parts.append(chunk)
         at += len(chunk)
@@ -418,8 +441,15 @@ def _past(entry: Entry, now: float) -> bool:
     return entry.until is not None and entry.until < now and not (entry.kind == "ended" and entry.payload)
 
 
-def _worth_keeping(text: bytes, now: float) -> tuple[bytes, int]:
-    """(the lines of a journal that cannot be done without, how many others are damaged)."""
+class _Kept(NamedTuple):
+    """The lines of a journal that cannot be done without, when half of them can be, and how many of the others are damaged."""
+
+    text: bytes
+    half_past: float
+    damaged: int
+
+
+def _worth_keeping(text: bytes, now: float) -> _Kept:
     lines: list[bytes] = []
     ended: dict[bytes, tuple[Entry, int]] = {}
     renewed: dict[bytes, tuple[Entry, int]] = {}
@@ -443,6 +473,11 @@ def _worth_keeping(text: bytes, now: float) -> tuple[bytes, int]:
                 entry = replace(entry, until=before.until)
                 lines[number] = _line(entry).strip(b"\n")
         ended[entry.locator] = (entry, number)
-    keep += [number for entry, number in ended.values() if not _past(entry, now)]
-    keep += [number for locator, (entry, number) in renewed.items() if not _past(entry, now) and locator not in ended]
-    return b"".join([b"\n" + lines[number] + b"\n" for number in sorted(keep)]), damaged
+    # Neither what is of another format nor what is still to be done has a time.
+    times = [math.inf] * len(keep)
+    for entry, number in (*ended.values(), *(found for locator, found in renewed.items() if locator not in ended)):
+        if not _past(entry, now):
+            keep.append(number)
+            times.append(math.inf if entry.kind == "ended" and entry.payload else _until(entry))
+    half_past = sorted(times)[len(times) // 2] if times else math.inf
+    return _Kept(b"".join([b"\n" + lines[number] + b"\n" for number in sorted(keep)]), half_past, damaged)

@@ -11,7 +11,8 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol, final
 from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
@@ -20,7 +21,7 @@ from typing_extensions import TypeIs
 from .errors import PolicyError, SnapshotDamaged, StoreUnavailable
 from .forks import tell_of_forks
 from .journal import Entry, Journal, replay
-from .record import LOCATOR_BYTES, OWN_TIMEOUT, Record, field_revision, pack_field
+from .record import LOCATOR_BYTES, OWN_TIMEOUT, Record, field_revision, pack_field, times_of
 from .snapshot import load_latest, write_snapshot
 
 logger: logging.Logger = logging.getLogger("typed_sessions")
@@ -28,7 +29,7 @@ logger: logging.Logger = logging.getLogger("typed_sessions")
 
 _CLEARED = ""
 LONGEST = 400 * 86_400.0
-"""Seconds: browsers keep no cookie for longer (RFC 6265bis 5.5), so a session with a timeout of its own may have had this much."""
+"""Seconds: browsers keep no cookie for longer (RFC 6265bis 5.5), so a session may have had this timeout of its own in another process."""
 _AND_GRANULARITY = 1.1
 """A session's granularity is a tenth of its timeout at most."""
 JOURNALS = 8
@@ -59,6 +60,55 @@ class _Latest:
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """Which sessions any snapshot may hold, and for how long it could keep them alive; rather too much than too little of both.
+
+    Sessions are told by when they were created: the clock may have been wrong then, but that time never gets later.
+    """
+
+    newest: float = -math.inf
+    """No session that was created later is in a snapshot."""
+    loaded: float = -math.inf
+    """None that was created later is in one by anybody but this keeper."""
+    own_timeout: float = 0.0
+    """The longest timeout of its own that a session has in one by this keeper."""
+    used: float = -math.inf
+    """The latest use of any session in one by this keeper: under a clock that was ahead it is later than when that was saved."""
+
+    def with_cut(self, records: Iterable[tuple[bytes, bytes]]) -> _Held:
+        newest, own_timeout, latest = self.newest, self.own_timeout, self.used
+        for _, packed in records:
+            flags, created, used, timeout = times_of(packed)
+            newest = max(newest, created)
+            latest = max(latest, used)
+            if flags & OWN_TIMEOUT:
+                own_timeout = max(own_timeout, min(timeout, LONGEST))
+        return _Held(newest, self.loaded, own_timeout, latest)
+
+    def with_loaded(self, records: Iterable[Record]) -> _Held:
+        loaded = max((record.created for record in records), default=-math.inf)
+        return replace(self, newest=max(self.newest, loaded), loaded=max(self.loaded, loaded))
+
+    def all_loaded(self) -> _Held:
+        """The same, if others may hold it too."""
+        return replace(self, loaded=self.newest)
+
+    def or_any(self) -> _Held:
+        """The same, and whatever else there is."""
+        return replace(self, newest=math.inf, loaded=math.inf)
+
+    def may_hold(self, record: Record) -> bool:
+        return record.created <= self.newest
+
+    def longest(self, record: Record) -> float:
+        """The longest timeout of its own that this session may have in a snapshot."""
+        if not record.flags & OWN_TIMEOUT:
+            return 0.0
+        return LONGEST if record.created <= self.loaded else self.own_timeout
+
+
+@final
 class Keeper:
     """The files of one memory store, for all its managers. Ends and renewals go to the journals beside what was saved or loaded.
 
@@ -74,6 +124,11 @@ class Keeper:
         self._saved_at = -math.inf
         """The latest time under which this process has saved anything: its clock may have been ahead too."""
         self._latest = _Latest()
+        self._held: _Held = _Held().or_any()
+        """What no snapshot holds cannot come back, and is not noted: what came and went between two of them leaves no trace. Replaced as a
+        whole."""
+        self._looked = False
+        """Whether it counts what was in the store before: a keeper before this one may have saved that."""
         self._users: WeakKeyDictionary[object, set[str]] = WeakKeyDictionary()
         """The managers, and the paths that each of them has loaded or saves to by itself."""
         self._journals: dict[str, Journal] = {}
@@ -118,13 +173,22 @@ class Keeper:
             self._latest.now = now
             self._saved_at = max(self._saved_at, now)
             journal = self._journals.get(path) or Journal(path, clock=self._latest)
-            # The journal first: without one that can be used, a good snapshot must not be replaced (what could not be loaded for the same
-            # reason would be lost). And what ends from here on is either missing from the cut or in the journal.
-            journal.prepare()
-            self._note_in(path, journal)
-            records = self.store.cut()
+            held = self._held if self._looked else _Held()
+            self._held = held.or_any()  # until it is cut, nobody knows what is in it
+            try:
+                # The journal first: without one that can be used, a good snapshot must not be replaced (what could not be loaded for the
+                # same reason would be lost). And what ends from here on is either missing from the cut or in the journal.
+                journal.prepare()
+                self._note_in(path, journal)
+                records = self.store.cut()
+                held = held.with_cut(records)
+                if not self._looked:
+                    held = held.all_loaded()
+                    self._looked = True
+            finally:
+                self._held = held if self._looked else held.or_any()
             count = write_snapshot(path, (locator + packed for locator, packed in records), now=now)
-            journal.compact(self._latest())
+            journal.tidy(self._latest())
             self._latest.saved = now
             return count
 
@@ -151,6 +215,9 @@ class Keeper:
             snapshot = None
         for found in problems:
             logger.error("%s", found)
+        if not self._looked:
+            self._held = _Held().with_cut(self.store.cut()).all_loaded()
+            self._looked = True
         self.needs(user, name)
         self._note_in(name, self._journals.get(name) or Journal(name, clock=self._latest))
         records: dict[bytes, Record] = {}
@@ -182,6 +249,7 @@ class Keeper:
                 self._renew(records, entry)
         # Those whose time ran out meanwhile too: they are not open to anybody, but their ends are still to be told and cleaned up after.
         ended = self._ended or ()
+        self._held = self._held.with_loaded(records.values())
         return self.store.restore([record for record in records.values() if record.locator not in ended], now), problems
 
     @property
@@ -192,7 +260,8 @@ class Keeper:
     def note_ended(self, records: Sequence[Record], now: float) -> None:
         """Remember for good that sessions have ended, and what their hooks are to run on. Returns when that is on the disk."""
         # With a payload it is not forgotten before `note_cleaned`, however long the program is down.
-        self._note([Entry("ended", r.locator, self._until(r, now), r.pack() if r.hooked else b"") for r in records], now)
+        noted = [record for record in records if record.hooked or self._held.may_hold(record)]
+        self._note([Entry("ended", r.locator, self._until(r, now), r.pack() if r.hooked else b"") for r in noted], now)
         for record in records:
             self._cleared.pop(record.locator, None)
             if self._ended is not None:
@@ -206,6 +275,8 @@ class Keeper:
         """Remember a session's new digests, and whether its values were dropped. Returns when that is on the disk."""
         if cleared:
             self._cleared[record.locator] = record.revision
+        if not self._held.may_hold(record):
+            return
         revision = self._cleared.get(record.locator)
         fields = {} if revision is None else {_CLEARED: pack_field(revision, 0, 0, b"")}
         self._note([Entry("renewed", record.locator, self._until(record, now), record.copy(fields).pack())], now)
@@ -214,6 +285,8 @@ class Keeper:
         """In the child of a fork."""
         self._lock, self._saving = threading.Lock(), threading.Lock()
         self._ended = None  # what is loaded there is the parent's
+        # The parent may save whatever there was before the fork, and what has been noted of it until then is to go on.
+        self._held, self._looked = self._held.or_any(), bool(self._journals)
 
     def _renew(self, records: dict[bytes, Record], entry: Entry) -> None:
         record = records[entry.locator]
@@ -248,8 +321,11 @@ class Keeper:
 
     def _until(self, record: Record, now: float) -> float | None:
         # As long as any older snapshot could still hold this session alive, whatever its timeout and the clock were then.
-        timeouts = [record.timeout, self._timeout, LONGEST if record.flags & OWN_TIMEOUT else 0]
-        begun = max(now, record.used, self._saved_at) + self._lead
+        held = self._held
+        if not held.may_hold(record):
+            return now
+        timeouts = [record.timeout, self._timeout, held.longest(record)]
+        begun = max(now, record.used, self._saved_at, held.used) + self._lead
         idle = None if None in timeouts else begun + max(seconds for seconds in timeouts if seconds is not None) * _AND_GRANULARITY
         if record.deadline is None:
             return idle

@@ -367,9 +367,9 @@ class SessionManager(Configured[Store]):
     def save_sessions(self, path: str | os.PathLike[str], /) -> int:
         """Write a snapshot of the memory store; how many sessions. Nothing in memory changes; resident values are not saved.
 
-        From now on, ends and renewals are noted in `<path>.journal` before the response, so that no older snapshot brings them back. That
-        costs each of them an fsync for every path, so eight paths are kept up like this at most: then the one saved least recently is let
-        go (never one that was loaded, nor that of `autosave`). A backup does not remember what ended after eight others were saved.
+        From now on, ends and renewals of what a snapshot may hold are noted in `<path>.journal` before the response, so that none brings
+        them back. That costs each an fsync for every path, so eight paths are kept up like this at most: then the one saved least
+        recently is let go (never one loaded, nor that of `autosave`). A backup does not remember what ended after eight others were saved.
         Raises `StoreUnavailable` if the snapshot or the journal cannot be written; what was saved before is still there then. Raises
         `PolicyError` for a store other than a memory store, which keeps its sessions itself.
         """

@@ -53,6 +53,7 @@ EndReason: TypeAlias = Literal["ended", "timeout", "lifetime", "check", "address
 END_REASONS: tuple[EndReason, ...] = ("ended", "timeout", "lifetime", "check", "address", "evicted")
 
 _HEAD = Struct("<BBB32s16sdddfI")
+_TIMES = Struct("<xB49xddd")
 _PREVIOUS = Struct("<32s16sd")
 _DEADLINE = Struct("<d")
 _ENDED = Struct("<Bdd")
@@ -137,6 +138,12 @@ def unpack_elements(packed: bytes | None) -> list[Element]:
         return [Element(*element) for element in _decode_elements(memoryview(packed)[FIELD_HEAD:])]
     except msgspec.DecodeError as problem:
         raise ValueError(f"not the elements of a list: {problem}") from problem
+
+
+def times_of(packed: bytes) -> tuple[int, float, float, float]:
+    """Of a packed record, which is not unpacked for it: flags, when it was created and used, and its timeout (infinity is none)."""
+    flags, created, used, timeout = _TIMES.unpack_from(packed)
+    return flags, created, used, timeout
 
 
 def pack_elements(revision: int, elements: list[Element]) -> bytes:
