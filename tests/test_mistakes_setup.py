@@ -5,6 +5,9 @@ What a type checker would have said before is passed as Any.
 
 from __future__ import annotations
 
+import inspect
+import tracemalloc
+from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
@@ -124,6 +127,13 @@ def test_an_illegal_option(case: Case) -> None:
     check(case)
 
 
+@pytest.mark.parametrize("function", [SessionManager, AsyncSessionManager, SessionManager.set_options], ids=lambda f: f.__qualname__)
+def test_a_signature_has_only_the_options_that_there_are(function: Callable[..., Any]) -> None:
+    """Where it takes whatever is given, type checkers and help() cannot say which option was meant."""
+    kinds = {parameter.kind for parameter in inspect.signature(function).parameters.values()}
+    assert inspect.Parameter.VAR_KEYWORD not in kinds
+
+
 def test_an_illegal_option_changes_nothing() -> None:
     """All of them or none; and what is refused is not repeated in the message if it could be a key."""
     manager = SessionManager(timeout=600)
@@ -157,6 +167,11 @@ def wsgi_app(environ: object, start_response: object) -> Any:
 
 async def asgi_app(scope: object, receive: object, send: object) -> None:
     pass
+
+
+def given(**arguments: Any) -> Callable[[], object]:
+    every: dict[str, Any] = {"headers": [], "peer": "192.0.2.7", **arguments}
+    return lambda: Request(**every)
 
 
 MANAGERS: dict[str, Case] = {
@@ -275,6 +290,12 @@ MANAGERS: dict[str, Case] = {
         TypeError,
         ["Request(peer=('192.0.2.7', 4711))", "client_address[0]"],
     ),
+    "headers as text": (given(headers="Cookie: a=b"), TypeError, ["Request(headers=str)", "header pairs"]),
+    "no headers": (given(headers=None), TypeError, ["Request(headers=NoneType)", "header pairs"]),
+    "a scheme for https": (given(https="https"), TypeError, ["Request(https='https')", "True or False"]),
+    "nothing for https": (given(https=None), TypeError, ["Request(https=None)", "True or False"]),
+    "a path of bytes": (given(path=b"/shop"), TypeError, ["Request(path=b'/shop')", "as text"]),
+    "a socket for a client": (given(client=3), TypeError, ["Request(client=3)", "manager.connect(...)"]),
 }
 
 
@@ -306,6 +327,17 @@ def _end_all(where: Any) -> int:
             return manager.end_all(where)
         finally:
             assert len(list(manager.all())) == 1
+
+
+@pytest.mark.parametrize("text", ["0" * 30_000_000, "", "0" * 31, "0" * 33, "g" * 32, " " * 32, "A" * 32], ids=range(7))
+def test_a_text_that_is_no_handle_costs_nothing(text: str) -> None:
+    """It may be what a client has sent."""
+    tracemalloc.start()
+    try:
+        assert not SessionManager().end(text)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_request_of_another_kind_is_not_repeated_in_the_message() -> None:

@@ -58,8 +58,14 @@ class Request:
         if not isinstance(cast("object", self.peer), (str, NoneType)):
             raise TypeError(f"Request(peer={self.peer!r}): expected an address as text, such as client_address[0], or None")
         headers = cast("object", self.headers)
-        if isinstance(headers, (Mapping, Message)):
+        if isinstance(headers, (Mapping, Message, str, bytes)) or not isinstance(headers, Iterable):  # not shown: they hold the cookies
             raise TypeError(f"Request(headers={type(self.headers).__name__}): expected header pairs, such as headers.items()")
+        if not isinstance(cast("object", self.path), str):
+            raise TypeError(f"Request(path={self.path!r}): expected the path of the request as text, such as '/'")
+        if not isinstance(cast("object", self.https), bool):
+            raise TypeError(f"Request(https={self.https!r}): expected True or False, such as scheme == 'https'")
+        if not isinstance(cast("object", self.client), (Client, NoneType)):
+            raise TypeError(f"Request(client={self.client!r}): expected what manager.connect(...) gives, or None")
 
 
 class Reader(Protocol):

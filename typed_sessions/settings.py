@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import wraps
 from typing import Any, ClassVar, Final, Generic, Literal, TypeVar, cast, final
 
-from typing_extensions import Never, override
+from typing_extensions import override
 
 from .address import AddressPolicy
 from .clock import steady_clock
@@ -15,6 +17,7 @@ from .core import Core
 from .errors import PolicyError
 from .options import SessionOptions, refuse_unknown
 from .policy import CookiePolicy
+from .record import LOCATOR_BYTES
 from .sealing import SealingKeys
 from .session import Create, Session, SessionView, answered, check_function
 from .stores.memory import MemoryStore
@@ -55,7 +58,34 @@ _NOT_HERE: Final[Mapping[str, str]] = {
 """Options of something else, and what it is."""
 
 
+F = TypeVar("F", bound=Callable[..., object])
 S = TypeVar("S")
+
+
+def _explaining(once: Collection[str] = ()) -> Callable[[F], F]:
+    """Decorates a method whose arguments are options: it raises `PolicyError` for one that does not exist, or is `once` for all.
+
+    An argument that takes what is unknown would do the same, but type checkers know each option by the method's signature: only without
+    such an argument do they say which one was meant.
+    """
+
+    def decorate(method: F) -> F:
+        parameters = inspect.signature(method).parameters.values()
+        known = frozenset(parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY)
+
+        @wraps(method)
+        def checked(*arguments: Any, **options: Any) -> object:  # Any: as the method itself says
+            unknown = [name for name in options if name not in known]
+            if unknown:
+                for name in unknown:
+                    if name in once:
+                        raise PolicyError(f"{method.__name__}({name}=...): it cannot be changed; give it to the manager when that is made")
+                refuse(unknown)
+            return method(*arguments, **options)
+
+        return cast("F", checked)
+
+    return decorate
 
 
 class Configured(Generic[S]):
@@ -64,6 +94,7 @@ class Configured(Generic[S]):
     asynchronous: ClassVar[bool]
     """Whether hooks and listeners may be coroutine functions."""
 
+    @_explaining()
     def __init__(
         self,
         store: S | None = None,
@@ -86,9 +117,7 @@ class Configured(Generic[S]):
         max_clients: int = 1_000,
         seal: SealingKeys | None = None,
         clock: Callable[[], float] | None = None,
-        **unknown: Never,
     ) -> None:
-        refuse(unknown)
         used = MemoryStore() if store is None else store
         if isinstance(used, (type, os.PathLike)) or not callable(getattr(used, "open", None)):
             if isinstance(store, str):  # not shown: there may be a password in it
@@ -147,6 +176,7 @@ class Configured(Generic[S]):
         """For the filters of this package."""
         return self._core
 
+    @_explaining(_ONCE)
     def set_options(
         self,
         *,
@@ -162,7 +192,6 @@ class Configured(Generic[S]):
         old_id: Literal["report", "end"] = UNCHANGED,
         deadline: float = UNCHANGED,
         reap_grace: float = UNCHANGED,
-        **unknown: Never,
     ) -> None:
         """Change options at run time: all that are given, or on `PolicyError` none.
 
@@ -183,21 +212,17 @@ class Configured(Generic[S]):
             "deadline": deadline,
             "reap_grace": reap_grace,
         }
-        for name in unknown:
-            if name in _ONCE:
-                raise PolicyError(f"set_options({name}=...): it cannot be changed; give it to the manager when that is made")
-        refuse(unknown)
         changed = {name: value for name, value in given.items() if value is not UNCHANGED}
         self._core.set_options(replace(self._core.options, **changed))  # type: ignore[arg-type]  # SessionOptions checks each
         self._tend()
 
 
-def refuse(unknown: Mapping[str, object]) -> None:
+def refuse(unknown: Sequence[str]) -> None:
     """Raise `PolicyError` for options that do not exist, saying whose they are."""
     for name in unknown:
         if name in _NOT_HERE:
             raise PolicyError(f"there is no option {name!r} here: {_NOT_HERE[name]}")
-    refuse_unknown(list(unknown), ELSEWHERE)
+    refuse_unknown(unknown, ELSEWHERE)
 
 
 def to_be_ended(where: Callable[[SessionView], bool] | None, keep: Session | None) -> Callable[[SessionView], bool]:
@@ -214,8 +239,10 @@ def locator_of(handle: str) -> bytes | None:
     """The locator a handle is made from, or None if it is none. Raises TypeError for anything but text."""
     if not isinstance(handle, str):
         raise TypeError(f"a handle is text, such as session.handle gives; not {handle!r}")
+    if len(handle) != 2 * LOCATOR_BYTES:  # before it is decoded: it may be a client's text, of any length
+        return None
     try:
         locator = bytes.fromhex(handle)
     except ValueError:
         return None
-    return locator if len(locator) == 16 and locator.hex() == handle else None
+    return locator if locator.hex() == handle else None
