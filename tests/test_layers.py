@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # A line may hold several modules and patterns, which do not import each other; an exact name wins over a pattern.
 # The name of a folder is its `__init__.py`, and `__init__` is the package's own.
 LAYERS = (
-    "errors",
+    "errors habits",
     "clock forks",
     "wheel",
     "record",

@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from .clients import Client
 from .errors import Headers, KeyTypeError, NoSession, Rejected, check_error
+from .habits import Habits
 from .keys import AnyKey, Key, KeyView, ListKey, known_key
 from .residents import ABSENT
 from .tracking import Tracking
@@ -189,7 +190,7 @@ class SessionView(msgspec.Struct, eq=False):
 
 
 @final
-class Session(SessionView, eq=False):
+class Session(SessionView, Habits, eq=False):
     """Reading and writing a session during one request. `renew` and `end` take effect at the commit, like every change."""
 
     _lists: ClassVar[type[SessionListView[Any]]] = SessionList

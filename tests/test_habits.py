@@ -1,0 +1,54 @@
+"""Who comes from another library writes its names at first: the error says what to write here."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from tests.mistakes import REQUEST, Case, cases, check, used
+from typed_sessions import Session, SessionManager, SessionView
+from typed_sessions.habits import INSTEAD
+
+HABITS: dict[str, Case] = {
+    "Flask's sign-out": (used(lambda s: s.clear()), AttributeError, ["a session has no clear: session.end()", "renew(clear=True)"]),
+    "Django's": (used(lambda s: s.flush()), AttributeError, ["a session has no flush: session.end()"]),
+    "a new id": (used(lambda s: s.cycle_key()), AttributeError, ["session.renew() gives the session a new id"]),
+    "telling of a change": (used(lambda s: setattr(s, "modified", True)), AttributeError, ["no modified: ", "changed in place"]),
+    "remember me": (used(lambda s: setattr(s, "permanent", True)), AttributeError, ["CookiePolicy(max_age=...)", "session.persistent"]),
+    "an expiry": (used(lambda s: s.set_expiry(3600)), AttributeError, ["session.timeout = seconds", "CookiePolicy(max_age=...)"]),
+    "the id": (used(lambda s: s.session_key), AttributeError, ["session.handle"]),
+    "a dictionary's items": (used(lambda s: s.items()), AttributeError, ["for key in session"]),
+    "setting by name": (used(lambda s: s.set("visits", 1)), AttributeError, ['Key("visits", int)', "session[visits] = 1"]),
+    "whether it is new": (used(lambda s: s.is_new), AttributeError, ["not session.exists"]),
+    "whether it is empty": (used(lambda s: s.is_empty()), AttributeError, ["user in session", "not any(session)"]),
+}
+
+
+@cases(HABITS)
+def test_a_habit_is_told_what_to_write(case: Case) -> None:
+    """Where it is read or set."""
+    check(case)
+
+
+@pytest.mark.parametrize("name", INSTEAD)
+def test_a_habit_is_no_attribute(name: str) -> None:
+    """Nothing that there is has that name; to `hasattr` and `dir` it is not there; and what is advised is."""
+    assert not hasattr(SessionView, name)
+    session, finish = SessionManager().start_check(REQUEST)
+    anything: Any = session
+    assert not hasattr(session, name)
+    assert name not in dir(session)
+    for mistake in (lambda: getattr(anything, name), lambda: setattr(anything, name, 1)):
+        with pytest.raises(AttributeError, match=f"^a session has no {name}: "):
+            mistake()
+    advised: list[str] = re.findall(r"\bsession\.(\w+)", INSTEAD[name])
+    assert all(hasattr(Session, other) for other in advised)
+    finish.discard()
+
+
+def test_any_other_name_is_just_not_there() -> None:
+    """With Python's own text."""
+    with pytest.raises(AttributeError, match=r"'.*Session' object has no attribute 'vists'"):
+        used(lambda s: s.vists)()

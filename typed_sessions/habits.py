@@ -1,0 +1,82 @@
+"""Names that the sessions of other libraries have and these have not, each with what is written here instead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NoReturn, final
+
+from typing_extensions import override
+
+_END: Final = "session.end() ends the session, its data and its cookies with it; session.renew(clear=True) goes on with an empty one"
+_RENEW: Final = "session.renew() gives the session a new id and keeps the data (clear=True drops it)"
+_KEYS: Final = "a session is gone through by its keys, for key in session: ... session[key]"
+_VALUE: Final = 'values are read and written by keys that are declared once: visits = Key("visits", int), and then session[visits] = 1'
+_DELETE: Final = "del session[key] or session.pop(key, None) removes a value, session.end() ends the session"
+_SAVED: Final = (
+    "what has changed is saved with the response, also where a value was changed in place; sessions.commit(session) saves before"
+)
+_NEW: Final = "not session.exists, until the first commit"
+_EMPTY: Final = "ask for the value that is meant, user in session; not any(session) is true where there is none at all"
+_NAME: Final = "session.handle is the session's public name, for logs and for sessions.end(handle); the id in the cookie is not given out"
+_EXPIRY: Final = (
+    "session.timeout = seconds is how long this session may be idle (SessionManager(timeout=...) for all); "
+    "CookiePolicy(max_age=...) has the cookies outlive the browser, session.persistent = False not in this session"
+)
+_LASTING: Final = (
+    "CookiePolicy(max_age=...) has the cookies outlive the browser, session.persistent = False not in this session; "
+    "session.timeout = seconds is how long it may be idle"
+)
+_USED: Final = "session.idle is how long ago the last use was, session.created when the session began"
+_TOKEN: Final = 'keep a random token under a key of your own, csrf = Key("csrf", str), and compare it with hmac.compare_digest'
+_FLASH: Final = 'messages = ListKey("messages", str) keeps them: session[messages].append(...), and clear() when they are shown'
+
+INSTEAD: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("clear", "flush", "invalidate", "destroy", "abandon", "kill", "logout"), _END),
+    **dict.fromkeys(
+        ("cycle_key", "regenerate", "regenerate_id", "regenerate_session_id", "renew_id", "rotate", "set_new_identity"), _RENEW
+    ),
+    **dict.fromkeys(("items", "keys", "values", "popitem"), _KEYS),
+    **dict.fromkeys(("set", "put", "get_value", "set_value", "data"), _VALUE),
+    **dict.fromkeys(("delete", "remove", "unset", "has_key"), _DELETE),
+    **dict.fromkeys(("modified", "accessed", "changed", "save", "commit", "persist", "touch"), _SAVED),
+    **dict.fromkeys(("new", "is_new"), _NEW),
+    **dict.fromkeys(("is_empty", "empty"), _EMPTY),
+    **dict.fromkeys(("sid", "session_id", "session_key", "id", "identity", "key"), _NAME),
+    **dict.fromkeys(("set_expiry", "get_expiry_age", "get_expiry_date", "expiry", "expires", "max_age", "lifetime"), _EXPIRY),
+    **dict.fromkeys(("permanent", "get_expire_at_browser_close"), _LASTING),
+    **dict.fromkeys(("last_accessed", "accessed_at", "last_access"), _USED),
+    **dict.fromkeys(("new_csrf_token", "get_csrf_token"), _TOKEN),
+    **dict.fromkeys(("flash", "pop_flash", "peek_flash"), _FLASH),
+}
+
+
+@final
+class _Elsewhere:
+    """An attribute that is not there, neither to be read nor to be set; the error says what to write.
+
+    Unlike a `__getattr__`, for which Python before 3.12 is slower at every attribute that there is, it costs nothing to who does not ask.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._text = f"a session has no {name}: {INSTEAD[name]}"
+        self.__doc__ = f"Not here: {INSTEAD[name]}."
+
+    def __get__(self, session: object, owner: type, /) -> NoReturn:
+        raise AttributeError(self._text)
+
+    def __set__(self, session: object, value: object, /) -> NoReturn:
+        raise AttributeError(self._text)
+
+
+class Habits:
+    """What a session has of such names: nothing, to type checkers and `hasattr` too, but an `AttributeError` that says what to write."""
+
+    __slots__ = ()
+
+    @override
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if name not in INSTEAD]
+
+
+for _name in INSTEAD:
+    setattr(Habits, _name, _Elsewhere(_name))
