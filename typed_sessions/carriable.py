@@ -5,17 +5,44 @@ A type whose values would not come back as what they were is refused here, and t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping, MutableSequence, MutableSet, Sequence
 from collections.abc import Set as AbstractSet
 from types import UnionType
-from typing import Annotated, Any, Final, TypeAlias, Union, cast, final, get_args, get_origin
+from typing import Annotated, Any, Final, NamedTuple, TypeAlias, Union, cast, final, get_args, get_origin
 
 import msgspec
 from msgspec import inspect as shapes
 
 from .errors import KeyTypeError
 
-_WAY_OUT = "give functions of your own for it (save= and load=), or keep it in this process only (resident=True)"
+
+class Advice(NamedTuple):
+    """What to do instead, where a type cannot be carried: it depends on who wants to carry it."""
+
+    whatever: str
+    """What works for any type."""
+    models: str
+    """What works for a pydantic model, of the name `{model}`."""
+    parts: str
+    """The same for a type that has models in it, `{form}`."""
+
+
+FOR_KEY: Final = Advice(
+    "give functions of your own for it (save= and load=), or keep it in this process only (resident=True)",
+    'its own functions do it, Key("m", save=lambda m: m.model_dump_json().encode(), load={model}.model_validate_json)',
+    'pydantic does it, adapter = TypeAdapter({form}) and Key("m", save=adapter.dump_json, load=adapter.validate_json)',
+)
+FOR_LIST: Final = Advice(
+    'make bytes of each element yourself, ListKey("l", bytes), or keep them all under one key, Key("l", save=..., load=...) with functions '
+    'for a list of them, or Key("l", list, resident=True) in this process only',
+    'append what its own functions give, ListKey("l", bytes) with m.model_dump_json().encode() and {model}.model_validate_json(element)',
+    "append what pydantic gives, adapter = TypeAdapter({form}) and "
+    'ListKey("l", bytes) with adapter.dump_json(value) and adapter.validate_json(element)',
+)
+FOR_STEP: Final = Advice(
+    *["give the function that older code has for it, load= to Upgrades or save= to Downgrade, in the place of the type"] * 3
+)
 
 _EXACT: Final[tuple[tuple[shapes.Type, type], ...]] = (
     # An annotation with a constraint (`Meta(ge=0)`) has another shape, and so is not found here.
@@ -41,9 +68,11 @@ Records: TypeAlias = dict[type, tuple[str, ...]]
 class Parts:
     """One walk over all parts of a type. Raises `KeyTypeError` for one that cannot be carried."""
 
-    __slots__ = ("_name", "_seen", "abstract", "exact", "mutable", "records", "repeatable")
+    __slots__ = ("_advice", "_form", "_name", "_seen", "abstract", "exact", "mutable", "records", "repeatable")
 
-    def __init__(self, form: object, info: shapes.Type) -> None:
+    def __init__(self, form: object, info: shapes.Type, advice: Advice) -> None:
+        self._advice = advice
+        self._form = form
         self._name = describe(form)
         self._seen: set[object] = set()  # recursive types come back to where they were
         self.mutable: bool = False
@@ -107,7 +136,7 @@ class Parts:
             private = next((field.name for field in info.fields if field.name.startswith("_")), None)
             if private is not None:
                 why = "of an attrs class, msgspec leaves fields with an underscore out: name it without, or"
-                raise KeyTypeError(f"{self._name} cannot be carried: {cls.__qualname__}.{private}: {why} {_WAY_OUT}")
+                raise KeyTypeError(f"{self._name} cannot be carried: {cls.__qualname__}.{private}: {why} {self._advice.whatever}")
         for field in info.fields:
             self._visit(field.type, f"{cls.__qualname__}.{field.name}")
             if not _gives_the_same(field.default_factory, self.records):
@@ -128,8 +157,15 @@ class Parts:
 
     def _refuse(self, path: str, cls: type) -> None:
         where = f"{path}: " if path else ""
-        hint = _INSTEAD.get(cls, _WAY_OUT)
-        raise KeyTypeError(f"{self._name} cannot be carried: {where}{describe(cls)} is not a type that msgspec can restore: {hint}")
+        advice = self._advice
+        hint = _INSTEAD.get(cls)
+        if hint is None and all(callable(getattr(cls, name, None)) for name in _OF_MODELS):
+            hint = advice.models.format(model=cls.__name__) if self._form is cls else advice.parts.format(form=_short(self._form))
+        elif cls is complex:
+            hint = f"use tuple[float, float], or {advice.whatever}"
+        raise KeyTypeError(
+            f"{self._name} cannot be carried: {where}{describe(cls)} is not a type that msgspec can restore: {hint or advice.whatever}"
+        )
 
 
 _IMMUTABLE: Final[tuple[type[shapes.Type], ...]] = (
@@ -162,8 +198,10 @@ _INSTEAD: Final[dict[type, str]] = {
     msgspec.msgpack.Ext: "use bytes",
     Iterable: "use Sequence",
     Iterator: "use Sequence",
-    complex: "use tuple[float, float], or " + _WAY_OUT,
 }
+
+_OF_MODELS: Final = ("model_dump_json", "model_validate_json")
+"""What pydantic's models are known by, without importing it."""
 
 
 def _gives_the_same(factory: object, records: Collection[object]) -> bool:
@@ -217,6 +255,11 @@ def describe(thing: object) -> str:
     return name if module in ("builtins", None) else f"{module}.{name}"
 
 
+def _short(form: object) -> str:
+    """A type form as it is written where its classes are at hand."""
+    return form.__name__ if isinstance(form, type) and get_origin(form) is None else re.sub(r"(?:\w+\.|<locals>\.)+(?=\w)", "", str(form))
+
+
 def reason(error: Exception) -> str:
     """What an error of msgspec's says."""
     if isinstance(error, RecursionError):
@@ -226,7 +269,7 @@ def reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def why_not(name: str, error: Exception) -> str:
+def why_not(name: str, error: Exception, advice: Advice) -> str:
     """What to say of a type that msgspec refused with an error."""
     text = f"{name} cannot be carried: {reason(error)}"
     if isinstance(error, NameError):
@@ -234,6 +277,6 @@ def why_not(name: str, error: Exception) -> str:
     if isinstance(error, TypeError) and "unions may not contain more than one" in str(error):
         return (
             f"{text}. The members of a union are told apart by their encoding, and these are encoded alike: "
-            f"make them msgspec.Struct classes with tag=True, or {_WAY_OUT}"
+            f"make them msgspec.Struct classes with tag=True, or {advice.whatever}"
         )
-    return f"{text}. Otherwise {_WAY_OUT}"
+    return f"{text}. Otherwise {advice.whatever}"

@@ -23,7 +23,7 @@ import msgspec
 from msgspec import inspect as shapes
 from typing_extensions import TypeForm
 
-from .carriable import Parts, Records, describe, reason, why_not
+from .carriable import FOR_KEY, Advice, Parts, Records, describe, reason, why_not
 from .errors import KeyTypeError
 
 T = TypeVar("T")
@@ -86,12 +86,12 @@ _untyped: Final = msgspec.msgpack.Decoder()
 class TypedCodec(Generic[T]):
     """Values of a type that msgspec can carry, as MessagePack.
 
-    `TypedCodec(form)` raises KeyTypeError if the type cannot be carried.
+    `TypedCodec(form)` raises KeyTypeError if the type cannot be carried; `advice` is what to do then.
     """
 
     __slots__ = ("_abstract", "_decode", "_encode", "_name", "_records", "comparable", "exact", "form", "mutable", "repeatable")
 
-    def __init__(self, form: TypeForm[T], /) -> None:
+    def __init__(self, form: TypeForm[T], /, advice: Advice = FOR_KEY) -> None:
         self.form: TypeForm[T] = form
         self._name = describe(form)
         if isinstance(form, TypeVar) or (get_origin(form) is not None and getattr(form, "__parameters__", None)):
@@ -102,8 +102,8 @@ class TypedCodec(Generic[T]):
             info = shapes.type_info(form)
             decoder = cast("msgspec.msgpack.Decoder[T]", msgspec.msgpack.Decoder(cast("Any", form)))
         except Exception as error:  # msgspec evaluates annotations, so whatever they raise arrives here
-            raise KeyTypeError(why_not(self._name, error)) from error
-        parts = Parts(form, info)
+            raise KeyTypeError(why_not(self._name, error, advice)) from error
+        parts = Parts(form, info, advice)
         self.comparable: bool = True
         self.mutable: bool = parts.mutable
         self.repeatable: bool = parts.repeatable

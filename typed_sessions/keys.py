@@ -14,6 +14,7 @@ from typing import Any, Final, Generic, Literal, NoReturn, TypeAlias, TypeVar, c
 
 from typing_extensions import Self, TypeForm, override
 
+from .carriable import FOR_LIST
 from .codecs import DecodeRefused, HookedCodec, TypedCodec
 from .declared import caller, hook_name, in_module, misfit
 from .errors import DuplicateKeyError, KeyTypeError
@@ -320,7 +321,7 @@ class ListKey(_Declared, Generic[T]):
         where, module = caller()
         _check_first(name, where)
         try:
-            codec = TypedCodec(type)
+            codec = TypedCodec(type, FOR_LIST)
         except KeyTypeError as problem:
             raise KeyTypeError(f'ListKey("{name}") declared at {where}: {problem}') from problem
         _check_name_and_version(name, version, where)

@@ -12,6 +12,7 @@ from typing import Any, Generic, NamedTuple, TypeVar, cast, final, overload
 
 from typing_extensions import TypeForm, override
 
+from .carriable import FOR_STEP
 from .codecs import DecodeRefused, HookedCodec, TypedCodec
 from .declared import caller, hook_name
 from .errors import KeyTypeError
@@ -154,7 +155,7 @@ def _step(where: str, first: object, second: object, hooked: HookedCodec[Any] | 
     if hooked is not None and second is not None:
         raise KeyTypeError(f"{where}: give either a type or the older code's hook, not both")
     try:
-        codec = TypedCodec(cast("TypeForm[Any]", first)) if hooked is None else hooked
+        codec = TypedCodec(cast("TypeForm[Any]", first), FOR_STEP) if hooked is None else hooked
     except KeyTypeError as problem:
         raise KeyTypeError(f"{where}: {problem}") from problem
     if not callable(function):
