@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import pkgutil
+import pydoc
 import re
 from collections.abc import Iterator
 from importlib import import_module
@@ -50,6 +51,21 @@ def test_a_public_text_cites_nothing_that_a_user_does_not_have(module: str) -> N
     found = list(texts(module))
     assert found[0][1], "the module has no text"
     assert [f"{name}: {text}" for name, text in found if CITED.search(text)] == []
+
+
+@pytest.mark.parametrize("module", ["bottle", "decorators", "fastapi", "http_server", "starlette", "wsgi"])
+def test_a_filter_shows_what_is_for_users(module: str) -> None:
+    """Not what filters have among themselves, nor what they import."""
+    shown = pydoc.plain(pydoc.render_doc(import_module(f"typed_sessions.filters.{module}")))
+    assert re.search(r"^    (class \w*Session|with_session|CurrentSession|inject)", shown, re.MULTILINE)
+    for inner in ("enter", "leave", "Reader", "ABSENT", "BAD_REQUEST", "logger"):
+        assert re.search(rf"^    (class )?{inner}\b", shown, re.MULTILINE) is None
+
+
+def test_a_default_that_stands_for_nothing_says_so() -> None:
+    """In `help()`, where an object without a text of its own would be an address in memory."""
+    for method in (typed_sessions.Session.pop, typed_sessions.Session.update, typed_sessions.current_session):
+        assert "<nothing>" in str(inspect.signature(method))
 
 
 def test_a_check_of_the_kit_says_what_is_promised_in_words() -> None:

@@ -8,12 +8,22 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, NamedTuple, final
 
+from typing_extensions import override
+
 from .forks import tell_of_forks
 from .record import Record
 
 logger: logging.Logger = logging.getLogger("typed_sessions")
 
-ABSENT: Final = object()
+
+@final
+class _Absent:
+    @override
+    def __repr__(self) -> str:
+        return "<nothing>"
+
+
+ABSENT: Final[object] = _Absent()
 """Stands for a value that is not there, where None is a value."""
 
 

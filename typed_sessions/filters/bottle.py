@@ -24,6 +24,8 @@ from .wsgi import SessionMiddleware, open_session
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+__all__ = ["SessionPlugin"]
+
 _REFUSED: Final = "typed_sessions.refused"
 
 

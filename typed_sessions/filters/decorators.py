@@ -1,7 +1,7 @@
 """Decorators for handlers: the session, or one value of it, as an argument after the handler's first. They know no framework.
 
 The first argument is what the server hands over: `self` in a method of a `SessionHandler`, `environ` in a WSGI application, `request` in a
-Starlette endpoint. The decorated handler takes its other arguments as before, and type checkers see which.
+Starlette endpoint. The decorated handler takes its other arguments as before; type checkers, and frameworks that look, see which.
 
     class Handler(SessionHandler):
         @with_session
@@ -10,16 +10,18 @@ Starlette endpoint. The decorated handler takes its other arguments as before, a
     @from_session(cart, make=Cart)
     async def show(request: Request, cart: Cart) -> Response: ...
 
-An `async def` handler is one of ASGI, with a request or a scope first: its session is opened with `await`. Any other runs where
-`current_session()` works; in ASGI that takes `SessionMiddleware(..., eager=True)`.
+An `async def` handler is one of ASGI, whose first argument is the scope or has it, as the requests of Starlette, FastAPI and Django do: its
+session is opened with `await`. Any other runs where `current_session()` works; in ASGI that takes `SessionMiddleware(..., eager=True)`.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable
+import sys
+from collections.abc import Callable, Hashable, MutableMapping
 from copy import deepcopy
 from functools import wraps
+from importlib import import_module
 from typing import Any, Concatenate, Generic, TypeVar, cast, final, overload
 
 from typing_extensions import ParamSpec
@@ -29,6 +31,9 @@ from ..keys import Key, ListKey
 from ..residents import ABSENT
 from ..session import FORBIDDEN, Error, Session, SessionList, current_session, refused
 from .asgi import open_session
+from .asgi_base import Scope
+
+__all__ = ["Giving", "from_session", "with_session"]
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -39,7 +44,7 @@ P = ParamSpec("P")
 
 def with_session(handler: Callable[Concatenate[A, Session, P], R], /) -> Callable[Concatenate[A, P], R]:
     """The handler is called with the request's session, which is opened for it. Raises `NoSession` where no filter is around."""
-    return _given(handler, lambda session: session)
+    return _given(handler, lambda session: session, "with_session")
 
 
 @overload
@@ -78,7 +83,7 @@ class Giving(Generic[T]):
         self._value = value
 
     def __call__(self, handler: Callable[Concatenate[A, T, P], R], /) -> Callable[Concatenate[A, P], R]:
-        return _given(handler, self._value)
+        return _given(handler, self._value, "from_session")
 
 
 def wanted(
@@ -123,19 +128,72 @@ def wanted(
     return required
 
 
-def _given(handler: Callable[..., Any], value: Callable[[Session], Any]) -> Callable[..., Any]:
+def _given(handler: Callable[..., Any], value: Callable[[Session], Any], decorator: str) -> Callable[..., Any]:
     """A handler that is called with `value(session)` after its first argument."""
+    asked = f"{decorator} on {getattr(handler, '__qualname__', repr(handler))}"
+    signature, first_name = _shown(handler)
+
+    def taken(given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, tuple[Any, ...]]:
+        """The first argument, which frameworks may give by its name, and the other positional ones."""
+        if given:
+            return given[0], given[1:]
+        if first_name in named:
+            return named.pop(first_name), ()
+        raise TypeError(
+            f"{asked}: it was called without a first argument, such as self, environ or request; where handlers have none, "
+            "take current_session() inside of it"
+        )
+
+    called: Any  # a function, which has attributes
     if inspect.iscoroutinefunction(handler):
 
         @wraps(handler)
-        async def awaited(first: Any, *others: Any, **named: Any) -> Any:
-            session = await open_session(getattr(first, "scope", first))
+        async def awaited(*given: Any, **named: Any) -> Any:
+            first, others = taken(given, named)
+            session = await open_session(_scope(first, asked))
             return await handler(first, value(session), *others, **named)
 
-        return awaited
+        called = awaited
+    else:
 
-    @wraps(handler)
-    def called(first: Any, *others: Any, **named: Any) -> Any:
-        return handler(first, value(current_session()), *others, **named)
+        @wraps(handler)
+        def direct(*given: Any, **named: Any) -> Any:
+            first, others = taken(given, named)
+            return handler(first, value(current_session()), *others, **named)
 
-    return called
+        called = direct
+    if signature is not None:
+        called.__signature__ = signature  # what `inspect.signature` looks at first
+        hints = {name: parameter.annotation for name, parameter in signature.parameters.items()} | {"return": signature.return_annotation}
+        called.__annotations__ = {name: hint for name, hint in hints.items() if hint is not inspect.Signature.empty}
+    return cast("Callable[..., Any]", called)
+
+
+def _shown(handler: Callable[..., Any]) -> tuple[inspect.Signature | None, str | None]:
+    """The signature of a handler without its second parameter, and the name by which the first may be given."""
+    options: dict[str, Any] = {}
+    if sys.version_info >= (3, 14):
+        # There, annotations are looked at when somebody asks: a name in them need not be there yet.
+        options["annotation_format"] = import_module("annotationlib").Format.FORWARDREF
+    try:
+        signature = inspect.signature(handler, **options)
+    except (TypeError, ValueError):  # many functions written in C have none
+        return None, None
+    parameters = list(signature.parameters.values())
+    by_place = [one for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    first_name = by_place[0].name if by_place and by_place[0].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD else None
+    if len(by_place) < 2:  # it takes whatever is given
+        return None, first_name
+    return signature.replace(parameters=[one for one in parameters if one is not by_place[1]]), first_name
+
+
+def _scope(first: object, asked: str) -> Scope:
+    """The scope of a request, or what is one already."""
+    scope: object = getattr(first, "scope", first)
+    if not isinstance(scope, MutableMapping):
+        kind: type[object] = type(first)
+        raise TypeError(
+            f"{asked}: its first argument is a {kind.__module__}.{kind.__qualname__}, which is no ASGI scope and has none; "
+            "use await open_session(scope) of filters.asgi inside of it, with the scope that your framework keeps"
+        )
+    return cast("Scope", scope)

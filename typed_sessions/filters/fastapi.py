@@ -26,6 +26,8 @@ from ..session import FORBIDDEN, Error, Session
 from .asgi import open_session
 from .decorators import wanted
 
+__all__ = ["CurrentSession", "FromSession", "request_session"]
+
 T = TypeVar("T")
 
 

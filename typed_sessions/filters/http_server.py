@@ -25,6 +25,8 @@ from ..manager import SessionManager
 from ..policy import CookiePolicy
 from ..session import Create, Error, Session, enter, leave
 
+__all__ = ["SessionHandler"]
+
 logger: logging.Logger = logging.getLogger("typed_sessions")
 
 MOST_DROPPED = 1 << 20

@@ -25,6 +25,8 @@ from ..session import FORBIDDEN, Error, Session
 from .asgi import open_session
 from .decorators import wanted
 
+__all__ = ["CurrentSession", "FromSession", "inject"]
+
 T = TypeVar("T")
 A = TypeVar("A")
 R = TypeVar("R")

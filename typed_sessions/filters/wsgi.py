@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     # wsgiref.types came with Python 3.11; type checkers know this module in every version.
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+__all__ = ["SessionMiddleware", "open_session"]
+
 _KEY = "typed_sessions.exchange"
 _FILES = "wsgi.file_wrapper"
 _Write: TypeAlias = Callable[[bytes], object]
