@@ -177,6 +177,11 @@ class AddressPolicy:
             return Origin(None, None)
         raise NoPeerAddress(_NO_PEER)
 
+    def trusts(self, peer: str | None) -> bool:
+        """True if the socket's other end is a trusted proxy: its connection carries requests of many clients."""
+        address = canonical(peer) if peer else None
+        return self._unix if address is None else self._trusts(address)
+
     def same(self, bound: str | None, address: str | None) -> bool:
         """True if a session bound to the address `bound` may be used from `address`; both are as `origin` gave them.
 

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from typing_extensions import override
 
-from .. import Rejected, Request, Session, SessionEnded, Store
+from .. import Client, Rejected, Request, Session, SessionEnded, Store
 from ..filters.http_server import SessionHandler
 from . import data, pages
 from .connections import MOST_STREAMS, Connections, Watch
@@ -56,7 +56,12 @@ class DemoHandler(SessionHandler):
         self._open = ExitStack()
         host, port = self.client_address[:2]
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self._open.enter_context(self.connections.connected(self.session_client, self.connection, address))
+        self._open.enter_context(self.connections.connected(self._client, self.connection, address))
+
+    @property
+    def _client(self) -> Client:
+        assert self.session_client is not None  # the demo is behind no proxy
+        return self.session_client
 
     @override
     def finish(self) -> None:
@@ -161,7 +166,7 @@ class DemoHandler(SessionHandler):
                 self._send("gone", {})
                 return
             self._handles.add(session.handle)
-            with self.connections.watching(self.session_client, session.handle) as watch:
+            with self.connections.watching(self._client, session.handle) as watch:
                 self._stream(session, watch)
         except OSError:
             pass  # the browser has left
@@ -180,7 +185,7 @@ class DemoHandler(SessionHandler):
                 now = {
                     "visits": session.get(data.visits, 0),
                     "state": data.state(session),
-                    "clients": self.connections.shown(session.clients, self.session_client),
+                    "clients": self.connections.shown(session.clients, self._client),
                 }
                 if now != shown:
                     shown = now

@@ -1,4 +1,4 @@
-"""Sessions for the standard library's `http.server`: a request handler class. One TCP connection is one client.
+"""Sessions for the standard library's `http.server`: a request handler class. One TCP connection is one client, unless it is a proxy's.
 
 What changed is committed in `end_headers()`, before the headers leave; what changes after that, when the handler returns.
 """
@@ -41,7 +41,8 @@ PAUSE = 0.5
 class HandlerReader:
     """Gets what is needed out of a handler."""
 
-    has_clients = True
+    def __init__(self, *, has_clients: bool) -> None:
+        self.has_clients = has_clients
 
     def basics(self, source: Any, /) -> tuple[str | None, bool, str]:
         return self.peer(source), isinstance(source.connection, ssl.SSLSocket), "; ".join(source.headers.get_all("cookie", ()))
@@ -60,7 +61,8 @@ class HandlerReader:
         return cast("Client | None", source.session_client)
 
 
-_READER = HandlerReader()
+_READER = HandlerReader(has_clients=True)
+_OF_PROXIES = HandlerReader(has_clients=False)
 
 
 @final
@@ -69,10 +71,10 @@ class _Request:
 
     __slots__ = ("_exchange", "_sessions", "session_client")
 
-    def __init__(self, sessions: SessionManager, exchange: Exchange, client: Client) -> None:
+    def __init__(self, sessions: SessionManager, exchange: Exchange, client: Client | None) -> None:
         self._sessions = sessions
         self._exchange = exchange
-        self.session_client: Client = client
+        self.session_client: Client | None = client
 
     def current(self) -> Session:
         if self._exchange.session is not None:
@@ -96,8 +98,8 @@ class SessionHandler(BaseHTTPRequestHandler):
     session_cookie_policy: ClassVar[CookiePolicy | None] = None
     session_eager: ClassVar[bool] = False
 
-    session_client: Client
-    """This connection."""
+    session_client: Client | None = None
+    """This connection; None if it is a trusted proxy's, which carries the requests of many visitors and is nobody's."""
 
     wfile: io.BufferedIOBase
     close_connection: bool
@@ -130,9 +132,14 @@ class SessionHandler(BaseHTTPRequestHandler):
         if type(self).check_session is not SessionHandler.check_session:
             check = self.check_session
         policy = sessions.cookie_policy if self.session_cookie_policy is None else self.session_cookie_policy
-        self._guard = Guard(_READER, policy, create=self.session_create, check=check, error=self.session_error)
+        peer = _READER.peer(self)
+        # The end of one visitor's session must not cut off what a proxy sends for another over the same connection.
+        proxied = sessions.core.address_policy.trusts(peer)
+        reader = _OF_PROXIES if proxied else _READER
+        self._guard = Guard(reader, policy, create=self.session_create, check=check, error=self.session_error)
         self._connection = ExitStack()
-        self.session_client = self._connection.enter_context(sessions.connect(_READER.peer(self), self._close))
+        if not proxied:
+            self.session_client = self._connection.enter_context(sessions.connect(peer, self._close))
 
     def _close(self) -> None:
         with suppress(OSError):  # it has gone by itself
@@ -191,7 +198,7 @@ class SessionHandler(BaseHTTPRequestHandler):
                 self._exchange.source = None  # this handler goes on to the connection's next request
             if self._held is not None:
                 self.wfile, self._held = self._held, None
-            if self.session_client.closing:
+            if self.session_client is not None and self.session_client.closing:
                 self.close_connection = True
 
     @override
