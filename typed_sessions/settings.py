@@ -79,7 +79,7 @@ def _explaining(once: Collection[str] = ()) -> Callable[[F], F]:
             if unknown:
                 for name in unknown:
                     if name in once:
-                        raise PolicyError(f"{method.__name__}({name}=...): it cannot be changed; give it to the manager when that is made")
+                        raise PolicyError(f"{checked.__name__}({name}=...): it cannot be changed; give it to the manager when that is made")
                 refuse(unknown)
             return method(*arguments, **options)
 

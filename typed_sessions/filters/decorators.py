@@ -163,7 +163,7 @@ def _given(handler: Callable[..., Any], value: Callable[[Session], Any], decorat
 
         called = direct
     if signature is not None:
-        called.__signature__ = signature  # what `inspect.signature` looks at first
+        called.__dict__["__signature__"] = signature  # what `inspect.signature` looks at first
         hints = {name: parameter.annotation for name, parameter in signature.parameters.items()} | {"return": signature.return_annotation}
         called.__annotations__ = {name: hint for name, hint in hints.items() if hint is not inspect.Signature.empty}
     return cast("Callable[..., Any]", called)
