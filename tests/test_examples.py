@@ -24,8 +24,11 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from typed_sessions.testing import CHECK_NAMES
+
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+SERVERS = [path for path in EXAMPLES if path.name != "store.py"]
 PATIENCE = 20
 """Seconds after which what a test waits for counts as not coming. No test takes that long unless it fails."""
 
@@ -403,8 +406,19 @@ def test_the_list_of_examples_is_complete() -> None:
     assert sorted(re.findall(r"^\| `python (examples/\w+\.py)` \|", text, re.MULTILINE)) == [f"examples/{path.name}" for path in EXAMPLES]
     for path in EXAMPLES:
         source = path.read_text("utf-8")
-        assert f"python examples/{path.name} --port 8000" in source
-        assert source.count("\n") < 120
+        assert f"python examples/{path.name}{' --port 8000' if path in SERVERS else ''}" in source
+        assert source.count("\n") < (120 if path in SERVERS else 180)
+
+
+def test_store_keeps_every_promise_and_needs_one_module_for_it() -> None:
+    """The store of the examples passes the whole kit, with what is asked of a bound, and imports from the contract's module only."""
+    source = (ROOT / "examples" / "store.py").read_text("utf-8")
+    assert re.findall(r"^from (typed_sessions\S*) import", source, re.MULTILINE) == ["typed_sessions.stores.base", "typed_sessions.testing"]
+    assert re.findall(r"^from typed_sessions.testing import (.*)", source, re.MULTILINE) == ["check_store"]
+    command = [sys.executable, "-W", "error", str(ROOT / "examples" / "store.py")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=120)
+    assert (done.stdout, done.stderr) == (f"all {len(CHECK_NAMES)} checks passed\n", "")
 
 
 @pytest.mark.parametrize("example", ["wsgi_app", "asgi_chat"])

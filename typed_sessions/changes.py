@@ -140,7 +140,10 @@ GONE = Outcome("gone")
 
 
 def apply(record: Record, changes: Changes, idle: Idle, now: float) -> Outcome:
-    """All of `changes` upon `record` at `now` (seconds since 1970), or nothing; see `Outcome`. The record given stays as it is."""
+    """All of `changes` upon `record` at `now` (seconds since 1970), or nothing; see `Outcome`. The record given stays as it is.
+
+    To be stored is the outcome's record if the status is "committed", after `Limits.check(record, outcome.record)`.
+    """
     if record.ending is not None or (record.deadline is not None and now >= record.deadline):
         return GONE
     renewal, clear = changes.renewal, changes.clear
@@ -245,7 +248,10 @@ def apply_use(record: Record, use: Use, idle: Idle, now: float) -> Record | None
 
 
 def apply_touch(record: Record, idle: Idle, now: float) -> Record | None:
-    """The record with a use at `now` that the caller has judged, or None if there is nothing to write or the session is over."""
+    """The record with a use at `now` that the caller has judged, or None if there is nothing to write or the session is over.
+
+    `touch` answers True in the first case and False in the second (`now >= record.due`): a store looks at that, and at the digest, before.
+    """
     if record.ending is not None or now >= record.due:
         return None
     after = record.copy()

@@ -169,16 +169,21 @@ class Previous(msgspec.Struct, frozen=True, gc=False):
 
 @final
 class Ending(msgspec.Struct, frozen=True, gc=False):
-    """An ended session that still has hooks to run: why and when it ended, and until when a worker has claimed it."""
+    """An ended session that somebody has still to clean up: why and when it ended, and until when a worker has claimed it."""
 
     reason: EndReason
     at: float
     claimed_until: float
+    """0 if nobody has, as with one that had to make room."""
 
 
 @final
 class Record(msgspec.Struct, eq=False):
-    """One session as a store holds it. Treated as immutable: a change makes a new one with `copy`."""
+    """One session as a store holds it. Treated as immutable: a change makes a new one with `copy`, whose attributes are set before
+    anybody else sees it.
+
+    `pack` gives its bytes without the locator, and `unpack` the record again.
+    """
 
     locator: bytes
     digest: bytes
@@ -187,24 +192,33 @@ class Record(msgspec.Struct, eq=False):
     """Of the secret and SESSION_ADDR together: who presents what gives this has both cookies."""
     created: float
     used: float
+    """The last use that was written; like all times in seconds since 1970."""
     timeout: float | None
+    """For how many seconds without a use it lives; None for ever."""
     granularity: float
+    """How many seconds apart uses are written; the timeout is as much longer (`idle_due`)."""
     revision: int = 0
+    """One more at every commit."""
     address: str | None = None
+    """The address that it is bound to."""
     flags: int = 0
     deadline: float | None = None
+    """When the absolute lifetime is over; None for never."""
     previous: Previous | None = None
+    """The secret before the last renew."""
     ending: Ending | None = None
+    """Of a session that has ended, and is kept until somebody has cleaned up."""
     unpacked: Mapping[str, bytes] | None = None
     """The fields, once they have been looked at."""
     packed: bytes = b""
-    """The packed form, if there is one that is still true."""
+    """The packed form, if there is one that is still true; `pack` gives it in any case."""
     tail: int = 0
     """Where the fields begin in it."""
     size: int = 0
-    """How many bytes the packed fields have (`size_of`); 0 if nobody has counted."""
+    """How many bytes the packed fields have (`size_of`); 0 if nobody has counted. `apply` and `unpack` have."""
     use_written: bool = False
-    """Whether the verb that gave out this record has written a use (not stored)."""
+    """Whether the very call that gave out this record has written a use. It is not stored: a store that keeps records instead of packed
+    ones keeps a `copy` of what `apply`, `apply_use` and `apply_touch` give, which has it False."""
 
     @property
     def fields(self) -> Mapping[str, bytes]:
@@ -227,6 +241,7 @@ class Record(msgspec.Struct, eq=False):
 
     @property
     def hooked(self) -> bool:
+        """Whether one of its fields has the flag `FIELD_HOOKED`, a clean-up hook to run at the end: then an ended record is kept."""
         return bool(self.flags & HOOKED)
 
     @property
@@ -235,8 +250,12 @@ class Record(msgspec.Struct, eq=False):
         return True if self.flags & PERSISTENT else False if self.flags & TRANSIENT else None
 
     def copy(self, fields: Mapping[str, bytes] | None = None) -> Record:
-        """A second record to change, of these `fields` if they are given."""
-        return replace(self, unpacked=self.fields if fields is None else fields, packed=b"", use_written=False)
+        """A second record to change; of these `fields` if they are given, and then `hooked` if one of them is."""
+        if fields is None:
+            return replace(self, unpacked=self.fields, packed=b"", use_written=False)
+        hooked = any(packed[FIELD_FLAGS_AT] & FIELD_HOOKED for packed in fields.values())
+        flags = self.flags | HOOKED if hooked else self.flags & ~HOOKED
+        return replace(self, unpacked=fields, packed=b"", use_written=False, flags=flags, size=0)
 
     def pack(self) -> bytes:
         """The packed form, as the module's first lines give it (the locator is not in it)."""

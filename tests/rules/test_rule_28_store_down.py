@@ -150,6 +150,30 @@ def test_rule_28_what_may_have_been_applied_is_not_committed_again_by_finish(
         assert (session[name], list(session[words]), session[visits]) == ("ann!", ["one"], 1)
 
 
+@pytest.mark.parametrize(
+    ("failure", "times"),
+    [
+        (StoreUnavailable("it may have been applied", unknown=True), 1),
+        (ConnectionError("of the store's driver"), 1),
+        (StoreUnavailable("nothing was done"), 2),
+    ],
+    ids=["unknown", "an error of the driver", "nothing was done"],
+)
+def test_rule_28_what_a_store_raises_says_whether_it_is_asked_again(
+    face: Face, watched: Watched, browser: Browser, name: Key[str], failure: Exception, times: int
+) -> None:
+    """Only what says that nothing was done is done again. The error of a driver says nothing, and arrives as it is."""
+    watched.lost["commit"] = failure
+    turn = browser.open()
+    turn.session.update(name, lambda text: text + "!")
+    with pytest.raises(type(failure), match=str(failure)):
+        face.call(face.manager.commit(turn.session))
+    watched.lost.clear()
+    turn.finish()
+    with browser.visit() as session:
+        assert session[name] == "ann" + times * "!"
+
+
 @pytest.mark.parametrize("stopped", [asyncio.CancelledError(), TimeoutError("the job's time is over")], ids=["cancelled", "by a signal"])
 def test_rule_28_a_commit_that_was_given_up_is_not_repeated_by_finish(
     face: Face, watched: Watched, browser: Browser, name: Key[str], stopped: BaseException

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..changes import Idle
 from ..errors import StoreFull
 from .report import LeftOut, expect, expect_that
-from .stand import Checks, Kit, Stand, writing
+from .stand import LEASE, Checks, Kit, Stand, writing
 
 checks: Checks = Checks()
 
@@ -90,3 +90,32 @@ def what_is_over_keeps_nobody_out(kit: Kit) -> None:
         expect("what a sweep gives out", sorted(one.locator for one in swept), sorted(one.locator for one in over))
 
     kit.on_bounded(3, work)
+
+
+@checks.of_kit(13, 30)
+def whoever_had_to_go_is_told_of_once(kit: Kit) -> None:
+    """A session that had to make room is given out by one sweep, claimed from then on; one with hooks again when the lease is over."""
+    if kit.make_bounded is None:
+        raise LeftOut(_WHY)
+
+    async def work(stand: Stand) -> None:
+        plain = await stand.begin({"a": b"1"}, timeout=86_400.0)
+        hooked = await stand.begin({"h": b"1"}, hooked=["h"], timeout=86_400.0)
+        stand.now += 1
+        for _ in range(2):
+            await stand.begin(timeout=86_400.0)
+        stand.now += 10 * LEASE
+        swept = {record.locator: record.ending for record in await stand.sweep()}
+        expect("what a sweep gives out", sorted(swept), sorted([plain.locator, hooked.locator]))
+        for record, ending in ((plain, swept[plain.locator]), (hooked, swept[hooked.locator])):
+            first = ending is not None and ending.reason == "evicted" and ending.claimed_until <= ending.at + LEASE
+            expect_that(first, f"the ending is not that of an evicted session which nobody has claimed before: {ending!r}")
+            await stand.expect_gone(record)
+        expect("sweep within the lease", await stand.sweep(), [])
+        stand.now += LEASE
+        (again,) = await stand.sweep()
+        expect("what the next sweep gives out", again.locator, hooked.locator)
+        first = again.ending is None or again.ending.claimed_until <= again.ending.at + LEASE
+        expect_that(not first, f"the ending says that nobody has claimed the session before: {again.ending!r}")
+
+    kit.on_bounded(2, work)

@@ -12,7 +12,6 @@ from typing import Any
 from ..changes import GONE, Changes, Idle, Outcome, Use, apply, apply_touch, apply_use
 from ..record import (
     FIELD_FLAGS_AT,
-    FIELD_HOOKED,
     FIELD_LIST,
     HOOKED,
     OWN_TIMEOUT,
@@ -134,9 +133,9 @@ class Model:
         record = self.stored(locator)
         if record is None or record.ending is None:
             return
-        left = {} if names is None else {name: packed for name, packed in record.fields.items() if name not in names}
-        if any(packed[FIELD_FLAGS_AT] & FIELD_HOOKED for packed in left.values()):
-            self.put(record.copy(left))
+        left = record.copy({} if names is None else {name: packed for name, packed in record.fields.items() if name not in names})
+        if left.hooked:
+            self.put(left)
         else:
             del self.records[locator]
 

@@ -314,6 +314,8 @@ def _record_of(locator: bytes, reply: Reply) -> Record | None:
     if fields and min(map(len, fields.values())) < FIELD_HEAD:
         short = [name for name, field in fields.items() if len(field) < FIELD_HEAD]
         logger.error("the session %s in Redis has fields that cannot be read: %r", locator.hex(), short)
+        flags = record.flags
         record = record.copy({name: field for name, field in fields.items() if name not in short})
+        record.flags = flags  # what could not be read may be the one that has hooks
     record.use_written = bool(written)
     return record
