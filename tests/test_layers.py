@@ -63,6 +63,7 @@ LAYERS = (
     "reseal survey progress",
     "conformance",
     "conformance.report",
+    "conformance.shape conformance.watch",
     "conformance.subject conformance.model",
     "conformance.lockstep",
     "conformance.stand",

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
+LONGEST = 480
+"""How long a line of the text of a report may be, in characters."""
+
 
 @final
 @dataclass(frozen=True)
@@ -17,11 +20,11 @@ class Failure:
     promise: str
     """What was expected, in words."""
     found: str
-    """What was seen instead."""
+    """What was seen instead: all of it, where the text of the report shortens lines that are very long."""
     error: BaseException
 
     def __str__(self) -> str:
-        found = self.found.replace("\n", "\n              ")
+        found = "\n              ".join(shortened(line, LONGEST) for line in self.found.split("\n"))
         return f"{self.name}\n    promised: {self.promise}\n    found:    {found}"
 
 
@@ -43,7 +46,11 @@ class Report:
         count = len(self.passed) + len(self.failures)
         lines = [f"{len(self.failures)} of {count} checks failed" if self.failures else f"all {count} checks passed"]
         lines += [str(failure) for failure in self.failures]
-        lines += [f"left out: {name}: {reason}" for name, reason in self.skipped]
+        reasons: dict[str, list[str]] = {}
+        for name, reason in self.skipped:
+            reasons.setdefault(reason, []).append(name)
+        for reason, names in reasons.items():
+            lines.append(f"left out: {', '.join(names) if len(names) < 5 else f'{len(names)} checks'}: {reason}")
         return "\n".join(lines)
 
 
@@ -64,6 +71,15 @@ class Unexpected(AssertionError):
 @final
 class LeftOut(Exception):
     """Inside a check: it does not apply to this store; the text says why."""
+
+
+def shortened(text: str, longest: int) -> str:
+    """The text, without the middle if it is longer: most of what differs is said at one of its ends."""
+    if len(text) <= longest:
+        return text
+    cut = f" ... ({len(text)} characters) ... "
+    left = longest - len(cut)
+    return f"{text[: left * 2 // 3]}{cut}{text[len(text) - left + left * 2 // 3 :]}"
 
 
 def expect(what: str, found: object, expected: object) -> None:

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
+from functools import partial
 
 from ..stores.base import AsyncStore, Store
-from . import bounds, commits, creation, endings, limits, lists, orders, renewals, sweeps, together, uses
-from .report import ConformanceFailed, Failure, LeftOut, Report
+from . import bounds, cancelled, commits, creation, endings, limits, lists, orders, renewals, sweeps, together, uses
+from .report import ConformanceFailed, Failure, LeftOut, Report, Unexpected
 from .stand import Check, Checks, Kit
 from .subject import LoopRunner, PlainRunner, Runner
+from .watch import Watch
 
+shapes: Checks = Checks()
 histories: Checks = Checks()
+
+
+@shapes.of_kit(27)
+def a_store_has_its_verbs(kit: Kit) -> None:
+    """A store has nine verbs, which are all plain functions or all coroutine functions, and `blocking` if they are not awaited."""
+    found = kit.faults()
+    if found:
+        raise Unexpected("\n".join(found))
 
 
 @histories.of_kit(7, 8, 9, 11, 12, 13, 16)
@@ -22,6 +33,7 @@ def any_history_is_the_models(kit: Kit) -> None:
 
 
 CHECKS: tuple[Check, ...] = (
+    *shapes,
     *creation.checks,
     *uses.checks,
     *commits.checks,
@@ -31,6 +43,7 @@ CHECKS: tuple[Check, ...] = (
     *sweeps.checks,
     *bounds.checks,
     *limits.checks,
+    *cancelled.checks,
     *together.checks,
     *orders.checks,
     *histories,
@@ -47,6 +60,7 @@ def check_store(
     only: Collection[str] | None = None,
     examples: int = 200,
     thorough: bool = False,
+    patience: float = 60.0,
 ) -> Report:
     """Run every check on a store; returns the report if all pass.
 
@@ -55,11 +69,15 @@ def check_store(
     only          the names of the checks to run (`CHECK_NAMES`); None for all
     examples      how many random histories of up to 40 steps are compared with the model; they are the same in every run
     thorough      play three requests of every kind in every order, and more of the verbs at once: minutes instead of seconds
+    patience      seconds after which a verb that has not returned never will: it is named, and what is left of the run is left out
+
+    The store is made and called in threads, of which none keeps the program from ending.
 
     Raises `ConformanceFailed`, an AssertionError whose text says which checks failed, what was promised and what was found; and
     ModuleNotFoundError without Hypothesis, unless `only` leaves out `any_history_is_the_models`.
     """
-    return _run(PlainRunner(), make_store, make_bounded, only, examples, thorough)
+    _require_factory("check_store", make_store)
+    return _run(PlainRunner(Watch(patience)), make_store, make_bounded, only, examples, thorough)
 
 
 def check_async_store(
@@ -69,13 +87,15 @@ def check_async_store(
     only: Collection[str] | None = None,
     examples: int = 200,
     thorough: bool = False,
+    patience: float = 60.0,
 ) -> Report:
     """As `check_store`, for a store whose verbs are awaited; or for a synchronous one, called as an asynchronous manager calls it.
 
     Not a coroutine: it has an event loop of its own, in which `make_store` is called (it may be a coroutine function). Raises
     RuntimeError if one is running already.
     """
-    return _run(LoopRunner(), make_store, make_bounded, only, examples, thorough)
+    _require_factory("check_async_store", make_store)
+    return _run(LoopRunner(Watch(patience)), make_store, make_bounded, only, examples, thorough)
 
 
 def _run(
@@ -97,21 +117,37 @@ def _run(
         passed: list[str] = []
         failures: list[Failure] = []
         skipped: list[tuple[str, str]] = []
-        for check in chosen:
+        pointless: str | None = None
+        for check in dict.fromkeys([*shapes, *chosen]):
+            if pointless is not None:
+                skipped.append((check.name, pointless))
+                continue
             try:
-                check.play(kit)
+                stuck = runner.watch.play(partial(check.play, kit))
             except LeftOut as reason:
                 skipped.append((check.name, str(reason)))
             except Exception as problem:
                 failures.append(Failure(check.name, check.promise, _words(problem), problem))
+                if check in shapes:
+                    pointless = "the store is not one that can be asked for anything"
             else:
-                passed.append(check.name)
+                if stuck is not None:
+                    failures.append(Failure(check.name, check.promise, stuck, Unexpected(stuck)))
+                    pointless = "a verb had not returned"
+                    runner.give_up()
+                elif check in chosen:
+                    passed.append(check.name)
     finally:
         runner.close()
     report = Report(tuple(passed), tuple(failures), tuple(skipped))
     if failures:
         raise ConformanceFailed(report) from failures[0].error
     return report
+
+
+def _require_factory(name: str, make_store: object) -> None:
+    if not callable(make_store):
+        raise TypeError(f"{name}({make_store!r}): expected a function that gives a new store each time, such as its class")
 
 
 def _words(problem: BaseException) -> str:

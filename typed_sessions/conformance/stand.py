@@ -34,6 +34,7 @@ from ..record import (
 from .lockstep import scan_all
 from .model import difference
 from .report import Unexpected, expect, expect_that
+from .shape import faults
 from .subject import Runner, Subject
 
 R = TypeVar("R")
@@ -251,8 +252,22 @@ class Kit:
         assert make is not None
         return self.runner.run(self._on(lambda: make(bound), work))
 
+    def faults(self) -> list[str]:
+        """What can be seen to be wrong with a store before it is asked for anything."""
+
+        async def look() -> list[str]:
+            store = await self.runner.store(self._make_store)
+            found = faults(store, self.runner.asynchronous)
+            if not found:
+                subject = self.runner.subject(store)
+                await subject.close()
+                subject.release()
+            return found
+
+        return self.runner.run(look())
+
     async def _on(self, make: Callable[[], Any], work: Callable[[Stand], Awaitable[R]]) -> R:
-        subject = await self.runner.subject(make())
+        subject = self.runner.subject(await self.runner.store(make))
         try:
             await expect_empty(subject)
             return await work(Stand(subject))
@@ -262,7 +277,7 @@ class Kit:
 
     async def fresh(self) -> Subject:
         """A new store, which the caller closes and releases."""
-        return await self.runner.subject(self._make_store())
+        return self.runner.subject(await self.runner.store(self._make_store))
 
 
 async def expect_empty(subject: Subject) -> None:
