@@ -365,7 +365,7 @@ def test_a_store_that_is_not_empty_is_noticed() -> None:
 def test_an_asynchronous_store_has_its_own_call() -> None:
     """An asynchronous store given to the synchronous call, and the asynchronous call inside of a loop, are told what to do instead."""
     with pytest.raises(ConformanceFailed, match="use check_async_store"):
-        check_store(lambda: ForTasks(stores.Sound()), only=["closing_twice_is_allowed"])  # type: ignore[arg-type, return-value]  # the mistake
+        check_store(lambda: ForTasks(stores.Sound()), only=["closing_twice_is_allowed"])  # type: ignore[type-var]  # the mistake
 
     async def inside() -> None:
         with pytest.raises(RuntimeError, match="a function that is not async"):

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.broken import stores, waiting
 from tests.broken.overlapping import ForTasks
-from typed_sessions import MemoryStore
-from typed_sessions.conformance import bounds, run
+from typed_sessions import MemoryStore, SQLiteStore
+from typed_sessions.conformance import bounds, run, together
 from typed_sessions.conformance.report import LONGEST, Failure
 from typed_sessions.testing import CHECK_NAMES, ConformanceFailed, Report, check_async_store, check_store
 
@@ -105,6 +106,36 @@ def test_a_cancelled_verb_that_does_harm_is_found(store: type[waiting.Waiting], 
     report = failed(check_async_store, store, only=[name for name in CHECK_NAMES if name not in general])
     assert report.failed == (CANCELLED,)
     assert re.match(found, report.failures[0].found)
+
+
+# -- what others have open too -----------------------------------------------------
+
+AT_ONCE = [check.name for check in together.checks]
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_store_of_several_processes_passes_with_two_handles(kind: str, tmp_path: Path) -> None:
+    """Two of one file agree about what happens at once."""
+    made: list[Path] = []
+
+    def make() -> SQLiteStore:
+        made.append(tmp_path / f"{len(made)}.db")
+        return SQLiteStore(made[-1])
+
+    def reopen(_: SQLiteStore) -> SQLiteStore:
+        return SQLiteStore(made[-1])
+
+    check: Any = check_store if kind == "sync" else check_async_store
+    report: Report = check(make, reopen=reopen, only=AT_ONCE)
+    assert list(report.passed) == AT_ONCE
+
+
+def test_a_lock_that_others_do_not_have_is_found_with_two_handles() -> None:
+    """With one handle nothing is seen of it."""
+    make: Any = waiting.LockingItselfOnly
+    names = ["updates_at_once_add_up", "appends_at_once_are_all_there"]
+    assert check_async_store(make, only=names).failed == ()
+    assert sorted(failed(check_async_store, make, reopen=waiting.LockingItselfOnly.reopened, only=names).failed) == sorted(names)
 
 
 # -- what is no store --------------------------------------------------------------
@@ -201,6 +232,17 @@ def test_an_answer_of_another_type_is_named(kind: str, verb: str, answer: object
     make, check = (store, check_store) if kind == "sync" else (lambda: ForTasks(store()), check_async_store)
     report = failed(check, make, only=["touch_writes_the_use", "a_commit_is_a_use", "a_sweep_goes_in_steps"])
     assert found in [failure.found for failure in report.failures]
+
+
+def test_what_many_checks_have_found_is_told_once() -> None:
+    """With the first of them; the others are named, or counted, and all of them are among the failures."""
+    store = type("Answering", (stores.Sound,), {"commit": lambda *_: None})  # pyright: ignore[reportUnknownLambdaType]
+    names = ["a_commit_is_a_use", "a_commit_writes_what_it_says", "every_commit_is_a_revision"]
+    report = failed(check_store, store, only=names)
+    assert sorted(report.failed) == names
+    first, *others = report.failed
+    assert str(report).splitlines()[0:2] == ["3 of 3 checks failed", first]
+    assert str(report).splitlines()[-1] == f"    the same: {', '.join(others)}"
 
 
 def test_long_lines_are_shortened_in_the_text() -> None:

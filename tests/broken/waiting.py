@@ -11,7 +11,7 @@ import threading
 from typing import Any
 
 from tests.broken.stores import Sound
-from typed_sessions.changes import Changes, Idle, Outcome, Use
+from typed_sessions.changes import GONE, Changes, Idle, Outcome, Use, apply
 from typed_sessions.errors import StoreUnavailable
 from typed_sessions.stores.base import Limits
 
@@ -153,3 +153,25 @@ class HoldingUpTheLoop(Waiting):
     async def transaction(self, verb: str, *args: Any) -> Any:
         with self._threads_lock:
             return await super().transaction(verb, *args)
+
+
+class LockingItselfOnly(Waiting):
+    """A lock that is this object's, over sessions that others have too: what two processes commit at once is one of both."""
+
+    async def work(self, verb: str, *args: Any) -> Any:
+        if verb != "commit":
+            return getattr(self._store, verb)(*args)
+        locator, changes, idle, now = args
+        record = self._store.get(locator)
+        await asyncio.sleep(0)
+        outcome = GONE if record is None else apply(record, changes, idle, now)
+        await asyncio.sleep(0)
+        if outcome.status == "committed" and outcome.record is not None:
+            self._store.put(outcome.record)
+        return outcome
+
+    def reopened(self) -> LockingItselfOnly:
+        """As another process would have it."""
+        other = LockingItselfOnly()
+        other._store = self._store
+        return other

@@ -45,13 +45,23 @@ class Report:
     def __str__(self) -> str:
         count = len(self.passed) + len(self.failures)
         lines = [f"{len(self.failures)} of {count} checks failed" if self.failures else f"all {count} checks passed"]
-        lines += [str(failure) for failure in self.failures]
+        alike: dict[str, list[Failure]] = {}
+        for failure in self.failures:
+            alike.setdefault(failure.found, []).append(failure)
+        for first, *others in alike.values():
+            lines.append(str(first))
+            if others:
+                lines.append(f"    the same: {_names([failure.name for failure in others])}")
         reasons: dict[str, list[str]] = {}
         for name, reason in self.skipped:
             reasons.setdefault(reason, []).append(name)
         for reason, names in reasons.items():
-            lines.append(f"left out: {', '.join(names) if len(names) < 5 else f'{len(names)} checks'}: {reason}")
+            lines.append(f"left out: {_names(names)}: {reason}")
         return "\n".join(lines)
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) < 5 else f"{len(names)} checks"
 
 
 @final

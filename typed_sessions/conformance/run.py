@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
 from functools import partial
+from typing import Any, TypeVar
 
 from ..stores.base import AsyncStore, Store
 from . import bounds, cancelled, commits, creation, endings, limits, lists, orders, renewals, sweeps, together, uses
@@ -11,6 +12,8 @@ from .report import ConformanceFailed, Failure, LeftOut, Report, Unexpected
 from .stand import Check, Checks, Kit
 from .subject import LoopRunner, PlainRunner, Runner
 from .watch import Watch
+
+S = TypeVar("S", bound=Store)
 
 shapes: Checks = Checks()
 histories: Checks = Checks()
@@ -54,9 +57,10 @@ CHECK_NAMES: tuple[str, ...] = tuple(check.name for check in CHECKS)
 
 
 def check_store(
-    make_store: Callable[[], Store],
+    make_store: Callable[[], S],
     *,
     make_bounded: Callable[[int], Store] | None = None,
+    reopen: Callable[[S], Store] | None = None,
     only: Collection[str] | None = None,
     examples: int = 200,
     thorough: bool = False,
@@ -66,6 +70,8 @@ def check_store(
 
     make_store    gives a new store with nothing in it (a new file, prefix or schema), once or a few times per check; each is closed
     make_bounded  gives a store that holds so many sessions at most; None if there is no such bound
+    reopen        gives another handle of a store that `make_store` has made, as another process would open it; half of the verbs that are
+                  called at once are called on that one. Without it nothing is known of processes
     only          the names of the checks to run (`CHECK_NAMES`); None for all
     examples      how many random histories of up to 40 steps are compared with the model; they are the same in every run
     thorough      play three requests of every kind in every order, and more of the verbs at once: minutes instead of seconds
@@ -77,13 +83,14 @@ def check_store(
     ModuleNotFoundError without Hypothesis, unless `only` leaves out `any_history_is_the_models`.
     """
     _require_factory("check_store", make_store)
-    return _run(PlainRunner(Watch(patience)), make_store, make_bounded, only, examples, thorough)
+    return _run(PlainRunner(Watch(patience)), make_store, make_bounded, reopen, only, examples, thorough)
 
 
 def check_async_store(
     make_store: Callable[[], AsyncStore | Store | Awaitable[AsyncStore | Store]],
     *,
     make_bounded: Callable[[int], AsyncStore | Store | Awaitable[AsyncStore | Store]] | None = None,
+    reopen: Callable[[Any], AsyncStore | Store | Awaitable[AsyncStore | Store]] | None = None,
     only: Collection[str] | None = None,
     examples: int = 200,
     thorough: bool = False,
@@ -92,16 +99,17 @@ def check_async_store(
     """As `check_store`, for a store whose verbs are awaited; or for a synchronous one, called as an asynchronous manager calls it.
 
     Not a coroutine: it has an event loop of its own, in which `make_store` is called (it may be a coroutine function). Raises
-    RuntimeError if one is running already.
+    RuntimeError if one is running already. Any: `reopen` is given what the caller's own `make_store` has made.
     """
     _require_factory("check_async_store", make_store)
-    return _run(LoopRunner(Watch(patience)), make_store, make_bounded, only, examples, thorough)
+    return _run(LoopRunner(Watch(patience)), make_store, make_bounded, reopen, only, examples, thorough)
 
 
 def _run(
     runner: Runner,
     make_store: Callable[[], object],
     make_bounded: Callable[[int], object] | None,
+    reopen: Callable[[Any], object] | None,
     only: Collection[str] | None,
     examples: int,
     thorough: bool,
@@ -111,7 +119,7 @@ def _run(
         unknown = sorted(set(only or ()) - {check.name for check in chosen})
         if unknown:
             raise ValueError(f"only={unknown}: no such checks; CHECK_NAMES has them all")
-        kit = Kit(runner, make_store, make_bounded, examples, thorough)
+        kit = Kit(runner, make_store, make_bounded, reopen, examples, thorough)
         if any(check in histories for check in chosen):
             _require_hypothesis()
         passed: list[str] = []

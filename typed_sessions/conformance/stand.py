@@ -234,17 +234,24 @@ class Kit:
     """What one run is given: how to make stores, how to run coroutines, how much to try."""
 
     def __init__(
-        self, runner: Runner, make_store: Callable[[], Any], make_bounded: Callable[[int], Any] | None, examples: int, thorough: bool
+        self,
+        runner: Runner,
+        make_store: Callable[[], Any],
+        make_bounded: Callable[[int], Any] | None,
+        reopen: Callable[[Any], Any] | None,
+        examples: int,
+        thorough: bool,
     ) -> None:
         self.runner = runner
         self.make_bounded = make_bounded
         self.examples = examples
         self.thorough = thorough
         self._make_store = make_store
+        self._reopen = reopen
 
     def on_fresh(self, work: Callable[[Stand], Coroutine[Any, Any, R]]) -> R:
         """Run `work` on a new store, which is closed after it."""
-        return self.runner.run(self._on(self._make_store, work))
+        return self.runner.run(self._on(self._make_store, work, self._reopen))
 
     def on_bounded(self, bound: int, work: Callable[[Stand], Coroutine[Any, Any, R]]) -> R:
         """The same on a store that holds so many sessions."""
@@ -266,12 +273,16 @@ class Kit:
 
         return self.runner.run(look())
 
-    async def _on(self, make: Callable[[], Any], work: Callable[[Stand], Awaitable[R]]) -> R:
-        subject = self.runner.subject(await self.runner.store(make))
+    async def _on(self, make: Callable[[], Any], work: Callable[[Stand], Awaitable[R]], reopen: Callable[[Any], Any] | None = None) -> R:
+        store = await self.runner.store(make)
+        other = None if reopen is None else await self.runner.store(lambda: reopen(store))
+        subject = self.runner.subject(store, other)
         try:
             await expect_empty(subject)
             return await work(Stand(subject))
         finally:
+            if other is not None:
+                await self.runner.subject(other).close()
             await subject.close()
             subject.release()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import itertools
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Generator, Sequence
@@ -96,9 +97,10 @@ class Subject(ABC):
 class SyncSubject(Subject):
     """A `Store`, called directly, or by several threads."""
 
-    def __init__(self, store: Any, watch: Watch) -> None:
+    def __init__(self, store: Any, watch: Watch, other: Any = None) -> None:
         self.watch = watch
         self._store = store
+        self._handles = [store] if other is None else [store, other]
         self._threads = Workers(AT_ONCE, "typed_sessions conformance")
 
     @override
@@ -109,11 +111,11 @@ class SyncSubject(Subject):
     async def together(self, calls: Sequence[Call]) -> list[Any]:
         start = threading.Barrier(len(calls))
 
-        def one(verb: str, args: tuple[Any, ...]) -> Any:
+        def one(store: Any, verb: str, args: tuple[Any, ...]) -> Any:
             start.wait()
-            return _ask(self.watch, self._store, verb, args)
+            return _ask(self.watch, store, verb, args)
 
-        running = [self._threads.submit(one, verb, args) for verb, args in calls]
+        running = [self._threads.submit(one, store, *call) for store, call in zip(itertools.cycle(self._handles), calls, strict=False)]
         return [call.result() for call in running]
 
     @override
@@ -138,19 +140,23 @@ def _ask(watch: Watch, store: Any, verb: str, args: tuple[Any, ...]) -> Any:
 class AsyncSubject(Subject):
     """An `AsyncStore`, awaited; or a `Store` as an asynchronous manager calls it: in a thread, if it does I/O."""
 
-    def __init__(self, store: Any, watch: Watch) -> None:
+    def __init__(self, store: Any, watch: Watch, other: Any = None) -> None:
         self.watch = watch
         self._store = store
+        self._handles = [store] if other is None else [store, other]
         self._awaited = is_awaited(store)
         self._threads = Workers(AT_ONCE, "typed_sessions conformance") if not self._awaited and store.blocking else None
 
     @override
     async def call(self, verb: str, *args: Any) -> Any:
+        return await self._ask(self._store, verb, args)
+
+    async def _ask(self, store: Any, verb: str, args: tuple[Any, ...]) -> Any:
         if self._awaited:
-            return await self._await(verb, getattr(self._store, verb)(*args))
+            return await self._await(verb, getattr(store, verb)(*args))
         if self._threads is None:
-            return _ask(self.watch, self._store, verb, args)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, _ask, self.watch, self._store, verb, args)
+            return _ask(self.watch, store, verb, args)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, _ask, self.watch, store, verb, args)
 
     async def _await(self, verb: str, answer: Coroutine[Any, Any, Any] | _Counted) -> Any:
         asked = self.watch.begin(f"`{verb}`", answer.coroutine if isinstance(answer, _Counted) else answer)
@@ -178,7 +184,8 @@ class AsyncSubject(Subject):
 
     @override
     async def together(self, calls: Sequence[Call]) -> list[Any]:
-        answers = await asyncio.gather(*(self.call(verb, *args) for verb, args in calls), return_exceptions=True)
+        asking = [self._ask(store, *call) for store, call in zip(itertools.cycle(self._handles), calls, strict=False)]
+        answers = await asyncio.gather(*asking, return_exceptions=True)
         for answer in answers:
             if isinstance(answer, BaseException):
                 raise answer
@@ -246,7 +253,8 @@ class Runner(ABC):
         return store
 
     @abstractmethod
-    def subject(self, store: Any) -> Subject: ...
+    def subject(self, store: Any, other: Any = None) -> Subject:
+        """A store, and another handle of the same one for half of the calls at once."""
 
     def give_up(self) -> None:  # noqa: B027  # nothing can be done about a thread
         """Something does not return: cancel it, if that can be done."""
@@ -281,8 +289,8 @@ class PlainRunner(Runner):
         return made
 
     @override
-    def subject(self, store: Any) -> Subject:
-        return SyncSubject(store, self.watch)
+    def subject(self, store: Any, other: Any = None) -> Subject:
+        return SyncSubject(store, self.watch, other)
 
 
 @final
@@ -310,8 +318,8 @@ class LoopRunner(Runner):
         return await made if inspect.isawaitable(made) else made
 
     @override
-    def subject(self, store: Any) -> Subject:
-        return AsyncSubject(store, self.watch)
+    def subject(self, store: Any, other: Any = None) -> Subject:
+        return AsyncSubject(store, self.watch, other)
 
     @override
     def give_up(self) -> None:
