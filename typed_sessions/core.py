@@ -231,7 +231,7 @@ class Core:
     def hand_out_for_edit(self, exchange: Exchange, record: Record | None, handle: str, now: float) -> Session:
         """The session of an `edit` block. Raises `NoSession`."""
         if record is None or now >= record.due:
-            raise NoSession(f"there is no session with the handle {handle!r}, or it has ended")
+            raise NoSession(f"there is no session with the handle {handle!r:.60}, or it has ended")
         exchange.address = record.address
         exchange.verdict = "live"
         exchange.headers_sent = True

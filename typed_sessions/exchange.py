@@ -60,6 +60,8 @@ class Request:
         headers = cast("object", self.headers)
         if isinstance(headers, (Mapping, Message, str, bytes)) or not isinstance(headers, Iterable):  # not shown: they hold the cookies
             raise TypeError(f"Request(headers={type(self.headers).__name__}): expected header pairs, such as headers.items()")
+        if isinstance(headers, Iterator):  # they are read more than once
+            object.__setattr__(self, "headers", tuple(cast("Iterator[object]", headers)))
         if not isinstance(cast("object", self.path), str):
             raise TypeError(f"Request(path={self.path!r}): expected the path of the request as text, such as '/'")
         if not isinstance(cast("object", self.https), bool):

@@ -8,7 +8,7 @@ import pytest
 
 from tests.faces import Browser, Face
 from tests.watched import Watched
-from typed_sessions import CookiePolicy, Key, Session, StoreUnavailable
+from typed_sessions import CookiePolicy, Key, Request, Session, StoreUnavailable
 
 LASTING = CookiePolicy(max_age=86400)
 
@@ -138,3 +138,15 @@ def test_rule_12_where_nobody_has_looked_no_cookie_goes_out(lasting: Face, user:
     lasting.clock.advance(61)
     turn = browser.open()
     assert [name for name, _ in turn.finish()].count("Set-Cookie") == 2
+
+
+def test_rule_12_headers_may_be_given_once(lasting: Face, user: Key[str]) -> None:
+    """A generator of header pairs: the cookie that goes out again at the end is the one that came."""
+    browser = idle_browser(lasting, user)
+    pairs = (("Cookie", f"{name}={value}") for name, value in browser.jar.items())
+    request = Request(headers=pairs, peer=browser.address)
+    before = dict(browser.jar)
+    session, finish = lasting.call(lasting.manager.start_check(request))
+    assert session[user] == "nobody"
+    browser.take(lasting.call(finish()))
+    assert browser.jar == before

@@ -35,11 +35,11 @@ class Asked:
     __slots__ = ("ending", "since", "thread", "what", "waits")
 
     def __init__(self, what: str, thread: int, waits: Any) -> None:
-        self.what = what
-        self.since = time.monotonic()
-        self.thread = thread
-        self.waits = waits
-        self.ending = ""
+        self.what: str = what
+        self.since: float = time.monotonic()
+        self.thread: int = thread
+        self.waits: Any = waits
+        self.ending: str = ""
 
     def place(self) -> list[str]:
         """Where it is now, the innermost line last."""
@@ -66,8 +66,8 @@ class Watch:
     """Knows what is being asked, and since when. `patience` is after how many seconds it counts as stuck."""
 
     def __init__(self, patience: float) -> None:
-        self.patience = patience
-        self.stuck = False
+        self.patience: float = patience
+        self.stuck: bool = False
         """Whether something was, so that this store is not asked for anything more."""
         self._lock = threading.Lock()
         self._asked: dict[Asked, None] = {}
