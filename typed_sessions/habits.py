@@ -20,10 +20,10 @@ _EMPTY: Final = "ask for the value that is meant, user in session; not any(sessi
 _NAME: Final = "session.handle is the session's public name, for logs and for sessions.end(handle); the id in the cookie is not given out"
 _EXPIRY: Final = (
     "session.timeout = seconds is how long this session may be idle (SessionManager(timeout=...) for all); "
-    "CookiePolicy(max_age=...) has the cookies outlive the browser, session.persistent = False not in this session"
+    "CookiePolicy(max_age=..., persistent=False) and session.persistent = True have its cookies outlive the browser"
 )
 _LASTING: Final = (
-    "CookiePolicy(max_age=...) has the cookies outlive the browser, session.persistent = False not in this session; "
+    "CookiePolicy(max_age=..., persistent=False) and session.persistent = True have its cookies outlive the browser; "
     "session.timeout = seconds is how long it may be idle"
 )
 _USED: Final = "session.idle is how long ago the last use was, session.created when the session began"

@@ -125,7 +125,7 @@ class Store(Protocol):
     def touch(self, locator: bytes, digest: bytes, idle: Idle, now: float) -> bool:
         """Write a use that the caller has judged. False if there is no such session under this digest, or it is over.
 
-        The digest is that of the secret: the current one, or the previous one in its overlap (`now < previous.until`), as with `open`. A
+        The digest is that of the secret: the current one, or the previous one in its overlap (`previous.opens(now)`), as with `open`. A
         use that was written less than a granularity ago is not written again, and the answer is True all the same.
         """
         ...
