@@ -73,7 +73,7 @@ class DictStore:
             if record is None or record.due <= now:
                 return False
             previous = record.previous
-            if digest != record.digest and (previous is None or digest != previous.digest or previous.until <= now):
+            if digest != record.digest and (previous is None or digest != previous.digest or not previous.opens(now)):
                 return False
             used = apply_touch(record, idle, now)
             if used is not None:

@@ -157,10 +157,11 @@ class KeepingOldSecrets(Sound):
     """A renewal after which the secret before it goes on opening the session (session fixation)."""
 
     def commit(self, locator: bytes, changes: Changes, idle: Idle, now: float) -> Any:
+        before = self.get(locator)
         outcome: Outcome = super().commit(locator, changes, idle, now)
-        if changes.renewal is not None and outcome.status == "committed" and outcome.record is not None:
-            record = outcome.record
-            if record.previous is not None:
-                record.previous = Previous(record.previous.digest, record.previous.tag_digest, now + 60)
+        record = outcome.record
+        if changes.renewal is not None and outcome.status == "committed" and record is not None and before is not None:
+            if record.digest != before.digest:
+                record.previous = Previous(before.digest, before.tag_digest, now + 60)
             self.put(record)
         return outcome
