@@ -150,6 +150,10 @@ def test_a_slot_that_moves(servers: RedisClusterServers, kind: str, name: Key[st
         else:
             write(browser, name, "on its way")  # ASK
     assert read(browser, name) == "on its way"
+    with source.client() as client:
+        rest = client.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 1_000)
+    for key in rest:  # another test's, which happen to be in this slot
+        _migrate(source, target, key)
     for server in (target, source, *servers.masters):
         servers.tell(server, "SETSLOT", slot, "NODE", servers.id_of(target))
     write(browser, name, "at the target")  # MOVED
@@ -165,7 +169,7 @@ def _locator(servers: RedisClusterServers, store: Any) -> bytes:
     return bytes.fromhex(found.rpartition(b":")[2].decode())
 
 
-def _migrate(source: RedisServer, target: RedisServer, key: str) -> None:
+def _migrate(source: RedisServer, target: RedisServer, key: str | bytes) -> None:
     with source.client() as client:
         client.execute_command("MIGRATE", "127.0.0.1", target.port, key, 0, 5_000)
 
