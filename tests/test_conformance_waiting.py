@@ -20,6 +20,8 @@ from typed_sessions.testing import CHECK_NAMES, ConformanceFailed, Report, check
 CANCELLED = "a_cancelled_verb_is_done_or_not_and_the_store_goes_on"
 SHAPE = "a_store_has_its_verbs"
 TOO_LARGE = "what_is_too_large_is_refused_whole"
+pytestmark = pytest.mark.slow
+
 PATIENCE = 0.5
 
 

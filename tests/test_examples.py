@@ -410,6 +410,7 @@ def test_the_list_of_examples_is_complete() -> None:
         assert source.count("\n") < (120 if path in SERVERS else 180)
 
 
+@pytest.mark.slow
 def test_store_keeps_every_promise_and_needs_one_module_for_it() -> None:
     """The store of the examples passes the whole kit, with what is asked of a bound, and imports from the contract's module only."""
     source = (ROOT / "examples" / "store.py").read_text("utf-8")

@@ -363,6 +363,7 @@ def test_rule_30_addresses_that_linger_are_bounded_too(make_face: Make, name: Ke
         turn.finish()
 
 
+@pytest.mark.slow
 def test_rule_30_requests_that_open_nothing_leave_nothing(face: Face, name: Key[str]) -> None:
     """D1: 100,000 bare requests, unknown ids and malformed ones, each from another address and some on connections: nothing grows."""
     manager = face.manager
