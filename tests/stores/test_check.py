@@ -318,6 +318,7 @@ def test_an_empty_file_is_not_made_a_store(folder: Path, command: str) -> None:
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="takes other users")
 @pytest.mark.parametrize("command", ["check", "reseal"])
 @pytest.mark.parametrize("mode", [0o640, 0o660], ids=oct)
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")  # the child runs nothing of other threads
 def test_a_command_of_another_user_locks_nobody_out(command: str, mode: int) -> None:
     """A file that a member of its group may only read is refused, with what to do; after any command the application goes on."""
     with tempfile.TemporaryDirectory() as name:  # where other users may go

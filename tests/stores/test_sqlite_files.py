@@ -197,6 +197,7 @@ def test_a_log_that_another_process_has_lost_is_not_made_anew(path: Path, store:
             other.kill()
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")  # the child runs nothing of other threads
 def test_a_folder_that_cannot_be_written(path: Path, store: SQLiteStore) -> None:
     """A store in a read-only folder says what is wrong, whether the file is there or not, and may be written or not."""
     started(store)
@@ -216,6 +217,7 @@ def test_a_folder_that_cannot_be_written(path: Path, store: SQLiteStore) -> None
     assert "Permission denied" in said[2]
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")  # the child runs nothing of other threads
 def test_a_file_that_may_only_be_read_is_left_alone(path: Path, store: SQLiteStore) -> None:
     """SQLite would read it, and leave a log beside it that the application could not write. It is said whose file it is."""
     started(store)
