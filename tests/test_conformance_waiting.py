@@ -148,7 +148,7 @@ class Nothing(stores.Sound):
 
     scan: Any = None
 
-    def touch(self, locator: bytes, digest: bytes, now: float) -> bool:  # type: ignore[override]
+    def touch(self, locator: bytes, digest: bytes, now: float) -> bool:  # type: ignore[override]  # the mistake
         return False
 
 

@@ -271,6 +271,10 @@ def sound(_: Session) -> bool:
     return True
 
 
+def unsound(_: Session) -> bool:
+    return False
+
+
 SETTINGS: list[dict[str, Any]] = [{"check": sound}, {"create": True}, {"error": (404, ())}]
 KINDS = pytest.mark.parametrize("kind", ["wsgi", "asgi"])
 
@@ -308,3 +312,64 @@ def test_who_has_no_session_is_refused_by_the_inner_filter(kind: str) -> None:
     levels = Levels(kind, outer_first=True, create=False, error=(401, ()))
     answer = levels.ask()
     assert (answer.status, answer.all("set-cookie"), levels.stored()) == (401, [], [])
+
+
+# ------------------------------------------------------------------ the same around a WebSocket
+
+
+class Rooms:
+    """A WebSocket application with a filter, and in it another one of the same manager with `settings`; both levels may write."""
+
+    def __init__(self, *, outer_first: bool, **settings: Any) -> None:
+        self.user, self.page = Key("user", str), Key("page", str)
+        self.sessions = AsyncSessionManager()
+
+        async def room(scope: Scope, receive: Receive, send: Send) -> None:
+            (await for_asgi.open_session(scope))[self.page] = "room"
+            await receive()
+            await send({"type": "websocket.accept"})
+            await receive()
+
+        inner = for_asgi.SessionMiddleware(room, self.sessions, **settings)
+
+        async def outer(scope: Scope, receive: Receive, send: Send) -> None:
+            if outer_first:
+                (await for_asgi.open_session(scope))[self.user] = "ann"
+            await inner(scope, receive, send)
+
+        self.app = for_asgi.SessionMiddleware(outer, self.sessions)
+
+    async def stored(self) -> list[tuple[str | None, str | None]]:
+        return [(view.get(self.user), view.get(self.page)) async for view in self.sessions.all()]
+
+
+@pytest.mark.parametrize("outer_first", [False, True])
+@pytest.mark.parametrize("settings", [{}, *SETTINGS], ids=lambda given: next(iter(given), "none"))
+@in_loop
+async def test_what_both_levels_write_in_a_websocket_is_one_sessions(outer_first: bool, settings: dict[str, Any]) -> None:
+    """One session, and one pair of cookies with the handshake."""
+    rooms, jar = Rooms(outer_first=outer_first, **settings), Jar()
+    async with Socket(rooms.app, jar) as socket:
+        assert len((await socket.accepted()).all("set-cookie")) == 2
+        assert await rooms.stored() == [("ann" if outer_first else None, "room")]
+
+
+@pytest.mark.parametrize("outer_first", [False, True])
+@in_loop
+async def test_a_check_of_the_inner_filter_refuses_the_handshake(outer_first: bool) -> None:
+    """Nothing of it is kept, and the answer is the inner filter's error."""
+    rooms = Rooms(outer_first=outer_first, check=unsound, error=(404, ()))
+    async with Socket(rooms.app, denial=True) as socket:
+        assert (await socket.next())["status"] == 404
+    assert await rooms.stored() == []
+
+
+@in_loop
+async def test_the_inner_filter_may_allow_other_origins() -> None:
+    """The outer one knows of none; who is foreign to both is refused."""
+    rooms = Rooms(outer_first=False, allowed_origins=["https://pages.example"])
+    async with Socket(rooms.app, headers=[("Origin", "https://pages.example")]) as socket:
+        await socket.accepted()
+    async with Socket(rooms.app, denial=True, headers=[("Origin", "https://other.example")]) as socket:
+        assert (await socket.next())["status"] == 403
+    assert await rooms.stored() == [(None, "room")]

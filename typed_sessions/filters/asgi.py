@@ -107,6 +107,7 @@ class SessionMiddleware:
         self._eager = eager or check is not None
         self._own_settings = not (create is None and check is None and error is BAD_REQUEST)
         self._origins = Origins(allowed_origins)
+        self._own_origins = bool(allowed_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -159,8 +160,9 @@ class SessionMiddleware:
             around = scope[_KEY]
             if isinstance(around, WebSocket) and around.exchange.source is not None:
                 if around.sessions is self._sessions and around.exchange.guard.policy == self._guard.policy:
-                    await around.pass_into(self._socket_guard if self._own_settings else None, open_now=self._eager)
-                    await self._app(scope, receive, send)
+                    guard, origins = self._socket_guard if self._own_settings else None, self._origins if self._own_origins else None
+                    await around.pass_into(guard, origins, open_now=self._eager)
+                    await self._app(scope, receive, send)  # its sessions are around already
                     return
                 refuse_same_cookies(around.exchange, around.sessions.core, self._socket_guard, self._sessions.core)
             scope = {**scope}  # as in `__call__`

@@ -120,9 +120,10 @@ class WebSocket:
         self._check_origin()
         return await self.sessions.open_exchange(self.exchange)
 
-    async def pass_into(self, guard: Guard | None, *, open_now: bool) -> None:
+    async def pass_into(self, guard: Guard | None, origins: Origins | None, *, open_now: bool) -> None:
         """Another filter of the same manager is in this one, with settings of its own, or (None) without: there is one session."""
         exchange = self.exchange
+        self._origins = origins or self._origins
         if guard is not None and exchange.session is None and exchange.opening is None:
             exchange.guard, guard = guard, None
         if open_now or guard is not None:
