@@ -45,7 +45,8 @@ def failed(kind: str, make: Callable[[], Any], **settings: Any) -> tuple[str, ..
 def test_every_store_keeps_every_promise(store: str, kind: str, request: pytest.FixtureRequest) -> None:
     """All checks pass, with the same list of names for each store and face; only the bound is left out where there is none."""
     served = (request.getfixturevalue(f"{store}_server"), kind) if store in SERVED else ()
-    report = CHECKS[kind](lambda: STORES[store](*served), make_bounded=BOUNDED.get(store))
+    examples = 200 if kind == "sync" else 50  # the asynchronous ones are the same histories, and each call costs a change of threads
+    report = CHECKS[kind](lambda: STORES[store](*served), make_bounded=BOUNDED.get(store), examples=examples)
     left_out = [] if store in BOUNDED else [check.name for check in bounds.checks]
     assert [name for name, _ in report.skipped] == left_out
     assert list(report.passed) == [name for name in CHECK_NAMES if name not in left_out]
@@ -270,7 +271,7 @@ def test_every_broken_store_is_tried() -> None:
     assert there - {stores.Sound} == set(MUST_FAIL)
 
 
-HISTORIES = [careless.CreatingOver, stores.CountingAnyUse, careless.SweepingByTheFirstDue, careless.RefusingTheIdle]
+HISTORIES = [careless.CreatingOver, stores.CountingAnyUse]
 """Those whose shortest history is found soon; with more examples, it is so for most others."""
 
 

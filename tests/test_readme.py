@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+PATIENCE = 120
 ROOT = Path(__file__).resolve().parent.parent
 DEMO_COMMAND = "python3 -m venv .venv && .venv/bin/pip install -q . && .venv/bin/typed-sessions demo"
 TEST_COMMAND = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]' && .venv/bin/python -m pytest"
@@ -104,15 +105,19 @@ def test_the_readme_has_programs() -> None:
     assert lost == 0, f"{lost} ```python blocks of README.md are never closed"
 
 
-@pytest.mark.parametrize("block", PROGRAMS, ids=name)
+@pytest.mark.parametrize(
+    "block", [pytest.param(block, marks=pytest.mark.slow if "check_store(" in block.code else (), id=name(block)) for block in PROGRAMS]
+)
 def test_a_program_of_the_readme_runs(block: Block, tmp_path: Path) -> None:
     """A block is a whole program: it runs to its end without an error or a warning."""
     with start(block.write(tmp_path)) as program:
         try:
-            output, _ = program.communicate(timeout=30)
+            output, _ = program.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
             program.kill()
-            pytest.fail(f"README.md:{block.line}: still running after 30 s; if it serves, say <!-- runs: serves PORT -->", pytrace=False)
+            pytest.fail(
+                f"README.md:{block.line}: still running after {PATIENCE} s; if it serves, say <!-- runs: serves PORT -->", pytrace=False
+            )
     assert program.returncode == 0, output
 
 

@@ -65,7 +65,7 @@ def keys_of(server: RedisServer) -> list[bytes]:
 
 def test_every_promise_is_kept_on_a_cluster(servers: RedisClusterServers) -> None:
     """A store that is given one node's URL finds the others, and the kit finds no difference to a single server."""
-    report = check_store(lambda: store_of(servers, "sync"))
+    report = check_store(lambda: store_of(servers, "sync"), examples=50)
     assert len(report.passed) + len(report.skipped) == len(CHECK_NAMES)
     assert all("hold" in why or "bound" in why for _, why in report.skipped)
     assert all(keys_of(master) for master in servers.masters)
