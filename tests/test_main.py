@@ -118,6 +118,13 @@ def test_a_snapshot_that_is_refused_is_left_as_it_is(tmp_path: Path) -> None:
     assert (tmp_path / "elsewhere").read_text() == "mine"
 
 
+def test_a_lock_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
+    """What somebody else has put in the place of the lock is not opened, and nothing is made where it points to."""
+    (tmp_path / "snapshot.lock").symlink_to(tmp_path / "elsewhere")
+    assert "--snapshot" in fails("--port", 0, "--snapshot", tmp_path / "snapshot")
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_a_snapshot_that_another_demo_uses(tmp_path: Path) -> None:
     """Two servers that save to one file would undo each other's work: the second does not start."""
     with Demo(tmp_path / "snapshot") as first:

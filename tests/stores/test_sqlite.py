@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 import threading
 from collections.abc import Sequence
@@ -81,6 +82,20 @@ def test_a_file_that_others_may_read_is_reported(path: Path, caplog: pytest.LogC
     with caplog.at_level(logging.WARNING, "typed_sessions"):
         store = SQLiteStore(path)
     assert "mode 0644" in caplog.text
+    store.close()
+
+
+def test_a_file_of_another_user_is_reported(path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever could write to the folder first may have put it there, with sessions of their own."""
+    SQLiteStore(path).close()
+    stranger = 54_321
+    if os.geteuid() == 0:
+        os.chown(path, stranger, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: stranger)
+    with caplog.at_level(logging.WARNING, "typed_sessions"):
+        store = SQLiteStore(path)
+    assert f"belongs to user {path.stat().st_uid}, who can read and change sessions" in caplog.text
     store.close()
 
 

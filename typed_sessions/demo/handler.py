@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from typing_extensions import override
 
-from .. import Client, Rejected, Request, Session, SessionEnded, Store
+from .. import Client, Rejected, Request, Session, SessionEnded, SessionView, Store
 from ..filters.http_server import SessionHandler
 from . import data, pages
 from .connections import MOST_STREAMS, Connections, Watch
@@ -147,11 +147,17 @@ class DemoHandler(SessionHandler):
             options=self.sessions.options,
             cookie_policy=self.sessions.cookie_policy,
             stored=data.stored(self.store, session.handle, time.time()) if session.handle else None,
-            others=[view for view in self.sessions.all() if view.handle != session.handle and data.same_user(view, session)],
+            others=self._others(session),
             notices=[*notices, *([greeting] if greeting else [])],
             replayed=replayed,
         )
         self._answer(HTTPStatus.OK, "text/html; charset=utf-8", pages.page(found), ("Cache-Control", "no-store"))
+
+    def _others(self, session: Session) -> list[SessionView]:
+        """The other sessions of this user; who is not signed in costs no look at everybody's."""
+        if data.user not in session:
+            return []
+        return [view for view in self.sessions.all() if view.handle != session.handle and data.same_user(view, session)]
 
     def _live(self) -> None:
         session = self.session

@@ -21,6 +21,7 @@ from typing import TextIO
 from typing_extensions import override
 
 from .. import End, SessionError, SessionManager, SQLiteStore, Store, open_store
+from ..files import CAREFULLY
 from ..urls import shown_url
 from .connections import Connections
 from .handler import DemoHandler
@@ -203,10 +204,10 @@ def _alone(snapshot: Path) -> Generator[None]:
         snapshot.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = f"{snapshot}.lock"
         made = not os.path.lexists(path)
-        lock = open(path, "a")  # noqa: SIM115  # closed below
+        lock = os.open(path, os.O_WRONLY | os.O_CREAT | CAREFULLY, 0o600)
     except OSError as problem:
         raise CannotServe(f"--snapshot {snapshot}: {problem.strerror}. Give a file in a folder that can be written.") from problem
-    with lock:
+    try:
         try:
             import fcntl
         except ImportError:  # Windows
@@ -214,7 +215,7 @@ def _alone(snapshot: Path) -> Generator[None]:
         else:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if not os.fstat(lock.fileno()).st_nlink:  # removed by another that was just giving up
+                if not os.fstat(lock).st_nlink:  # removed by another that was just giving up
                     raise BlockingIOError
             except OSError:
                 raise CannotServe(f"another demo is using {snapshot}. Give this one a file of its own with --snapshot.") from None
@@ -225,3 +226,5 @@ def _alone(snapshot: Path) -> Generator[None]:
                 with suppress(OSError):
                     os.unlink(path)
             raise
+    finally:
+        os.close(lock)

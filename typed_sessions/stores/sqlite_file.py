@@ -284,9 +284,15 @@ class SQLiteFile:
                 f"{self.path}: this user may not write it, which reading takes too: run this as the application's user "
                 f"(the file belongs to user {status.st_uid})"
             )
-        if os.name == "posix" and mode & _OTHERS and not self._warned:
-            self._warned = True
-            logger.warning("%s has the mode %04o: other users can read sessions; chmod 600 is what it needs", self.path, mode & 0o7777)
+        if os.name == "posix" and not self._warned:
+            if mode & _OTHERS:
+                self._warned = True
+                logger.warning("%s has the mode %04o: other users can read sessions; chmod 600 is what it needs", self.path, mode & 0o7777)
+            if status.st_uid not in (os.geteuid(), 0):
+                self._warned = True
+                logger.warning(
+                    "%s belongs to user %d, who can read and change sessions: did this program make it?", self.path, status.st_uid
+                )
 
     def _wait_for_log(self, until: float) -> None:
         """Before the first connection: raise if others have lost what ours would be given anew. Two logs for one file would spoil it.
