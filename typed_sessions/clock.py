@@ -1,26 +1,64 @@
-"""The time, in seconds since 1970, that only ever moves as time does."""
+"""The time, in seconds since 1970, that moves as time does: a wall clock that steps is followed, but slowly."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+SLEW: Final = 1 / 20
+"""By what part faster or slower than time this clock goes while it follows the wall clock: half of what `granularity` is of a timeout."""
+_LOOK: Final = 1.0
+"""Seconds after which the wall clock is looked at again."""
+_NEAR: Final = 0.1
+"""Seconds that the two may be apart."""
 
 
 def steady_clock(
     wall: Callable[[], float] = time.time,
     steady: Callable[[], float] | None = None,
 ) -> Callable[[], float]:
-    """A clock that starts with the wall clock's time and goes on with a steady one.
+    """A clock that starts with the wall clock's time and goes on with a steady one; it never goes back, and never jumps.
 
-    A wall clock that is set forward by a day would end every session at once, and one set back would make them live longer (L10).
+    A wall clock that is set forward by a day would end every session at once, and one set back would make them live longer (L10). But if
+    the steady one alone counted, a process that began before its machine had learned the time, or in a virtual machine that was halted,
+    would be wrong for as long as it runs, and write times that other nodes take for old ones. So what is between the two is made up for,
+    at a twentieth of the time that passes: an hour in 20 hours.
+
     The steady one is CLOCK_BOOTTIME where there is one, since a machine that sleeps should not keep its sessions from ageing.
     """
-    if steady is None:
-        boottime = getattr(time, "CLOCK_BOOTTIME", None)
-        if boottime is not None:
-            read = time.clock_gettime
-            ahead = wall() - read(boottime)
-            return lambda: ahead + read(boottime)
-        steady = time.monotonic
-    source, offset = steady, wall() - steady()
-    return lambda: offset + source()
+    boottime = getattr(time, "CLOCK_BOOTTIME", None)
+    if steady is not None:
+        read = steady
+    elif boottime is not None:
+        read = partial(time.clock_gettime, boottime)
+    else:
+        read = time.monotonic
+    begin = read()
+    # One tuple, which a thread reads whole: what is added to the steady clock, how far the wall clock is ahead of that, since when, and
+    # when to look again.
+    state = (wall() - begin, 0.0, begin, begin + _LOOK)
+
+    def now() -> float:
+        added, ahead, since, due = state
+        at = read()
+        if at >= due:
+            return look(at)
+        return added + at if ahead == 0.0 else added + at + _made_up(ahead, at - since)
+
+    def look(at: float) -> float:
+        nonlocal state
+        added, ahead, since, _ = state
+        added += _made_up(ahead, at - since)
+        ahead = wall() - added - at
+        state = (added, ahead if abs(ahead) > _NEAR else 0.0, at, at + _LOOK)
+        return added + at
+
+    return now
+
+
+def _made_up(ahead: float, passed: float) -> float:
+    """How much of a difference is made up for after so many seconds."""
+    most = max(passed, 0.0) * SLEW
+    return max(-most, min(ahead, most))
