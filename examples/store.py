@@ -108,7 +108,7 @@ class DictStore:
                     del self._packed[record.locator]
                     swept.append(record)
                 else:
-                    swept.append(self._end(record, Ending(ending.reason, ending.at if ending.claimed_until else now, now + lease)))
+                    swept.append(self._end(record, ending.claimed_again(now, lease, grace)))
             return swept, len(due) > limit
 
     def clear(self, locator: bytes, names: Sequence[str] | None) -> None:

@@ -139,6 +139,7 @@ MUST_FAIL: dict[type[stores.Sound], set[str]] = {
         "a_sweep_and_a_use_agree",
     },
     careless.SweepingWithoutALease: {
+        "what_nobody_cleans_up_after_is_claimed_more_and_more_rarely",
         "a_lease_keeps_others_away",
         "an_expired_session_with_hooks_is_claimed_by_its_sweep",
         "clear_leaves_what_others_have_to_run",
@@ -157,6 +158,7 @@ MUST_FAIL: dict[type[stores.Sound], set[str]] = {
         "what_a_sweep_claims_and_ends_fits_its_limit",
     },
     careless.ForgettingHooks: {
+        "what_nobody_cleans_up_after_is_claimed_more_and_more_rarely",
         "a_lease_keeps_others_away",
         "an_expired_session_with_hooks_is_claimed_by_its_sweep",
         "clear_leaves_what_others_have_to_run",
@@ -166,7 +168,8 @@ MUST_FAIL: dict[type[stores.Sound], set[str]] = {
         "what_a_sweep_claims_and_ends_fits_its_limit",
         "of_sweeps_at_once_one_claims",
     },
-    careless.KeepingHooksForEver: {"nobody_cleans_up_for_ever"},
+    careless.KeepingHooksForEver: {"nobody_cleans_up_for_ever", "what_nobody_cleans_up_after_is_claimed_more_and_more_rarely"},
+    careless.ClaimingOnceALease: {"what_nobody_cleans_up_after_is_claimed_more_and_more_rarely"},
     careless.ClearingTheLiving: {"clear_leaves_the_living_alone"},
     careless.RoundingTimes: {"times_are_kept_to_the_last_bit"},
     careless.UsingItsOwnClock: {

@@ -219,7 +219,7 @@ def _last_client_left(core: Core, locator: bytes) -> Plan[None]:
 
 
 def sweep_step(core: Core, now: float, limit: int = SWEEP_STEP, carrier: Client | None = None) -> Plan[tuple[int, bool]]:
-    """End what is over, `limit` records at most; how many ended, and whether there is more. `carrier` waits for its response."""
+    """End what is over, looking at `limit` records at most; how many ended, and whether there is more. `carrier` waits for its response."""
     done: tuple[int, bool] = yield Whole(_sweep_step(core, now, limit, carrier))
     return done
 
@@ -228,7 +228,8 @@ def _sweep_step(core: Core, now: float, limit: int, carrier: Client | None) -> P
     records: Sequence[Record]
     records, more = yield Ask(core.store.sweep, (now, limit, LEASE, core.options.reap_grace))
     core.residents.tells(records)
-    yield from _note(core, [record for record in records if _is_first(record)])
+    ended = [record for record in records if _is_first(record)]
+    yield from _note(core, ended)
     cleaned: list[Record] = []
     failure: StoreUnavailable | None = None
     for record in records:
@@ -244,7 +245,7 @@ def _sweep_step(core: Core, now: float, limit: int, carrier: Client | None) -> P
     yield from clients_left(core, left)
     for locator in core.residents.some(LOOKS) if core.residents.busy else ():
         yield from _look_for(core, locator, now, carrier)
-    return len(records), more or len(left) == limit
+    return len(ended), more or len(left) == limit
 
 
 def _look_for(core: Core, locator: bytes, now: float, carrier: Client | None) -> Plan[None]:
@@ -258,10 +259,13 @@ def _look_for(core: Core, locator: bytes, now: float, carrier: Client | None) ->
 
 def sweep(core: Core) -> Plan[int]:
     """End everything that is over; how many sessions."""
-    total, more = 0, True
+    total, more, begun = 0, True, core.clock()
     while more:
-        count, more = yield from sweep_step(core, core.clock())
+        now = core.clock()
+        count, more = yield from sweep_step(core, now)
         total += count
+        if not count and now - begun >= LEASE:
+            break  # what nobody here can clean up after may come due faster than it can be looked at
     return total
 
 

@@ -176,6 +176,15 @@ class Ending(msgspec.Struct, frozen=True, gc=False):
     claimed_until: float
     """0 if nobody has, as with one that had to make room."""
 
+    def claimed_again(self, now: float, lease: float, grace: float) -> Ending:
+        """As it is after another claim, for `lease` seconds at least: the longer nobody could clean up, the longer nobody is asked to.
+
+        In a process that has not got the keys, what one with the keys has left behind would be claimed once a lease, all of it, for
+        `grace` seconds. The first claim of one that had to make room counts from now: that is how it is told from a second.
+        """
+        at = self.at if self.claimed_until else now
+        return Ending(self.reason, at, max(now + lease, min(now + (now - at) / 8, at + grace)))
+
 
 @final
 class Record(msgspec.Struct, eq=False):

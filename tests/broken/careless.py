@@ -95,6 +95,17 @@ class KeepingHooksForEver(Sound):
         return super().sweep(now, limit, lease, 1e18)
 
 
+class ClaimingOnceALease(Sound):
+    """A sweep that claims all that nobody here can clean up after once a lease, for a week: requests have no time for anything else."""
+
+    def look(self, locator: bytes, now: float, lease: float, grace: float) -> Record | None:
+        record = super().look(locator, now, lease, grace)
+        if record is not None and record.ending is not None and record.ending.claimed_until > now + lease:
+            record = replace(record, ending=Ending(record.ending.reason, record.ending.at, now + lease), packed=b"")
+            self.put(record)
+        return record
+
+
 class ClearingTheLiving(Sound):
     """A clear that does not look whether the session has ended."""
 

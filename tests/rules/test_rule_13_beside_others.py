@@ -14,7 +14,7 @@ from tests.planting import heard
 from tests.rules.scene import handle_of
 from tests.watched import Watched
 from typed_sessions import End, Key, ListKey, SealingKeys
-from typed_sessions.testing import isolated_keys
+from typed_sessions.testing import FakeClock, isolated_keys
 
 Declare = Callable[[Callable[[Any], None]], Any]
 
@@ -138,6 +138,50 @@ def test_rule_13_what_nobody_can_read_waits_for_reap_grace(make_face: Callable[.
         newer(cleaned.append)
         sweep(face, face.manager, 20)
     assert cleaned == []
+
+
+def left_behind(face: Face, count: int) -> None:
+    """Sessions that are over, with a value each whose key this process has not got."""
+    with isolated_keys():
+        stock = Key("stock", int, cleanup_delete=repr)
+        for number in range(count):
+            with face.browser().visit() as session:
+                session[stock] = number
+    face.clock.advance(660)
+
+
+def test_rule_13_what_is_claimed_again_has_not_ended_again(face: Face) -> None:
+    """A release without a key that had hooks: `sweep()` counts an end once, and is asked again less and less often what it cannot do."""
+    watched = face.manager.core.store = Watched(face.store)
+    left_behind(face, 5)
+    ends = heard(face, End)
+    with isolated_keys():
+        assert face.call(face.manager.sweep()) == 5
+        for _ in range(30):
+            face.clock.advance(LEASE)
+            assert face.call(face.manager.sweep()) == 0
+    assert len(ends) == 5
+    assert watched.calls["clear"] == 0
+
+
+def test_rule_13_a_sweep_of_what_nobody_can_clean_up_has_an_end(make_face: Callable[..., Face]) -> None:
+    """Also where to look at all of it takes longer than the lease, and the first comes due again before the last has been looked at."""
+    clock, passed = FakeClock(), 0.0
+    begin = clock()
+
+    def slow() -> float:
+        clock.advance(passed)
+        assert clock() < begin + 7_200, "still sweeping"
+        return clock()
+
+    face = make_face(clock=slow)
+    face.clock = clock
+    left_behind(face, 100)
+    with isolated_keys():
+        assert face.call(face.manager.sweep()) == 100
+        clock.advance(LEASE)
+        passed = 1.0
+        assert face.call(face.manager.sweep()) == 0
 
 
 COUNT = 32

@@ -31,7 +31,7 @@ def server() -> Iterator[PostgresServer]:
 def test_no_schema(make: Callable[..., Face], server: PostgresServer, name: Key[str]) -> None:
     """The error says what to do; done by several at once, it is done."""
     face = make(server.url, schema="another")
-    with unavailable("has no tables of typed_sessions .version 4. in the schema another.*create_schema"):
+    with unavailable("has no tables of typed_sessions .version 5. in the schema another.*create_schema"):
         face.browser().open(create=True).finish()
     stores = [PostgresStore(server.url, schema="another") for _ in range(4)]
     threads = [threading.Thread(target=store.create_schema) for store in stores]
@@ -77,7 +77,7 @@ def test_what_an_earlier_version_has_made(
     record = started(before, b"earlier")
     face = make(server.url, schema="another")
     with unavailable(
-        "the schema another of PostgreSQL at .* was made by another version of typed_sessions, .* version 4: call create_schema"
+        "the schema another of PostgreSQL at .* was made by another version of typed_sessions, .* version 5: call create_schema"
     ):
         signed_in(face, name)
     face.call(face.store.create_schema())

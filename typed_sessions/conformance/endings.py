@@ -186,6 +186,24 @@ async def nobody_cleans_up_for_ever(stand: Stand) -> None:
 
 
 @checks(13)
+async def what_nobody_cleans_up_after_is_claimed_more_and_more_rarely(stand: Stand) -> None:
+    """A claim long after the end holds for an eighth of the time since, until the grace is over at most: not all is claimed each minute."""
+    record = await stand.begin({"h": b"1"}, hooked=["h"])
+    ended = stand.now
+    await stand.end(record)
+    for after, until in ((8_000.0, 9_000.0), (GRACE - 500.0, GRACE)):
+        stand.now = ended + after
+        claimed = await the_one_swept(stand, LEASE)
+        same(f"the record, claimed {after:g} s after its end", claimed, as_ended(record, Ending("ended", ended, ended + until)))
+        stand.now = ended + until - 0.25
+        expect("sweep before that is over", await stand.sweep(), [])
+    stand.now = ended + GRACE
+    expect("sweeps when the grace is over", [one.locator for one in await stand.sweep()], [record.locator])
+    stand.now += LEASE + 1
+    expect("sweep after that", await stand.sweep(), [])
+
+
+@checks(13)
 async def a_value_committed_last_is_there_at_the_end(stand: Stand) -> None:
     """Hooks see what was committed last, also where the session became a hooked one by that commit."""
     record = await stand.begin({"a": b"1"})

@@ -125,7 +125,7 @@ class Model:
             del self.records[locator]
             return record
         record = record.copy()
-        record.ending = Ending(ending.reason, ending.at, now + lease)
+        record.ending = ending.claimed_again(now, lease, grace)
         self.put(record)
         return record
 

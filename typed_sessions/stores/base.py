@@ -156,9 +156,10 @@ class Store(Protocol):
 
         * A session that is over (`record.due <= now`) is ended as `end` does it. The reason is "lifetime" if `deadline` is `due`, also
           where the idle timeout is over by now as well, and "timeout" otherwise.
-        * An ended record whose lease is over (`claimed_until <= now`) is claimed again: `claimed_until` becomes `now + lease`, and `at`
-          stays. For one that nobody has claimed yet, because it had to make room, `at` becomes `now`: whoever is given a record tells of
-          the end only if it is claimed for no longer than a lease from `at`. Without hooked values it is given out once, and gone.
+        * An ended record whose lease is over (`claimed_until <= now`) is claimed again, as `Ending.claimed_again` says: for `lease`
+          seconds, or an eighth of the time since its end. For one that nobody has claimed yet, because it had to make room, `at` becomes
+          `now`: whoever is given a record tells of the end only if it is claimed for no longer than a lease from `at`. Without hooked
+          values it is given out once, and gone.
         * An ended record that nobody has cleared for `grace` seconds (`reap_grace`, counted from `at`) is dropped, given out or not.
         """
         ...

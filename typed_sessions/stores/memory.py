@@ -440,10 +440,9 @@ class MemoryStore:
                 return record
             elif ending.claimed_until <= now:
                 record = record.copy()
-                # The first claim of an evicted one counts from now: that is how it is told from a second.
-                record.ending = Ending(ending.reason, ending.at if ending.claimed_until else now, now + lease)
+                record.ending = again = ending.claimed_again(now, lease, grace)
                 shard.put(key, record.pack())
-                claimed, due = True, now + lease
+                claimed, due = True, again.claimed_until
             else:
                 due = ending.claimed_until
             with self._books:

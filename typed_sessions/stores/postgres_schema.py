@@ -24,9 +24,9 @@ from typing import Final
 from ..record import NO_TAG
 from .postgres_size import MOST_EACH, SIZE
 
-VERSION: Final = 4
-"""Of the functions: 1 had one wait for everybody in them, and 2 refused whatever was above a bound, and
-cleared for a renewal that was lost."""
+VERSION: Final = 5
+"""Of the functions: 1 had one wait for everybody in them, 2 refused whatever was above a bound, and cleared for a renewal that was lost,
+3 gave an overlap of no length a tag, and 4 claimed once a lease what nobody could clean up after."""
 
 TABLE: Final = """
 CREATE TABLE IF NOT EXISTS {s}.session (
@@ -379,7 +379,8 @@ BEGIN
         ELSIF r.flags & 2 = 0 OR p_now >= r.ended + p_grace THEN
             DELETE FROM {s}.session s WHERE s.locator = r.locator;
         ELSIF r.claimed <= p_now THEN
-            r.claimed := p_now + p_lease;
+            -- as in `Ending.claimed_again`
+            r.claimed := greatest(p_now + p_lease, least(p_now + (p_now - r.ended) / 8, r.ended + p_grace));
             UPDATE {s}.session s SET claimed = r.claimed, due = r.claimed WHERE s.locator = r.locator;
         ELSE
             UPDATE {s}.session s SET due = r.claimed WHERE s.locator = r.locator;

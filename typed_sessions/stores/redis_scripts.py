@@ -400,7 +400,8 @@ elseif not hooked(s) or now >= s.ended + grace then
   drop()
   return {0, packed}
 elseif s.claimed <= now then
-  s.claimed = now + lease
+  -- as in `Ending.claimed_again`
+  s.claimed = math.max(now + lease, math.min(now + (now - s.ended) / 8, s.ended + grace))
 else
   index(s.claimed, s.ended + grace - now + KEEP)
   return false

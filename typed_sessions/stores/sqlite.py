@@ -370,8 +370,7 @@ def _look(cursor: Cursor, row: _Row, now: float, lease: float, grace: float) -> 
     if ending.claimed_until > now:
         cursor.execute(_POSTPONE, (ending.claimed_until, record.locator))
         return None
-    # The first claim of an evicted one counts from now: that is how it is told from a second.
-    return _mark(cursor, record, Ending(ending.reason, ending.at if ending.claimed_until else now, now + lease))
+    return _mark(cursor, record, ending.claimed_again(now, lease, grace))
 
 
 def _evict(cursor: Cursor, now: float) -> bool:
