@@ -215,6 +215,30 @@ def refusal_of(problem: BaseException, *, beside: tuple[type[BaseException], ...
     return first
 
 
+_OURS = __name__.partition(".")[0]
+_HANDLERS = frozenset({f"{_OURS}.{name}" for name in ("filters.bottle", "filters.decorators", "filters.fastapi", "filters.starlette")})
+"""What calls a handler in the framework's place, and asks for its session itself."""
+
+
+def _is_settled(problem: BaseException) -> bool:
+    """Whether those who asked have caught the refusal themselves: what the answer is then, a 500 too, is their affair.
+
+    A traceback begins where the exception was caught. If only code of one package lies between there and the call that was refused, no
+    framework has caught it, which would be another one's: Django for one answers it with a 500 of its own, when it is handled no more.
+    """
+    trace, packages, called = problem.__traceback__, set[str](), ""
+    while trace is not None:
+        module = str(trace.tb_frame.f_globals.get("__name__"))
+        package = module.partition(".")[0]
+        if package != _OURS:
+            packages.add(package)
+            called = ""
+        else:
+            called = called or module
+        trace = trace.tb_next
+    return len(packages) == 1 and called not in _HANDLERS
+
+
 def refuse_late(exchange: Exchange) -> None:
     """Raise `SessionClosed` for a session that nobody has looked at until the request was over."""
     if exchange.source is None:
@@ -260,7 +284,8 @@ class Exchange(msgspec.Struct, eq=False, weakref=True):
         `handled` is the exception that it is in the middle of handling: if that has nothing to do with a refusal, the answer is its own.
         """
         if handled is None:
-            return self.tracking.rejected if self.refused is None and self.tracking is not None else self.refused
+            problem = self.tracking.rejected if self.refused is None and self.tracking is not None else self.refused
+            return None if problem is None or _is_settled(problem) else problem
         seen: list[BaseException] = []
         while handled is not None and handled not in seen:
             if any(isinstance(leaf, (Rejected, *COMMIT_FAILURES)) for leaf in leaves(handled)):

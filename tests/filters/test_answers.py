@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 from flask import Flask
+from flask.views import MethodView
 
 from tests.filters.asgi_site import Site as AsgiSite
 from tests.filters.asgi_site import says as asgi_says
@@ -21,6 +22,7 @@ from typed_sessions import (
     AsyncSessionManager,
     Key,
     Rejected,
+    Session,
     SessionClosed,
     SessionManager,
     StoreUnavailable,
@@ -28,6 +30,7 @@ from typed_sessions import (
 )
 from typed_sessions.filters import wsgi as wsgi_filter
 from typed_sessions.filters.asgi import Receive, Scope, Send, SessionMiddleware, open_session
+from typed_sessions.filters.decorators import from_session
 from typed_sessions.filters.wsgi import SessionMiddleware as WSGIMiddleware
 
 # ------------------------------------------------------------------ a refusal that was dealt with
@@ -71,6 +74,56 @@ async def test_another_exception_than_the_refusal_is_the_applications(chained: b
             await send({"type": "http.response.body", "body": b"our page"})
 
     assert (await asgi(site.app(app))).status == (403 if chained else 500)
+
+
+def asks(session: Session) -> bool:
+    """Somewhere below a handler: the refusal comes through here."""
+    session.require(lambda _: False)
+    return True
+
+
+def test_a_refusal_that_the_handler_has_caught_answers_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+    """What is wrong after it is the application's, and so is an answer of 500; Flask handles errors itself."""
+    app = Flask("shop")
+
+    @app.get("/<what>")
+    def page(what: str) -> tuple[str, int]:
+        with suppress(Rejected):
+            asks(current_session())
+        if what == "bug":
+            raise ValueError("a bug")
+        return "the upstream is broken", 500
+
+    @app.errorhandler(500)
+    def oops(_: Exception) -> tuple[str, int]:
+        return "our page", 500
+
+    filtered = WSGIMiddleware(app.wsgi_app, SessionManager())
+    assert wsgi(filtered, path="/bug").text == "our page"
+    assert wsgi(filtered, path="/own").text == "the upstream is broken"
+    assert "a bug" in caplog.text
+
+
+@pytest.mark.parametrize("decorated", [False, True])
+def test_a_refusal_that_a_framework_has_caught_is_the_answer(decorated: bool) -> None:
+    """Also where it comes out of the handler, or of a decorator that the framework has called itself."""
+    app = Flask("shop")
+
+    user = Key("user", str)
+
+    class Given(MethodView):
+        @from_session(user, error=(403, []))
+        def get(self, name: str) -> str:
+            return name
+
+    class Asking(MethodView):
+        def get(self) -> str:
+            current_session().require(lambda session: user in session, error=(403, []))
+            return "never"
+
+    app.add_url_rule("/", view_func=(Given if decorated else Asking).as_view("page"))
+
+    assert wsgi(WSGIMiddleware(app.wsgi_app, SessionManager())).status == 403
 
 
 @in_loop

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from types import FunctionType
 from typing import Any, cast
 
 import pytest
@@ -96,11 +97,12 @@ async def test_rejected_is_answered_where_a_framework_makes_500_of_it(site: Site
         (await open_session(scope)).require(lambda s: site.name in s, error=(403, [("X-Why", "no name")]))
         return "never"
 
-    jar = await site.jar()
-    answer = await asgi(site.app(answering), jar)
+    jar, elsewhere = await site.jar(), {**globals(), "__name__": "framework.core"}
+    framework = FunctionType(answering.__code__, elsewhere, closure=answering.__closure__)  # in a package of its own, as they are
+    answer = await asgi(site.app(framework), jar)
     assert (answer.status, answer.text, answer.all("x-why")) == (403, "403 Forbidden\n", ["no name"])
     site.store.faults["open"] = StoreUnavailable("it is down")
-    answer = await asgi(site.app(answering), jar)
+    answer = await asgi(site.app(framework), jar)
     assert (answer.status, answer.all("retry-after"), answer.all("set-cookie")) == (503, ["1"], [])
 
 
