@@ -314,6 +314,16 @@ def test_a_cookie_that_is_there_twice(header: str, key: str) -> None:
     assert plain.find(header)[0] == key
 
 
+def test_the_first_cookie_that_is_there_twice_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    """With what to do if a release has changed the path; once, for anybody can send that; never with a value (I4)."""
+    cookies = CookiePolicy(path="/shop").session_cookies(https=False)
+    for _ in range(3):
+        cookies.find("SESSION_KEY=good; SESSION_KEY=evil; SESSION_ADDR=a")
+    (text,) = caplog.messages
+    assert "path or domain has changed needs another name" in text
+    assert not any(value in text for value in ("good", "evil"))
+
+
 def test_over_https_an_unprefixed_cookie_is_not_read() -> None:
     """A cookie that anyone on the network or a sibling host could have set is not ours over https (rule 19, C2)."""
     assert host.find("SESSION_KEY=k; SESSION_ADDR=a") == (None, None)

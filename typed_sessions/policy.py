@@ -49,6 +49,7 @@ class CookiePolicy:
     """How the session's two cookies, `<prefix><name>_KEY` and `<prefix><name>_ADDR`, are named and written.
 
     - `path`, `domain`: where the browser sends them. `domain=None` is this host alone, and with `path="/"` allows the prefix `__Host-`.
+      A release that changes one of them takes another `name` too: browsers keep the cookies of before, and send both under one name.
     - `max_age`: seconds that they live in the browser if the session is persistent; None is until the browser is closed.
     - `persistent`: whether a session is that says nothing of it (`session.persistent`); False is for "remember me".
     - `filter`: asked about each other cookie of a request whose check failed; None expires it, a changed cookie is set, the same stays.
@@ -118,6 +119,7 @@ class SessionCookies:
         "_max_age",
         "_near",
         "_stem",
+        "_told",
         "_until_closed",
         "addr_name",
         "key_name",
@@ -150,6 +152,7 @@ class SessionCookies:
         self._until_closed = self._key.header()[len(self._key_equals) :]
         self._lasting = replace(self._key, max_age=self._max_age).header()[len(self._key_equals) :]
         self._expiry = (self._key.expired().header(), self._addr.expired().header())
+        self._told = False
 
     def find(self, header: str) -> tuple[str | None, str | None]:
         """The values of the two cookies in a `Cookie` header, as `parse_cookies` reads it.
@@ -195,6 +198,15 @@ class SessionCookies:
                 key = value if key is None or key == value else ""
             elif name == self.addr_name:
                 addr = value if addr is None or addr == value else ""
+        if (key == "" or addr == "") and not self._told:
+            self._told = True
+            logger.warning(
+                "a request has %s or %s without a value, or more than once with different ones, and gets no session (the first such "
+                "request; no other is told of). If many do: a policy whose path or domain has changed needs another name too, for browsers "
+                "send the cookies of both",
+                self.key_name,
+                self.addr_name,
+            )
         return key, addr
 
     def set(self, key: str, addr: str, *, persistent: bool) -> tuple[SetCookie, SetCookie]:
