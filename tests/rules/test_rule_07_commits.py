@@ -10,7 +10,9 @@ import pytest
 from tests.faces import Face
 from tests.planting import heard, pack, plant, record_of
 from tests.rules.overtaken import begin, overtaken
-from typed_sessions import CommitRefused, Key, KeyTypeError, ListKey, LostUpdate, Session, TooLarge, current_session
+from tests.rules.scene import is_open
+from tests.watched import Watched
+from typed_sessions import CommitRefused, Key, KeyTypeError, ListKey, LostUpdate, Session, StoreUnavailable, TooLarge, current_session
 
 
 def everything(face: Face, handle: str) -> bytes:
@@ -276,3 +278,23 @@ def test_rule_07_a_listener_whose_change_cannot_be_stored_costs_the_request_noth
     assert "what a listener of LostUpdate has changed" in caplog.text
     with browser.visit() as session:
         assert (session[cart], note in session) == (["book", "pen"], False)
+
+
+def test_rule_07_a_listener_whose_end_cannot_be_stored_fails_the_request(face: Face) -> None:
+    """Who was to be signed out is not told that it has worked."""
+    cart = Key("cart", list[str])
+    browser, handle = begin(face, lambda session: session.__setitem__(cart, ["book"]))
+    store = Watched(face.store)
+    manager = face.another(store=store)
+
+    def hear(_: LostUpdate) -> None:
+        current_session().end()
+
+    manager.on(LostUpdate, hear)
+    session, finish = face.call(manager.start_check(browser.request()))
+    session[cart].append("pen")
+    plant(face, handle, "cart", pack(["ink"]))
+    store.faults["end"] = StoreUnavailable("it is down")
+    with pytest.raises(StoreUnavailable):
+        face.call(finish())
+    assert is_open(browser)

@@ -418,3 +418,22 @@ def test_rule_09_who_loses_a_rotation_clears_nothing(face: Face, user: Key[str],
         assert (session[user], session[note], list(session[facts])) == ("bob", "second", ["first", "second"])
         assert session[database] is kept
     assert [event.name for event in lost] == ["visits"]
+
+
+def test_rule_09_what_was_read_before_a_clear_is_gone_at_once(face: Face) -> None:
+    """Whoever signs out with `renew(clear=True)` and goes on sees nobody signed in, also where the handler has looked before."""
+    user, visits, facts = Key("user", str), Key("visits", int), ListKey("facts", str)
+    browser = face.browser()
+    with browser.visit() as session:
+        session[user], session[visits] = "ann", 5
+        session[facts].append("old")
+    with browser.visit() as session:
+        assert (session[user], session.get(visits), list(session[facts])) == ("ann", 5, ["old"])
+        session[facts].append("of before")
+        session.renew(clear=True)
+        assert user not in session
+        assert session.get(visits) is None
+        assert list(session[facts]) == []
+        assert list(session) == []
+    with browser.visit() as session:
+        assert list(session) == []

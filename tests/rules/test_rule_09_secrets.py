@@ -284,3 +284,19 @@ def test_rule_09_an_old_secret_after_its_time_changes_nothing_either(face: Face,
     before = everything(face, handle)
     old.open().finish()
     assert everything(face, handle) == before
+
+
+def test_rule_09_who_is_shut_out_sees_no_number_of_after_either(face: Face) -> None:
+    """As with what can be changed in place: the result of an `update` that was applied to the new owner's value is not shown."""
+    balance = Key("balance", int)
+    browser = face.browser()
+    with browser.visit() as session:
+        session[balance] = 1
+    turn = browser.copy().open()
+    turn.session.update(balance, lambda n: n + 1)
+    with browser.visit() as session:
+        session.renew()
+        session[balance] = 4_000
+    face.call(face.manager.commit(turn.session))
+    assert turn.session[balance] == 1  # as it was when it was opened
+    turn.finish()

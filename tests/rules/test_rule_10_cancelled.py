@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from typing import Any, cast
 
 import pytest
 
 from tests.faces import PEER
 from tests.filters.servers import in_loop
-from typed_sessions import AsyncSessionManager, End, Key, Request
+from typed_sessions import AsyncSessionManager, End, Key, MemoryStore, Request
 from typed_sessions.testing import FakeClock
 
 log: list[str] = []
@@ -104,3 +105,70 @@ async def test_rule_10_who_is_cancelled_is_cancelled() -> None:
         await request
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
         task.cancel()
+
+
+class Hanging:
+    """An asynchronous store whose first commit does its work, and never answers."""
+
+    blocking = False
+
+    def __init__(self) -> None:
+        self.store, self.commits, self.hangs = MemoryStore(), 0, False
+
+    async def _do(self, verb: str, *args: Any) -> Any:
+        result = getattr(self.store, verb)(*args)
+        if verb == "commit":
+            self.commits += 1
+            if self.hangs:
+                await asyncio.get_running_loop().create_future()
+        return result
+
+    async def create(self, *args: Any) -> Any:
+        return await self._do("create", *args)
+
+    async def open(self, *args: Any) -> Any:
+        return await self._do("open", *args)
+
+    async def touch(self, *args: Any) -> Any:
+        return await self._do("touch", *args)
+
+    async def commit(self, *args: Any) -> Any:
+        return await self._do("commit", *args)
+
+    async def end(self, *args: Any) -> Any:
+        return await self._do("end", *args)
+
+    async def sweep(self, *args: Any) -> Any:
+        return await self._do("sweep", *args)
+
+    async def clear(self, *args: Any) -> Any:
+        return await self._do("clear", *args)
+
+    async def scan(self, *args: Any) -> Any:
+        return await self._do("scan", *args)
+
+    async def close(self) -> None:
+        pass
+
+
+def test_rule_28_what_a_cancelled_commit_may_have_stored_is_not_stored_again() -> None:
+    """The headers' commit was given up in the middle of the call; the request is finished later, and adds nothing a second time."""
+
+    async def test() -> None:
+        store, visits = Hanging(), Key("visits", int)
+        sessions = AsyncSessionManager(cast("Any", store))
+        session, finish = await sessions.start_check(Request(headers=[], peer="10.1.2.3"), create=True)
+        session[visits] = 1
+        cookie = "; ".join(value.partition(";")[0] for name, value in await finish() if name == "Set-Cookie")
+        session, finish = await sessions.start_check(Request(headers=[("Cookie", cookie)], peer="10.1.2.3"))
+        session.update(visits, lambda n: n + 1)
+        store.commits, store.hangs = 0, True
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(finish.start(), 0.05)
+        store.hangs = False
+        await finish()
+        [view] = [view async for view in sessions.all()]
+        assert (view[visits], store.commits) == (2, 1)
+        await sessions.aclose()
+
+    asyncio.run(test())

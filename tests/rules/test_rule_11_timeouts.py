@@ -243,3 +243,17 @@ def test_rule_11_the_lifetime_holds_within_the_granularity(make_face: Make) -> N
     face.clock.advance(1)
     with browser.visit() as session:
         assert not session.exists
+
+
+def test_rule_11_what_was_over_first_is_the_reason(make_face: Callable[..., Face]) -> None:
+    """A request that comes when both timeouts are over tells `End` of the one that the session did not live beyond."""
+    for timeout, lifetime, reason in ((100, 1_000, "timeout"), (1_000, 100, "lifetime")):
+        face = make_face(timeout=timeout, lifetime=lifetime, gc="active")
+        ends = list[str]()
+        listen(face, End, lambda event, ends=ends: ends.append(event.reason))  # type: ignore[misc]
+        browser = face.browser()
+        with browser.visit() as session:
+            session[Key("name", str)] = "ann"
+        face.clock.advance(5_000)
+        browser.open()
+        assert ends == [reason]

@@ -150,3 +150,15 @@ def test_rule_12_headers_may_be_given_once(lasting: Face, user: Key[str]) -> Non
     assert session[user] == "nobody"
     browser.take(lasting.call(finish()))
     assert browser.jar == before
+
+
+def test_rule_12_also_where_the_request_has_committed_before(make_face: Callable[..., Face]) -> None:
+    """Whether the cookie is still the session's is looked at when the answer leaves, and not at a `commit` in the middle."""
+    face, user = make_face(cookie_policy=LASTING), Key("user", str)
+    browser = idle_browser(face, user)
+    slow = browser.open()
+    assert slow.session[user] == "nobody"
+    face.call(face.manager.commit(slow.session))
+    sign_in(browser, user)
+    assert [name for name, _ in slow.finish()] == ["Vary"]
+    assert who(browser, user) == "ann"

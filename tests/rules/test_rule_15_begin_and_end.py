@@ -234,3 +234,18 @@ def test_rule_15_an_async_listener_is_awaited_within_its_session(make_face: Make
     with browser.visit() as session:
         session.end()
     assert seen == [True, True]
+
+
+def test_rule_15_a_listener_that_is_there_twice_leaves_once_at_a_time(face: Face) -> None:
+    """Who takes away his own does not take away another's that is the same function."""
+    heard: list[Begin] = []
+    name = Key("name", str)
+    offs = [listen(face, Begin, heard.append), listen(face, Begin, heard.append)]
+    counts: list[int] = []
+    for off in (lambda: None, *offs):
+        off()
+        heard.clear()
+        with face.browser().visit() as session:
+            session[name] = "ann"
+        counts.append(len(heard))
+    assert counts == [2, 1, 0]

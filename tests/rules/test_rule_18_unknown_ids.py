@@ -232,3 +232,18 @@ def test_rule_18_a_route_that_cannot_be_written_is_not_sent_back(make_face: Make
         with browser.visit() as session:
             assert session[Key("user", str)] == "ann"
         assert browser.jar["SESSION_KEY"] == id_ + (other if other == ".node2" else "")
+
+
+def test_rule_18_an_id_has_one_spelling_with_a_route_too(face: Face) -> None:
+    """What stands before the route is of the length of an id: nothing in it is skipped."""
+    face.renew(route="node1")
+    browser = face.browser()
+    with browser.visit() as session:
+        session[Key("name", str)] = "ann"
+    key = browser.jar["SESSION_KEY"]
+    assert key.endswith(".node1")
+    opened: list[bool] = []
+    for value in (key, f"!{key}", f"{key[:10]}*{key[10:]}", key.replace(".node1", "=.node1")):
+        browser.jar["SESSION_KEY"] = value
+        opened.append(face.call(face.manager.check_session_cookie(browser.request())))
+    assert opened == [True, False, False, False]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.faces import Browser, Face
-from tests.rules.scene import cookies_set, stored
+from tests.rules.scene import cookies_set, stored, values
 from typed_sessions import AddressPolicy, CookiePolicy, Key, PolicyError
 
 Make = Callable[..., Face]
@@ -217,3 +217,18 @@ def test_rule_19_a_filters_policy_goes_before_the_managers(face: Face) -> None:
         assert session[Key("user", str)] == "ann"
         handle = session.handle
     assert stored(face, handle).address == "10.1.2.3"
+
+
+def test_rule_19_a_choice_that_is_not_committed_survives_a_refresh(make_face: Callable[..., Face]) -> None:
+    """ "Remember me" is one of the request's own changes: `refresh` reads what others have written, and leaves it."""
+    face = make_face(cookie_policy=CookiePolicy(max_age=1_000, persistent=False))
+    name = Key("name", str)
+    browser = face.browser()
+    with browser.visit() as session:
+        session[name] = "ann"
+    turn = browser.open()
+    turn.session.persistent = True
+    face.call(face.manager.refresh(turn.session))
+    assert turn.session.persistent is True
+    turn.finish()
+    assert ["Max-Age=1000" in value for value in values(turn.headers, "Set-Cookie")] == [True, True]

@@ -271,3 +271,14 @@ def test_rule_21_no_address_equals_no_address_neither(make_face: Make) -> None:
                 browser.copy(address=address).open(create=False)
             assert refused.value.reason == "other_address"
     assert stored(face, handle_of(browser)).pack() == before
+
+
+def test_rule_21_a_trusted_proxy_says_too_that_a_request_came_in_the_clear(make_face: Callable[..., Face]) -> None:
+    """The connection from the proxy is encrypted, the visitor's was not: a browser would refuse `__Host-` cookies over it (rule 19)."""
+    face = make_face(address_policy=AddressPolicy(trusted_proxies=("10.0.0.1",)))
+    browser = face.browser("10.0.0.1", https=True)
+    for scheme, prefix in (("http", ""), ("https", "__Host-")):
+        turn = browser.open(headers=[("X-Forwarded-For", "203.0.113.7"), ("X-Forwarded-Proto", scheme)])
+        turn.session[Key("name", str)] = "ann"
+        turn.send()
+        assert set(cookies_set(turn.headers)) == {f"{prefix}SESSION_KEY", f"{prefix}SESSION_ADDR"}

@@ -252,3 +252,17 @@ def test_rule_23_by_default_they_are_left_alone(face: Face) -> None:
     with pytest.raises(Rejected) as refused:
         browser.open(check=never)
     assert cookies_set(refused.value.headers).keys() == BOTH
+
+
+def test_rule_23_the_cookies_of_a_renewal_do_not_go_out_when_another_request_was_first_to_end_it(face: Face) -> None:
+    """They open nothing; and those that the browser has by now are that other request's business."""
+    browser = face.browser()
+    with browser.visit() as session:
+        session[Key("name", str)] = "ann"
+    handle = handle_of(browser)
+    turn = browser.open()
+    turn.session.renew()
+    face.call(face.manager.commit(turn.session))
+    assert face.call(face.manager.end(handle))
+    turn.session.end()
+    assert cookies_set(turn.finish()) == {}

@@ -13,6 +13,7 @@ from tests.filters.asgi_site import Site, says
 from tests.filters.servers import asgi, in_loop
 from tests.watched import VERBS, Watched
 from typed_sessions import AsyncSessionManager, Key, ListKey, MemoryStore, Request, Session, SessionClosed, StoreUnavailable
+from typed_sessions.exchange import Exchange, Guard, RequestReader
 from typed_sessions.filters.asgi import Scope, open_session
 
 
@@ -224,3 +225,16 @@ async def test_rule_27_a_request_that_is_cancelled_twice_is_closed() -> None:
     slow.let_go.set()
     await site.sessions.aclose()
     assert [view async for view in site.sessions.all()] == []
+
+
+def test_rule_28_a_store_that_is_down_does_not_hide_the_handlers_own_failure(face: Face, caplog: pytest.LogCaptureFixture) -> None:
+    """A session that was made for the request alone cannot be ended: that is logged, and what the handler raised is what is told."""
+    store = Watched(face.store)
+    manager = face.another(store=store)
+    exchange = Exchange(Guard(RequestReader(), manager.cookie_policy, create=True), face.browser().request())
+    session = face.call(manager.open_exchange(exchange))
+    session[Key("name", str)] = "ann"
+    store.faults["end"] = StoreUnavailable("it is down")
+    face.call(manager.abandon_exchange(exchange))
+    assert "could not be ended" in caplog.text
+    assert exchange.done

@@ -16,6 +16,7 @@ import pytest
 from tests.faces import Browser, Face
 from tests.rules.restarts import Server, signed_in
 from typed_sessions import CookiePolicy, End, Key, ListKey, MemoryStore, SessionView, SnapshotDamaged, StoreUnavailable
+from typed_sessions.testing import isolated_keys
 
 pytestmark = pytest.mark.stores("memory")
 
@@ -457,3 +458,23 @@ def test_rule_29_a_snapshot_is_of_one_moment(face: Face) -> None:
     store.__dict__["_shards"] = Rounds(store.__dict__["_shards"])
     assert sorted(store.cut()) == before
     assert len(store.cut()) == 3
+
+
+@pytest.mark.stores("memory")
+def test_rule_29_what_has_ended_and_waits_for_its_hooks_takes_no_place_after_a_restart(face: Face, tmp_path: Path) -> None:
+    """Rule 30: it does not count against `max_sessions`, neither then nor when it has been cleaned up."""
+    cleaned: list[str] = []
+    browser = face.browser()
+    with isolated_keys(), browser.visit() as session:
+        session[Key("hooked", str, cleanup_delete=cleaned.append)] = "value"
+    with browser.visit() as session:
+        session.end()
+    face.call(face.manager.save_sessions(tmp_path / "sessions"))
+    face.store = MemoryStore(max_sessions=1)
+    face.renew()
+    face.call(face.manager.load_sessions(tmp_path / "sessions"))
+    assert len(face.store) == 0
+    Key("hooked", str, cleanup_delete=cleaned.append)
+    face.clock.advance(60)
+    face.call(face.manager.sweep())
+    assert (cleaned, len(face.store)) == (["value"], 0)

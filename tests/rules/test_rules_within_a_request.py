@@ -241,3 +241,36 @@ def test_rule_19_an_edit_sees_the_choice_of_cookie(make_face: Make) -> None:
             session.persistent = persistent
         face.edit(handle_of(browser), work)
     assert seen == [True, False]
+
+
+def test_what_was_removed_from_a_list_stays_removed_after_a_refresh(face: Face) -> None:
+    """`refresh` brings what others have appended, and not what this request has taken out and not committed."""
+    facts = ListKey("facts", str)
+    browser = face.browser()
+    with browser.visit() as session:
+        for fact in ("a", "b", "c"):
+            session[facts].append(fact)
+    turn = browser.open()
+    assert turn.session[facts].remove_where(lambda fact: fact == "b") == 1
+    with browser.copy().visit() as session:
+        session[facts].append("d")
+    face.call(face.manager.refresh(turn.session))
+    assert list(turn.session[facts]) == ["a", "c", "d"]
+    turn.finish()
+    with browser.visit() as session:
+        assert list(session[facts]) == ["a", "c", "d"]
+
+
+def test_start_check_nosession_does_not_grow(face: Face) -> None:
+    """One exception is raised for every such request: it keeps nothing of the requests before, neither frames nor what is in them."""
+    problem = KeyError("sign in first")
+    guard = face.manager.filter(create=False, nosession=problem)
+    depths: list[int] = []
+    for _ in range(4):
+        with pytest.raises(KeyError):
+            face.call(guard(face.browser().request()))
+        trace, depth = problem.__traceback__, 0
+        while trace is not None:
+            trace, depth = trace.tb_next, depth + 1
+        depths.append(depth)
+    assert len(set(depths)) == 1
