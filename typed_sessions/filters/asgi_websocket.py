@@ -18,6 +18,8 @@ from .asgi_base import SET_COOKIE, Message, Receive, Scope, Send, answer, curren
 
 POLICY_VIOLATION = 1008
 INTERNAL_ERROR = 1011
+_FAILED = range(4500, 4600)
+"""A response's status of 500 and above as a private code of a framework (Litestar), which so tells of an exception in the application."""
 PRIVATE = 3000
 """What is added to a code for servers that send only 1000 and 3000 to 4999: 4008 and 4011 are free for applications (RFC 6455 7.4.2)."""
 _CONNECTION = b"connection"
@@ -190,6 +192,9 @@ class WebSocket:
             message = await self._leave(message, message["status"])
             self._denied = self._closed = True
         elif kind == "websocket.close":
+            code = message.get("code", 1000)
+            if self._accepted and (code == INTERNAL_ERROR or code in _FAILED):
+                fail_exchange(self.exchange)  # as a response of 500 and above; in the handshake nothing is committed without an accept
             self._closed = True
         await self._send(message)
 
