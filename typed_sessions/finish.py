@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from typing import final
 from .cookies import SetCookie
 from .exchange import Exchange
 from .session import Opened, current
+
+logger: logging.Logger = logging.getLogger("typed_sessions")
 
 
 class Finishing:
@@ -163,6 +166,18 @@ def dropped(exchange: Exchange) -> list[str] | None:
     names = tracking.dirty_names()
     flags = tracking.end_asked or tracking.renew_asked or tracking.timeout_set or tracking.persistent_set
     return names if names or flags else None
+
+
+def report_broken_off(exchange: Exchange) -> None:
+    """Log what is lost with a body that did not come to its end. Often nobody else tells: servers and frameworks take it for usual."""
+    names = dropped(exchange)
+    if names is not None:
+        logger.warning(
+            "the body of the response to %.200r did not come to its end: what was done to the session after the headers is lost (keys %s); "
+            "what has to be stored all the same is for the manager's commit(session)",
+            exchange.guard.reader.path(exchange.source),
+            names,
+        )
 
 
 def warn_if_dropped(exchange: Exchange) -> None:

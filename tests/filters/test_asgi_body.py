@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, cast
 
 import pytest
 
-from tests.filters.asgi_site import Site, hello, streams
-from tests.filters.servers import ASGIRequest, in_loop, scope
+from tests.filters.asgi_site import App, Site, hello, streams
+from tests.filters.servers import ASGIRequest, Jar, in_loop, scope
 from tests.watched import Watched
 from typed_sessions import AsyncSessionManager, StoreUnavailable
-from typed_sessions.filters.asgi import Receive, Scope, Send
+from typed_sessions.filters.asgi import Receive, Scope, Send, open_session
 
 
 @pytest.fixture
@@ -65,3 +67,81 @@ async def test_a_body_that_could_not_be_committed_does_not_end(site: Site, waits
         assert site.store.calls["commit"] == 1
     del site.store.faults["commit"]
     assert await site.stored(jar) == 1
+
+
+Step = Callable[[Scope], Awaitable[object]]
+LAST: list[dict[str, Any]] = [
+    {"type": "http.response.body", "body": b"end"},
+    {"type": "http.response.body", "body": b"end", "more_body": False},
+    {"type": "http.response.pathsend", "path": "/tmp/file"},
+    {"type": "http.response.zerocopysend", "file": 3},
+]
+
+
+def answers(*steps: Step | dict[str, Any], first: Step | None = None) -> App:
+    """An application that sends the headers, and then does what it is given: work, or a message to send."""
+
+    async def app(scope: Scope, _: Receive, send: Send) -> None:
+        if first is not None:
+            await first(scope)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for step in steps:
+            await (send(step) if isinstance(step, dict) else step(scope))
+
+    return app
+
+
+async def run(site: Site, jar: Jar, app: App) -> None:
+    request = ASGIRequest()
+    await site.app(app)(scope(jar), request.receive, request.send)
+
+
+MORE: dict[str, Any] = {"type": "http.response.body", "body": b"more", "more_body": True}
+
+
+@pytest.mark.parametrize("opened", ["before the headers", "in the body"])
+@pytest.mark.parametrize("waits", [False, True])
+@in_loop
+async def test_what_a_body_without_an_end_has_changed_is_dropped(
+    site: Site, waits: bool, opened: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its client has gone, or it has failed, and the framework has swallowed that: half of a change is none. The log says so."""
+    jar = await site.jar()
+    site.store = Watched(site.store.store, blocking=waits)
+    site.sessions = AsyncSessionManager(cast("Any", site.store), clock=site.clock)
+    first = open_session if opened == "before the headers" else None
+    await run(site, jar, answers(open_session, MORE, lambda scope: site.set(scope, 9), first=first))
+    [record] = caplog.records
+    assert (record.levelno, record.name) == (logging.WARNING, "typed_sessions")
+    for text in ("'/'", "did not come to its end", "keys ['visits']"):
+        assert text in record.getMessage()
+    assert (await site.stored(jar), site.store.calls["commit"]) == (1, 0)
+
+
+@in_loop
+async def test_what_came_before_the_headers_is_committed_whatever_the_body_does(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """And what the application has committed itself. Where nothing is lost, nothing is logged."""
+    jar = await site.jar()
+
+    async def commit(scope: Scope) -> None:
+        await site.set(scope, 3)
+        await site.sessions.commit(await open_session(scope))
+
+    await run(site, jar, answers(MORE, first=lambda scope: site.set(scope, 2)))
+    assert await site.stored(jar) == 2
+    await run(site, jar, answers(MORE, commit, MORE))
+    assert (await site.stored(jar), caplog.records) == (3, [])
+
+
+@pytest.mark.parametrize("opened", ["before the headers", "in the body", "in the task"])
+@pytest.mark.parametrize("last", LAST, ids=str)
+@in_loop
+async def test_what_a_background_task_changes_after_the_end_is_committed(
+    site: Site, last: dict[str, Any], opened: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever kind of message ends the body, and also if nobody has looked at the session until then."""
+    jar = await site.jar()
+    body: list[Any] = [MORE, open_session, MORE] if opened == "in the body" else [MORE]
+    first = open_session if opened == "before the headers" else None
+    await run(site, jar, answers(*body, last, lambda scope: site.set(scope, 9), first=first))
+    assert (await site.stored(jar), caplog.records) == (9, [])

@@ -23,14 +23,17 @@ def site() -> Iterator[Site]:
     site.sessions.close()
 
 
-def test_a_client_that_goes_in_the_middle_commits_nothing_more(site: Site) -> None:
-    """What was done after the headers and not committed by then is dropped, as a whole."""
+def test_a_client_that_goes_in_the_middle_commits_nothing_more(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """What was done after the headers and not committed by then is dropped, as a whole; the log names it."""
     jar = site.jar()
     request = WSGIRequest(site.app(streams(lambda: "begun", lambda: current_session().update(site.visits, lambda n: n + 1))), environ(jar))
     request.step()
     request.step()
     request.close()
     assert site.stored(jar) == 1
+    [record] = caplog.records
+    for text in ("'/'", "did not come to its end", "keys ['visits']"):
+        assert text in record.getMessage()
 
 
 def test_start_response_again_with_exc_info(site: Site) -> None:

@@ -18,7 +18,7 @@ from ..aio import AsyncSessionManager
 from ..clients import Client
 from ..errors import COMMIT_FAILURES, CommitFailure, Headers, NoSession, Rejected
 from ..exchange import BAD_REQUEST, Exchange, Guard, leaves, refusal_of, refuse_late, report
-from ..finish import close_exchange, discard_exchange, forget_changes
+from ..finish import close_exchange, discard_exchange, forget_changes, report_broken_off
 from ..policy import CookiePolicy
 from ..session import Create, Error, Session, enter, leave
 from .asgi_base import App as App  # ASGI's types are for applications too
@@ -248,6 +248,9 @@ async def open_session(scope: Scope, /) -> Session:
             opened = response.sessions.open_soon(response)
             session = opened if isinstance(opened, Session) else await opened
             response.refused = None  # it was for a moment
+            if response.headers_sent:
+                # Nobody looked at the messages so far. It is the next one that tells: from a background task comes none.
+                response.ended = True
             return session
         except (Rejected, *COMMIT_FAILURES) as refused:
             response.refused = refused
@@ -267,6 +270,8 @@ class _Response(Exchange, eq=False, kw_only=True):
 
     sessions: AsyncSessionManager
     raw_send: Send
+    ended: bool = False
+    """The body's last message has left, as far as the messages were looked at, which are those since the session is open."""
 
     def current(self) -> Session:
         return current(self)
@@ -288,12 +293,14 @@ class _Response(Exchange, eq=False, kw_only=True):
         # Not a coroutine: a request that never looks at its session should not pay for one.
         tracking = self.tracking
         if self.headers_sent:
-            if tracking is not None and tracking.touched and message["type"] in _LAST and not message.get("more_body", False):
-                # Before the end leaves: whoever has read it may ask at once for what was written, and a whole response says that it is
-                # stored.
-                ending = self._committing()
-                if ending is not None:
-                    return self._end(message, ending)
+            if tracking is not None and message["type"] in _LAST:
+                self.ended = not message.get("more_body", False)
+                if self.ended and tracking.touched:
+                    # Before the end leaves: whoever has read it may ask at once for what was written, and a whole response says that it
+                    # is stored.
+                    ending = self._committing()
+                    if ending is not None:
+                        return self._end(message, ending)
         elif message["type"] == "http.response.start":
             if message["status"] >= 500:
                 if message["status"] == 500:
@@ -320,7 +327,7 @@ class _Response(Exchange, eq=False, kw_only=True):
         try:
             return self.sessions.commit_soon(self)
         except BaseException:
-            forget_changes(self)  # as in `_settled`
+            self._unsettled()
             raise
 
     async def _start(self, message: Message, committing: Awaitable[None] | None) -> None:
@@ -341,15 +348,25 @@ class _Response(Exchange, eq=False, kw_only=True):
         try:
             await committing
         except BaseException:
-            forget_changes(self)  # an application that answers in another way now has not done this
+            self._unsettled()
             raise
 
+    def _unsettled(self) -> None:
+        """The commit has failed, and the message that waited for it stays here."""
+        self.ended = False
+        forget_changes(self)  # an application that answers in another way now has not done this
+
     async def finish(self) -> None:
-        """The application has returned: commit what it changed after the body's end."""
+        """The application has returned: commit what it changed after the body's end. Of a body that has none, nothing more is committed."""
         if self.done:
             return
         if not self.headers_sent:
             await self.sessions.abandon_exchange(self)  # there was no response
+            return
+        if not self.ended:
+            # The client has gone, or the application has failed, and its framework has swallowed that.
+            report_broken_off(self)
+            await self.sessions.abandon_exchange(self)
             return
         try:
             await self.sessions.commit_exchange(self)

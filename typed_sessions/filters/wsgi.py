@@ -17,7 +17,7 @@ from typing_extensions import Never
 from ..clients import Client
 from ..errors import COMMIT_FAILURES, CommitFailure, Headers, NoSession, Rejected
 from ..exchange import BAD_REQUEST, Exchange, Guard, plain_answer, refusal_of, refuse_late, report
-from ..finish import close_exchange, discard_exchange, fail_exchange, forget_changes
+from ..finish import close_exchange, discard_exchange, fail_exchange, forget_changes, report_broken_off
 from ..manager import SessionManager
 from ..policy import CookiePolicy
 from ..session import Create, Error, Session, enter, leave
@@ -365,6 +365,8 @@ class _Body:
             try:
                 if not self._over:
                     self._over = True
+                    if self._response.started:
+                        report_broken_off(self._response)
                     self._response.abandon()
             finally:
                 leave(token)
