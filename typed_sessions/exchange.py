@@ -239,6 +239,18 @@ def _is_settled(problem: BaseException) -> bool:
     return len(packages) == 1 and called not in _HANDLERS
 
 
+def comes_of(problem: BaseException, failure: BaseException) -> bool:
+    """Whether an exception was raised for another one: from it, or while it was handled, but not `from None`."""
+    seen: set[int] = set()
+    step: BaseException | None = problem
+    while step is not None and id(step) not in seen:
+        if any(leaf is failure for leaf in leaves(step)):
+            return True
+        seen.add(id(step))
+        step = step.__cause__ or (None if step.__suppress_context__ else step.__context__)
+    return False
+
+
 def refuse_late(exchange: Exchange) -> None:
     """Raise `SessionClosed` for a session that nobody has looked at until the request was over."""
     if exchange.source is None:
@@ -274,6 +286,8 @@ class Exchange(msgspec.Struct, eq=False, weakref=True):
     turn: Any = None  # Any: a `Turn`, while a task commits or refreshes it; as above
     refused: BaseException | None = None
     """What opening the session has raised, until the request is over."""
+    failure: CommitFailure | None = None
+    """What the filter's own commit has raised when nothing had left, until the request is over."""
 
     def __repr__(self) -> str:
         return f"<Exchange {self.verdict}>"  # the cookies' values must not reach a log or a traceback (I4)
@@ -293,6 +307,21 @@ class Exchange(msgspec.Struct, eq=False, weakref=True):
             seen.append(handled)
             handled = handled.__cause__ or handled.__context__
         return None
+
+    def commit_failed(self, problem: BaseException) -> None:
+        """Remember what the filter's own commit has raised: it comes to the filter through the application, which may wrap it."""
+        if not self.headers_sent and isinstance(problem, COMMIT_FAILURES):
+            self.failure = problem
+
+    def failure_behind(self, problem: BaseException) -> CommitFailure | None:
+        """The filter's own failed commit, if the application's framework has made an exception of its own of that, and nothing has left.
+
+        A cancellation, or the end of the process, is not to be taken for an answer, whatever it has come across.
+        """
+        failure = self.failure
+        if failure is None or self.headers_sent:
+            return None
+        return failure if all(isinstance(leaf, Exception) and comes_of(leaf, failure) for leaf in leaves(problem)) else None
 
     def forgive(self) -> None:
         """What has just been raised is none that the request is refused for: whoever asked has an answer for it."""

@@ -131,7 +131,7 @@ def close_exchange(exchange: Exchange) -> None:
     if tracking is not None:
         tracking.closed = True
         tracking.owner = tracking.rejected = None  # no reference cycle: a request's memory is free when the request is over
-    exchange.refused = None
+    exchange.refused = exchange.failure = None
 
 
 def forget_changes(exchange: Exchange) -> None:

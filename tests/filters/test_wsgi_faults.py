@@ -275,6 +275,25 @@ def test_a_commit_that_fails_is_answered_in_the_applications_place(site: Site, f
     assert site.stored(jar) == 1
 
 
+def test_a_commit_that_fails_is_answered_also_if_it_comes_wrapped(site: Site) -> None:
+    """A framework that writes takes its response for begun, and raises an error of its own from the failure: nothing has left."""
+    jar = site.jar()
+    site.store.faults["commit"] = StoreUnavailable("it is down")
+
+    def app(_: dict[str, Any], start_response: Start) -> Iterable[bytes]:
+        current_session()[site.visits] = 9
+        try:
+            start_response("200 OK", [("Content-Type", "text/plain")])(b"saved")
+        except StoreUnavailable as failure:
+            raise ZeroDivisionError("after the response has started") from failure
+        return []
+
+    answer = wsgi(site.app(app), jar)
+    assert (answer.status, answer.all("Retry-After"), answer.all("Set-Cookie")) == (503, ["1"], [])
+    del site.store.faults["commit"]
+    assert site.stored(jar) == 1
+
+
 def test_a_commit_that_failed_is_not_repeated_by_another_answer(site: Site) -> None:
     """The application has caught the error and answers in its own way: what may have been applied is not committed again."""
     jar = site.jar()

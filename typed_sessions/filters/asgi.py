@@ -135,7 +135,7 @@ class SessionMiddleware:
                 else:
                     close_exchange(response)
         except BaseException as problem:
-            refused = refusal_of(problem)
+            refused = refusal_of(problem) or response.failure_behind(problem)
             if refused is not None:
                 await response.refuse(refused)
             else:
@@ -179,7 +179,7 @@ class SessionMiddleware:
                     raise
             await connection.finish()
         except BaseException as problem:
-            refused = refusal_of(problem, beside=(Cut,))
+            refused = refusal_of(problem, beside=(Cut,)) or connection.exchange.failure_behind(problem)
             if refused is not None:
                 await connection.refuse(refused)
             else:
@@ -326,8 +326,8 @@ class _Response(Exchange, eq=False, kw_only=True):
     def _committing(self) -> Awaitable[None] | None:
         try:
             return self.sessions.commit_soon(self)
-        except BaseException:
-            self._unsettled()
+        except BaseException as problem:
+            self._unsettled(problem)
             raise
 
     async def _start(self, message: Message, committing: Awaitable[None] | None) -> None:
@@ -347,12 +347,13 @@ class _Response(Exchange, eq=False, kw_only=True):
     async def _settled(self, committing: Awaitable[None]) -> None:
         try:
             await committing
-        except BaseException:
-            self._unsettled()
+        except BaseException as problem:
+            self._unsettled(problem)
             raise
 
-    def _unsettled(self) -> None:
+    def _unsettled(self, problem: BaseException) -> None:
         """The commit has failed, and the message that waited for it stays here."""
+        self.commit_failed(problem)
         self.ended = False
         forget_changes(self)  # an application that answers in another way now has not done this
 

@@ -223,7 +223,11 @@ class WebSocket:
             fail_exchange(exchange)
         if exchange.tracking is not None:
             if status < 500:
-                await self.sessions.commit_exchange(exchange)
+                try:
+                    await self.sessions.commit_exchange(exchange)
+                except BaseException as problem:
+                    exchange.commit_failed(problem)
+                    raise
             exchange.tracking.headers_sent = True
         exchange.headers_sent = True
         if not exchange.looked:

@@ -120,7 +120,7 @@ class SessionMiddleware:
                 return body
             body = _Files.iterable(files, body)
         except BaseException as problem:
-            refused = refusal_of(problem)
+            refused = refusal_of(problem) or response.failure_behind(problem)
             if refused is not None:
                 return response.refuse(refused)
             response.abandon()
@@ -221,7 +221,8 @@ class _Response(Exchange, eq=False, kw_only=True):
             if tracking is not None and tracking.touched:
                 try:
                     self.sessions.commit_exchange(self)
-                except BaseException:
+                except BaseException as problem:
+                    self.commit_failed(problem)
                     forget_changes(self)  # an application that answers in another way now has not done this
                     raise
             self.own_headers = [*self.own_headers, *self.headers()]  # a new list: the application may use its own for everybody
