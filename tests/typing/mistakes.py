@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 
+from tests.typing.frameworks import FalconASGI, FalconWSGI
 from tests.typing.shapes import Cart, Connection, Photo, cart, messages, names, note, photo, to_names, user, visits
 from typed_sessions import (
     AsyncSessionManager,
@@ -20,7 +21,7 @@ from typed_sessions import (
     Upgrades,
     open_store,
 )
-from typed_sessions.filters import asgi, starlette
+from typed_sessions.filters import asgi, starlette, wsgi
 from typed_sessions.filters.bottle import SessionPlugin
 from typed_sessions.filters.decorators import from_session, with_session
 from typed_sessions.filters.fastapi import FromSession
@@ -128,6 +129,11 @@ def managers(request: Request) -> None:
     SessionManager().filter(check=awaited)  # type: ignore
     _session, _finish = AsyncSessionManager().start_check(request)  # type: ignore
     asgi.SessionMiddleware(print, AsyncSessionManager())  # type: ignore
+    asgi.SessionMiddleware(FalconWSGI(), AsyncSessionManager())  # type: ignore
+    asgi.SessionMiddleware(FalconASGI, AsyncSessionManager())  # type: ignore
+    wsgi.SessionMiddleware(FalconASGI(), SessionManager())  # type: ignore
+    wsgi.SessionMiddleware(FalconWSGI(), AsyncSessionManager())  # type: ignore
+    wsgi.open_session(request)  # type: ignore
     open_store(b"memory:")  # type: ignore
 
 
@@ -135,6 +141,8 @@ async def unawaited(app: asgi.App, scope: asgi.Scope, request: Request) -> None:
     asgi.SessionMiddleware(app, SessionManager())  # type: ignore
     session = asgi.open_session(scope)
     session[visits]  # type: ignore
+    await asgi.open_session(request)  # type: ignore
+    asgi.SessionMiddleware(app, AsyncSessionManager())(scope)  # type: ignore
     _, finish = await AsyncSessionManager().start_check(request)
     finish()[0]  # type: ignore
 

@@ -11,7 +11,7 @@ either direction, `granularity` after the last question to the store at the late
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, cast, final
 
 from ..aio import AsyncSessionManager
@@ -21,12 +21,12 @@ from ..exchange import BAD_REQUEST, Exchange, Guard, leaves, refusal_of, refuse_
 from ..finish import close_exchange, discard_exchange, forget_changes, report_broken_off
 from ..policy import CookiePolicy
 from ..session import Create, Error, Session, enter, leave
+from .asgi_base import AnyApp, AnyReceive, AnySend, answer, current, headers_of
 from .asgi_base import App as App  # ASGI's types are for applications too
 from .asgi_base import Message as Message
 from .asgi_base import Receive as Receive
 from .asgi_base import Scope as Scope
 from .asgi_base import Send as Send
-from .asgi_base import answer, current, headers_of
 from .asgi_websocket import Cut, Origins, WebSocket
 from .family import check_application
 from .nested import refuse_same_cookies
@@ -86,7 +86,7 @@ class SessionMiddleware:
 
     def __init__(
         self,
-        app: App,
+        app: AnyApp,
         sessions: AsyncSessionManager,
         *,
         create: Create | None = None,
@@ -109,7 +109,8 @@ class SessionMiddleware:
         self._origins = Origins(allowed_origins)
         self._own_origins = bool(allowed_origins)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    # Any: a framework's scope, which is written to: see `AnyApp`.
+    async def __call__(self, scope: Any, receive: AnyReceive, send: AnySend) -> None:
         if scope["type"] != "http":
             await self._other(scope, receive, send)
             return
@@ -237,7 +238,7 @@ class SessionMiddleware:
             await close()
 
 
-async def open_session(scope: Scope, /) -> Session:
+async def open_session(scope: Mapping[str, object], /) -> Session:
     """The session of the request, opened at the first call. Raises `NoSession` where no `SessionMiddleware` is around."""
     response = scope.get(_KEY)
     if type(response) is _Response:

@@ -15,6 +15,12 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+# What other people's applications and servers have in their place. Any: each framework declares ASGI's types in its own way, many of them
+# as TypedDicts, and to a type checker these are no MutableMapping, nor the same as another framework's.
+AnyApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
+AnyReceive: TypeAlias = Callable[[], Awaitable[Any]]
+AnySend: TypeAlias = Callable[[Any], Awaitable[None]]
+
 SET_COOKIE = b"set-cookie"
 _NO_STORE = (b"cache-control", b"no-store")
 _VARY = (b"vary", b"Cookie")

@@ -8,7 +8,7 @@ first one is taken at once if the application has called `start_response`, for s
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, cast, final
 from wsgiref.util import FileWrapper
 
@@ -26,13 +26,14 @@ from .nested import refuse_same_cookies
 
 if TYPE_CHECKING:
     # wsgiref.types came with Python 3.11; type checkers know this module in every version.
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 __all__ = ["SessionMiddleware", "open_session"]
 
 _KEY = "typed_sessions.exchange"
 _FILES = "wsgi.file_wrapper"
 _Write: TypeAlias = Callable[[bytes], object]
+_AnyApp: TypeAlias = Callable[[Any, Any], Iterable[bytes]]  # Any: frameworks declare the two arguments in ways that differ
 
 
 @final
@@ -67,7 +68,7 @@ class SessionMiddleware:
 
     def __init__(
         self,
-        app: WSGIApplication,
+        app: _AnyApp,
         sessions: SessionManager,
         *,
         create: Create | None = None,
@@ -130,7 +131,7 @@ class SessionMiddleware:
         return _Body(response, body).begun()
 
 
-def open_session(environ: WSGIEnvironment, /) -> Session:
+def open_session(environ: Mapping[str, object], /) -> Session:
     """The session of the request, opened at the first call. Raises `NoSession` where no `SessionMiddleware` is around."""
     response = environ.get(_KEY)
     if not isinstance(response, _Response):
