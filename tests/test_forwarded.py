@@ -42,7 +42,8 @@ def test_no_peer_raises_with_the_remedy(policy: AddressPolicy, peer: str | None)
     """Rule 21: no peer and no trusted Unix socket is a mistake of the set-up, and the text says what to write."""
     with pytest.raises(NoPeerAddress) as caught:
         policy.origin(peer, sent(xff=[CLIENT]))
-    for remedy in ('trusted_proxies=("unix",)', 'match="off"', "X-Forwarded-For"):
+    of_tests = ('{"REMOTE_ADDR": "127.0.0.1"} in the environ', '"client": ("127.0.0.1", 50000) in the scope')
+    for remedy in (*of_tests, 'trusted_proxies=("unix",)', 'match="off"', "X-Forwarded-For"):
         assert remedy in str(caught.value)
 
 

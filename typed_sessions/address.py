@@ -37,9 +37,10 @@ _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _SCHEMES = {"https": True, "wss": True, "http": False, "ws": False}
 
 _NO_PEER = (
-    "the request came without a peer address, so no session can be bound to it. If the server listens on a Unix socket behind a proxy "
-    'that sets X-Forwarded-For (or Forwarded), say so with AddressPolicy(trusted_proxies=("unix",)); to bind sessions to no address, '
-    'use AddressPolicy(match="off")'
+    "the request came without a peer address, so no session can be bound to it. A test client has to be given one: WSGI's as "
+    '{"REMOTE_ADDR": "127.0.0.1"} in the environ, ASGI\'s as "client": ("127.0.0.1", 50000) in the scope. If the server listens on a Unix '
+    'socket behind a proxy that sets X-Forwarded-For (or Forwarded), say so with AddressPolicy(trusted_proxies=("unix",)); to bind '
+    'sessions to no address, use AddressPolicy(match="off")'
 )
 _NOT_FORWARDED = (
     "the first request of a trusted proxy (%s) came with none of the headers Forwarded, X-Forwarded-For and X-Forwarded-Proto. If others "

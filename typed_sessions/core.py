@@ -268,7 +268,8 @@ class Core:
                 f"no session can be bound to the peer {peer!r}: it is no IP address"
                 f"{', and no trusted proxy named one' if self._trusts else ''}. Behind a proxy, give "
                 'AddressPolicy(trusted_proxies=[...]) ("unix" for a Unix socket). A test client needs an address, as in '
-                'TestClient(app, client=("127.0.0.1", 50000)); where addresses mean nothing there is AddressPolicy(match="off")'
+                'TestClient(app, client=("127.0.0.1", 50000)); where it takes none (Litestar\'s), or addresses mean nothing, there is '
+                'AddressPolicy(match="off")'
             )
         # The proxy is trusted and has named nothing that can be believed: the client's doing, not the server's.
         raise Rejected("other_address", exchange.guard.error[0], exchange.guard.error[1])

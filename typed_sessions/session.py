@@ -396,7 +396,8 @@ def current_session(default: object = ABSENT, /) -> object:
     if default is ABSENT:
         raise NoSession(
             "there is no session here: current_session() works in a request that a filter serves, and in a listener; "
-            "the filter has to be outside of all that uses the session, other middleware too"
+            "the filter has to be outside of all that uses the session, other middleware too. A test client that goes past it, such as "
+            "Django's, finds none: use httpx.WSGITransport or httpx.ASGITransport with the application that the server is given"
         )
     return default
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from typing import Any, get_type_hints
 
@@ -15,7 +16,7 @@ from starlette.routing import Route
 from tests.filters.asgi_site import Site as ASGISite
 from tests.filters.servers import Jar, asgi, in_loop, wsgi
 from tests.filters.wsgi_site import Site as WSGISite
-from typed_sessions import Key, Session
+from typed_sessions import Key, Session, current_session
 from typed_sessions.filters.decorators import from_session, with_session
 
 
@@ -128,8 +129,25 @@ def test_a_first_argument_without_a_scope_is_told() -> None:
         waiting.send(None)
     assert str(caught.value) == (
         f"with_session on Resource.on_get: its first argument is a {__name__}.Resource, which is no ASGI scope and has none; "
-        "use await open_session(scope) of filters.asgi inside of it, with the scope that your framework keeps"
+        "use await open_session(scope) of filters.asgi inside of it, with the scope that your framework keeps, such as req.scope; "
+        "under a filter of WSGI, which has no scope, current_session()"
     )
+
+
+def test_an_awaited_handler_under_wsgi() -> None:
+    """Such as an async view of Django's WSGI application: the text sends one to what works there."""
+    site = WSGISite()
+
+    async def view(request: object) -> int:
+        with pytest.raises(TypeError, match=r"under a filter of WSGI, which has no scope, current_session\(\)$"):
+            await call(Resource.on_get, request)
+        return current_session().update(site.visits, lambda n: n + 1, default=0)
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [str(asyncio.run(view(object()))).encode()]
+
+    assert wsgi(site.app(app), Jar()).text == "1"
 
 
 def test_a_call_without_a_first_argument_is_told() -> None:

@@ -261,7 +261,8 @@ async def open_session(scope: Mapping[str, object], /) -> Session:
         return await response.open() if open_already is None or response.exchange.opening is not None else open_already
     raise NoSession(
         "this request did not come through typed_sessions.filters.asgi.SessionMiddleware, which has to be outside of all that uses the "
-        "session, other middleware too (of those that FastAPI and Starlette are given by add_middleware, the last is the outermost)"
+        "session, other middleware too (of those that FastAPI and Starlette are given by add_middleware, the last is the outermost); a "
+        "test client that goes past it, such as Django's, can be replaced by httpx.ASGITransport"
     )
 
 

@@ -194,6 +194,7 @@ def _scope(first: object, asked: str) -> Scope:
         kind: type[object] = type(first)
         raise TypeError(
             f"{asked}: its first argument is a {kind.__module__}.{kind.__qualname__}, which is no ASGI scope and has none; "
-            "use await open_session(scope) of filters.asgi inside of it, with the scope that your framework keeps"
+            "use await open_session(scope) of filters.asgi inside of it, with the scope that your framework keeps, such as req.scope; "
+            "under a filter of WSGI, which has no scope, current_session()"
         )
     return cast("Scope", scope)

@@ -137,7 +137,8 @@ def open_session(environ: Mapping[str, object], /) -> Session:
     if not isinstance(response, _Response):
         raise NoSession(
             "this request did not come through typed_sessions.filters.wsgi.SessionMiddleware, "
-            "which has to be outside of all that uses the session, other middleware too"
+            "which has to be outside of all that uses the session, other middleware too; "
+            "a test client that goes past it, such as Django's, can be replaced by httpx.WSGITransport"
         )
     return response.current()
 
