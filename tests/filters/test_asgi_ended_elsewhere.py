@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, cast
 
 import pytest
@@ -213,3 +213,54 @@ async def test_who_ends_the_session_may_say_so() -> None:
         await socket.accepted()
         assert (await socket.next())["text"] == "bye"
         assert await socket.next() == CLOSED
+
+
+def test_one_that_is_spoken_to_is_closed_after_a_sign_in_elsewhere(face: Face) -> None:
+    """Rule 9: the secret that it was opened with is not the session's any more, and a use under it is none."""
+
+    async def test() -> None:
+        async with places(face, 2) as (here, there):
+            jar = await here.jar()
+            async with Socket(here.app(echo), jar) as socket:
+                await socket.accepted()
+                await there.ask(jar.copy(), lambda session: session.renew())
+                face.clock.advance(60)
+                await socket.say("anybody?")
+                assert await socket.next() == CLOSED
+
+    run(face, test())
+
+
+@in_loop
+async def test_an_outage_that_was_dealt_with_does_not_end_the_asking() -> None:
+    """An application that goes on after `StoreUnavailable` is closed all the same when its session has ended meanwhile."""
+    site = Site()
+    jar = await site.jar()
+    place = Place(site.store.store, site.clock)
+    ticks: asyncio.Queue[bool] = asyncio.Queue()
+
+    async def stubborn(scope: Scope, receive: Receive, send: Send) -> None:
+        await open_session(scope)
+        await receive()
+        await send({"type": "websocket.accept"})
+        with suppress(OSError):
+            while await ticks.get():
+                try:
+                    await send({"type": "websocket.send", "text": "tick"})
+                except StoreUnavailable:
+                    place.store.faults.clear()
+
+    async with Socket(place.app(stubborn), jar) as socket:
+        await socket.accepted()
+        try:
+            place.store.faults["open"] = StoreUnavailable("it is down")
+            site.clock.advance(120)
+            await ticks.put(True)
+            await ticks.put(True)
+            assert (await socket.next())["text"] == "tick"
+            await Place(site.store.store, site.clock).ask(jar.copy(), lambda session: session.end())
+            site.clock.advance(60)
+            await ticks.put(True)
+            assert await socket.next() == CLOSED
+        finally:
+            await ticks.put(False)

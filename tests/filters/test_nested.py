@@ -9,7 +9,17 @@ from typing import Any, cast
 import pytest
 
 from tests.filters.servers import Answer, ASGIRequest, Jar, Socket, asgi, in_loop, scope, wsgi
-from typed_sessions import AddressPolicy, AsyncSessionManager, CookiePolicy, Key, MemoryStore, PolicyError, Session, SessionManager
+from typed_sessions import (
+    AddressPolicy,
+    AsyncSessionManager,
+    CookiePolicy,
+    Key,
+    MemoryStore,
+    PolicyError,
+    Rejected,
+    Session,
+    SessionManager,
+)
 from typed_sessions.filters import asgi as for_asgi
 from typed_sessions.filters import wsgi as for_wsgi
 from typed_sessions.filters.asgi import Receive, Scope, Send
@@ -373,3 +383,86 @@ async def test_the_inner_filter_may_allow_other_origins() -> None:
     async with Socket(rooms.app, denial=True, headers=[("Origin", "https://other.example")]) as socket:
         assert (await socket.next())["status"] == 403
     assert await rooms.stored() == [(None, "room")]
+
+
+@KINDS
+def test_what_an_inner_check_refuses_is_not_begun_by_an_outer_application_that_answers_it(kind: str) -> None:
+    """It has written to a session that is not there yet, and makes the refusal a page of its own: nothing is created, and no cookie set."""
+    user, jar = Key("user", str), Jar()
+    sessions = cast("Any", SessionManager() if kind == "wsgi" else AsyncSessionManager())
+
+    def inner_wsgi(_: dict[str, Any], __: Any) -> Iterable[bytes]:
+        raise AssertionError("the inner application was called")
+
+    def outer_wsgi(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        for_wsgi.open_session(environ)[user] = "ann"
+        try:
+            return for_wsgi.SessionMiddleware(inner_wsgi, sessions, check=unsound)(environ, start_response)
+        except Rejected:
+            start_response("200 OK", [("Content-Type", "text/plain")])
+            return [b"not you"]
+
+    async def inner_asgi(*_: object) -> None:
+        raise AssertionError("the inner application was called")
+
+    async def outer_asgi(scope: Scope, receive: Receive, send: Send) -> None:
+        (await for_asgi.open_session(scope))[user] = "ann"
+        try:
+            await for_asgi.SessionMiddleware(inner_asgi, sessions, check=unsound)(scope, receive, send)
+        except Rejected:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"not you"})
+
+    async def asking() -> tuple[Answer, int]:
+        answer = await asgi(for_asgi.SessionMiddleware(outer_asgi, sessions), jar)
+        return answer, len([view async for view in sessions.all()])
+
+    if kind == "wsgi":
+        answer = wsgi(for_wsgi.SessionMiddleware(outer_wsgi, sessions), jar)
+        stored = len(list(sessions.all()))
+    else:
+        answer, stored = asyncio.run(asking())
+    assert (answer.status, answer.text, answer.all("set-cookie"), stored) == (200, "not you", [], 0)
+
+
+@KINDS
+def test_an_inner_check_expires_the_cookies_of_a_session_that_was_just_renewed(kind: str) -> None:
+    """The outer application has signed somebody in, and committed it: what is over by now gets no new cookies."""
+    user, jar = Key("user", str), Jar()
+    sessions = cast("Any", SessionManager() if kind == "wsgi" else AsyncSessionManager())
+    settings: dict[str, Any] = {"error": (404, ())}
+
+    def inner_wsgi(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b""]
+
+    def outer_wsgi(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        session = for_wsgi.open_session(environ)
+        if user in session:
+            session.renew()
+            sessions.commit(session)
+            settings["check"] = unsound
+        session[user] = "ann"
+        return for_wsgi.SessionMiddleware(inner_wsgi, sessions, **settings)(environ, start_response)
+
+    async def inner_asgi(_: Scope, __: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def outer_asgi(scope: Scope, receive: Receive, send: Send) -> None:
+        session = await for_asgi.open_session(scope)
+        if user in session:
+            session.renew()
+            await sessions.commit(session)
+            settings["check"] = unsound
+        session[user] = "ann"
+        await for_asgi.SessionMiddleware(inner_asgi, sessions, **settings)(scope, receive, send)
+
+    def ask() -> Answer:
+        if kind == "wsgi":
+            return wsgi(for_wsgi.SessionMiddleware(outer_wsgi, sessions), jar)
+        return asyncio.run(asgi(for_asgi.SessionMiddleware(outer_asgi, sessions), jar))
+
+    assert (ask().status, len(jar.cookies)) == (200, 2)
+    answer = ask()
+    assert (answer.status, ["Max-Age=0" in value for value in answer.all("set-cookie")], jar.cookies) == (404, [True, True], {})
