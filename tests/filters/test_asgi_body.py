@@ -86,7 +86,7 @@ def answers(*steps: Step | dict[str, Any], first: Step | None = None) -> App:
             await first(scope)
         await send({"type": "http.response.start", "status": 200, "headers": []})
         for step in steps:
-            await (send(step) if isinstance(step, dict) else step(scope))
+            await (step(scope) if callable(step) else send(step))
 
     return app
 

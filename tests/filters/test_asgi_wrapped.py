@@ -105,10 +105,11 @@ async def test_a_wrapped_failure_in_a_group(site: Site, with_other: bool) -> Non
     site.store.faults["commit"] = StoreUnavailable("it is down")
 
     async def grouped(scope: Scope, receive: Receive, send: Send) -> None:
+        wrapped: Any = None
         try:
             await wraps(says(lambda scope: site.set(scope, 9)), "from it")(scope, receive, send)
         except Wrapped as problem:
-            wrapped: Any = problem
+            wrapped = problem
         raise group("tasks", [wrapped, ValueError("a bug")] if with_other else [wrapped])
 
     if with_other:

@@ -21,7 +21,7 @@ from ..exchange import BAD_REQUEST, Exchange, Guard, leaves, refusal_of, refuse_
 from ..finish import close_exchange, discard_exchange, forget_changes, report_broken_off
 from ..policy import CookiePolicy
 from ..session import Create, Error, Session, enter, leave
-from .asgi_base import AnyApp, AnyReceive, AnySend, answer, current, headers_of
+from .asgi_base import AnyApp, AnyReceive, AnySend, answer, current, headers_of, make_lists
 from .asgi_base import App as App  # ASGI's types are for applications too
 from .asgi_base import Message as Message
 from .asgi_base import Receive as Receive
@@ -114,6 +114,9 @@ class SessionMiddleware:
         if scope["type"] != "http":
             await self._other(scope, receive, send)
             return
+        # What servers give; a look at anything else is for a function, since here it would cost every request.
+        if type(scope.get("headers")) is not list or type(scope.get("client")) is not tuple:
+            make_lists(scope)
         if _KEY in scope:
             around = scope[_KEY]
             if isinstance(around, _Response) and around.source is not None:
@@ -157,6 +160,7 @@ class SessionMiddleware:
             await self._app(scope, receive, send)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        make_lists(scope)
         if _KEY in scope:
             around = scope[_KEY]
             if isinstance(around, WebSocket) and around.exchange.source is not None:

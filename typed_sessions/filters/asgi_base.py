@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from types import NoneType
 from typing import Any, TypeAlias
 
 from ..errors import NotOpened
@@ -25,6 +26,19 @@ SET_COOKIE = b"set-cookie"
 _NO_STORE = (b"cache-control", b"no-store")
 _VARY = (b"vary", b"Cookie")
 _NAMES = {"Set-Cookie": SET_COOKIE, "Cache-Control": b"cache-control", "Vary": b"vary"}
+
+
+def make_lists(scope: Scope) -> None:
+    """`headers` and `client` of a scope may be anything that is iterable, says ASGI, so also what can be read only once, pairs too.
+
+    They are read here, for the filter and for the application. In place: whoever is around could not read them again either.
+    """
+    headers = scope.get("headers")
+    if headers is not None and type(headers) is not list:
+        scope["headers"] = [tuple(pair) for pair in headers]
+    client = scope.get("client")
+    if not isinstance(client, (list, tuple, NoneType)):
+        scope["client"] = list(client)
 
 
 def current(exchange: Exchange) -> Session:
