@@ -366,7 +366,7 @@ class AsyncSessionManager(Carrying):
 
     def disconnected(self, client: Client) -> None:
         """For filters: the connection is gone."""
-        left = self._core.clients.detach(client)
+        left = self._core.clients.detach(client, self._core.clock())
         if left:
             self._tasks.spawn(self.run(endings.clients_left(self._core, left)))
 

@@ -6,8 +6,9 @@ Where the server does not tell when a connection closes, an address counts as co
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import NoneType
 from typing import TypeAlias, cast, final
 
@@ -73,8 +74,8 @@ class Clients:
         self._lock = threading.Lock()
         self.connected: dict[bytes, list[Client]] = {}
         """The connections of each session that has any."""
-        # Addresses that linger, each with the moment until which it does. As small as can be: every new session has one.
-        self._lingering: dict[int, tuple[tuple[str | None, float], ...]] = {}
+        # Addresses that linger, each with the moment until which it does, and when it was here last.
+        self._lingering: dict[int, tuple[tuple[str | None, float, float], ...]] = {}
         self._due = Wheel()
         tell_of_forks(self)
 
@@ -103,18 +104,18 @@ class Clients:
         with self._lock:
             entries = self._lingering.get(key)
             if entries is None:
-                self._lingering[key] = ((address, until),)
+                self._lingering[key] = ((address, until, now),)
                 self._due.add(key, until, now)
             else:
                 others = tuple(entry for entry in entries if entry[0] != address)
-                self._lingering[key] = (*others[max(0, len(others) + 1 - self._max_clients) :], (address, until))
+                self._lingering[key] = (*others[max(0, len(others) + 1 - self._max_clients) :], (address, until, now))
 
-    def detach(self, client: Client) -> Sequence[bytes]:
+    def detach(self, client: Client, now: float) -> Sequence[bytes]:
         """The connection is closed; the sessions that have no client left."""
         client.take_close()
         with self._lock:
             client.gone = True
-            return [locator for locator in client.carried if self._disconnect(locator, client) and not self._lingers(locator)]
+            return [locator for locator in client.carried if self._disconnect(locator, client) and not self._lingers(locator, now)]
 
     def _disconnect(self, locator: bytes, client: Client) -> bool:
         clients = self.connected.get(locator)
@@ -126,29 +127,48 @@ class Clients:
         del self.connected[locator]
         return True
 
-    def _lingers(self, locator: bytes) -> bool:
-        return int.from_bytes(locator, "big") in self._lingering
+    def _lingers(self, locator: bytes, now: float) -> bool:
+        key = int.from_bytes(locator, "big")
+        entries = self._lingering.get(key)
+        if entries is None:
+            return False
+        # Until now there was a connection, so what has been used by now was used here.
+        self._lingering[key] = tuple((address, until, now) for address, until, _ in entries)
+        return True
 
-    def lapse(self, now: float, limit: int) -> Sequence[bytes]:
-        """Let go of addresses whose time is over, looking at `limit` sessions; those that have no client left."""
-        left: list[bytes] = []
+    def lapse(self, now: float, limit: int, looks: int) -> tuple[Mapping[bytes, float], bool]:
+        """Let go of addresses whose time is over: `limit` sessions that have no client left, each with when it had one last.
+
+        And whether there may be more: at no more than `looks` sessions is looked.
+        """
+        left: dict[bytes, float] = {}
         with self._lock:
             self._due.begin(now)
-            for key in self._due.take(now, limit):
-                entries = tuple(entry for entry in self._lingering.pop(key, ()) if entry[1] >= now)
-                locator = key.to_bytes(LOCATOR_BYTES, "big")
-                if entries:
-                    self._lingering[key] = entries
-                    self._due.add(key, max(until for _, until in entries), now)
-                elif locator not in self.connected:
-                    left.append(locator)
-        return left
+            while len(left) < limit and looks > 0:
+                taken = self._due.take(now, min(limit - len(left), looks))
+                if not taken:
+                    return left, False
+                looks -= len(taken)
+                for key in taken:
+                    self._let_go(key, now, left)
+        return left, True
+
+    def _let_go(self, key: int, now: float, left: dict[bytes, float]) -> None:
+        before = self._lingering.pop(key, ())
+        entries = tuple(entry for entry in before if entry[1] >= now)
+        locator = key.to_bytes(LOCATOR_BYTES, "big")
+        if entries:
+            self._lingering[key] = entries
+            # They are over after that moment, not in it: whoever looks now does not come across them once more.
+            self._due.add(key, math.nextafter(max(until for _, until, _ in entries), math.inf), now)
+        elif before and locator not in self.connected:
+            left[locator] = max(seen for _, _, seen in before)
 
     def of(self, locator: bytes, now: float) -> Sequence[Client]:
         """The clients of a session; one that only lingers is made for the occasion, and has nothing to close."""
         with self._lock:
             entries = self._lingering.get(int.from_bytes(locator, "big"), ())
-            return (*self.connected.get(locator, ()), *(Client(address, _nothing) for address, until in entries if until >= now))
+            return (*self.connected.get(locator, ()), *(Client(address, _nothing) for address, until, _ in entries if until >= now))
 
     def lingering(self, address: str | None) -> Sequence[Client]:
         """What stands for a session's last visitor where nobody tells about connections."""

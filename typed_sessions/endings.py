@@ -6,6 +6,7 @@ Nothing here knows what a request wanted; rule 13 gives the order of everything.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -172,29 +173,39 @@ def close_client(close: Callable[[], Any] | None) -> Plan[None]:
         logger.exception("closing a client raised; everything else goes on")
 
 
-def clients_left(core: Core, locators: Sequence[bytes]) -> Plan[None]:
-    """Nobody is connected to these sessions any more. What goes wrong then is logged: there is nobody left to tell."""
+def clients_left(core: Core, locators: Iterable[bytes], seen: Mapping[bytes, float] | None = None, *, closing: bool = False) -> Plan[None]:
+    """Nobody is connected to these sessions any more. What goes wrong then is logged: there is nobody left to tell.
+
+    `seen` has the moment at which each had somebody here last, where that is only what nobody has come after. Where this process is
+    `closing`, visitors have not left, and other processes go on with what is stored.
+    """
     if not somebody_cleans_up():
         return  # without a trip for each
     for locator in locators:
+        if closing and not core.residents.of(locator):
+            continue
         try:
-            yield from _last_client_left(core, locator)
+            yield from _last_client_left(core, locator, -math.inf if closing else math.inf if seen is None else seen[locator])
         except Exception:
             logger.exception("cleaning up after the last client of the session %s failed", locator.hex())
 
 
-def _last_client_left(core: Core, locator: bytes) -> Plan[None]:
-    """Run `cleanup_no_client` of a session that nobody is connected to any more, and drop the values for which it says False."""
+def _last_client_left(core: Core, locator: bytes, seen: float) -> Plan[None]:
+    """Run `cleanup_no_client` of a session that nobody is connected to any more, and drop the values for which it says False.
+
+    If it has been used since it was `seen` here, then in another process, which asks about what is stored when nobody is there either.
+    """
     now = core.clock()
     record: Record | None = yield Ask(core.store.open, (locator, None, core.idle, now))
     if record is None:
         return
     residents = core.residents.of(locator)
+    fields = record.fields if record.used <= seen else {}
     tracking = core.tracking_of(record, record.address, now)
     session = Session(tracking)
     values = core.tracking_of(record, record.address, now)  # what is in `session`, hooks may change
     dropped: list[str] = []
-    for key in _keys_of([*record.fields, *residents]):
+    for key in _keys_of([*fields, *residents]):
         if isinstance(key, Key) and key.cleanup_no_client is not None and values.slot(key).present:
             value = values.slot(key).value
             if not (yield from tell(session, key.cleanup_no_client, value, f"cleanup_no_client of {key!r}", True)):
@@ -203,7 +214,7 @@ def _last_client_left(core: Core, locator: bytes) -> Plan[None]:
                     core.residents.remove(locator, key.name, value)
     tracking.closed = True
     # Only the very values that the hooks have seen: a request that came meanwhile may have set others.
-    while stored := {name: record.fields[name] for name in dropped if name in record.fields}:
+    while stored := {name: fields[name] for name in dropped if name in fields}:
         changes = Changes()
         changes.counts_as_use = False
         for name, packed in stored.items():
@@ -241,11 +252,11 @@ def _sweep_step(core: Core, now: float, limit: int, carrier: Client | None) -> P
     yield from _note(core, cleaned, cleaned=True)
     if failure is not None:
         raise failure
-    left = core.clients.lapse(now, limit)
-    yield from clients_left(core, left)
+    left, more_left = core.clients.lapse(now, limit, SWEEP_STEP)
+    yield from clients_left(core, left, left)
     for locator in core.residents.some(LOOKS) if core.residents.busy else ():
         yield from _look_for(core, locator, now, carrier)
-    return len(ended), more or len(left) == limit
+    return len(ended), more or more_left
 
 
 def _look_for(core: Core, locator: bytes, now: float, carrier: Client | None) -> Plan[None]:
@@ -287,16 +298,17 @@ def in_passing(core: Core, exchange: Exchange, now: float) -> Plan[None]:
 
 
 def close(core: Core) -> Plan[None]:
-    """Close every client, and run `cleanup_no_client` of their sessions."""
+    """Close every client, and run `cleanup_no_client` of their sessions: of what is gone with this process."""
     yield Whole(_close(core))
 
 
 def _close(core: Core) -> Plan[None]:
+    outlived = core.keeper is None  # by its store, and other processes may be serving the same visitors
     clients, lingering = core.clients.everyone()
     for client in clients:
-        closing = client.take_close()
-        locators = core.clients.detach(client)
-        yield from close_client(closing)
-        yield from clients_left(core, locators)
+        close_it = client.take_close()
+        locators = core.clients.detach(client, core.clock())
+        yield from close_client(close_it)
+        yield from clients_left(core, locators, closing=outlived)
     now = core.clock()
-    yield from clients_left(core, [locator for locator in lingering if not core.clients.of(locator, now)])
+    yield from clients_left(core, [locator for locator in lingering if not core.clients.of(locator, now)], closing=outlived)

@@ -329,7 +329,7 @@ class SessionManager(Configured[Store]):
         try:
             yield client
         finally:
-            run(endings.clients_left(self._core, self._core.clients.detach(client)))
+            run(endings.clients_left(self._core, self._core.clients.detach(client, self._core.clock())))
 
     # -------------------------------------------------------------- all sessions
 
@@ -413,9 +413,10 @@ class SessionManager(Configured[Store]):
             self._background.stop("sweep")
 
     def close(self) -> None:
-        """Close every client (their clean-up hooks run), save if `autosave` was asked for, and let go of the store.
+        """Close every client, save if `autosave` was asked for, and let go of the store.
 
-        Raises what saving raises; closing again saves again then.
+        First `cleanup_no_client` runs for what goes with this process: values of a memory store, and resident ones. Raises what saving
+        raises; closing again saves again then.
         """
         self._background.stop_all()
         run(endings.close(self._core))

@@ -24,7 +24,8 @@ class SessionOptions:
     lifetime     absolute: a session is over so long after its creation (OWASP ASVS 7.3.2); None is never
     granularity  the time of last use is written once in so many seconds at most, or in a tenth of the timeout if that is less
     overlap      for how long a renewed session's previous secret still opens it; `renew(overlap=)` goes before it
-    linger       where the server does not tell when a connection closes, a client counts as connected so long after a request
+    linger       where the server does not tell when a connection closes, a client counts as connected so long after a request; whether it
+                 has gone on in another process is told by the time of last use, so not if this is shorter than `granularity`
     create       when a request without a session gets one; see `Create`
     gc           "passive": what is over is ended in passing, after requests; "active": in the background
     enabled      False: nobody has a session, and none is created

@@ -11,6 +11,7 @@ import pytest
 from tests.faces import Browser, Face
 from tests.rules.scene import Connection, always, handle_of, is_open, never, stored
 from typed_sessions import Key, current_session
+from typed_sessions.clients import Clients
 
 Make = Callable[..., Face]
 
@@ -213,21 +214,155 @@ def test_rule_13_two_addresses_are_two_clients(make_face: Make) -> None:
     assert asked == ["value"]
 
 
+def two_processes(make_face: Make) -> tuple[Face, Any, Any]:
+    """The managers of two processes with one store."""
+    face = make_face(linger=300, granularity=60, timeout=None)
+    return face, face.manager, face.another(linger=300, granularity=60, timeout=None)
+
+
+def at(face: Face, manager: Any, browser: Browser, key: Key[str] | None = None, connection: Connection | None = None) -> None:
+    """A request that this manager answers."""
+    before, face.manager = face.manager, manager
+    on(browser, connection, key)
+    face.manager = before
+
+
+def test_rule_13_who_goes_on_in_another_process_has_not_left(make_face: Make) -> None:
+    """A process that sees nobody any more asks nothing if the session has been used since; the one that saw its visitor last does, once."""
+    asked: list[str] = []
+    face, one, other = two_processes(make_face)
+    key = Key("key", str, cleanup_no_client=asking(asked, False))
+    browser = face.browser()
+    at(face, one, browser, key)
+    for _ in range(18):
+        face.clock.advance(20)
+        at(face, other, browser)
+        face.call(one.sweep())
+    assert asked == []
+    assert stored(face, handle_of(browser)).fields.keys() == {"key"}
+    face.clock.advance(301)
+    for manager in (one, other, one):
+        face.call(manager.sweep())
+    assert asked == ["value"]
+    assert stored(face, handle_of(browser)).fields.keys() == set()
+
+
+def test_rule_13_a_late_sweep_asks_no_more_than_one_in_time(make_face: Make) -> None:
+    """What counts is who was seen last, not when somebody looks: long after both are silent only the later one asks."""
+    asked: list[str] = []
+    face, one, other = two_processes(make_face)
+    key = Key("key", str, cleanup_no_client=asking(asked, True))
+    browser = face.browser()
+    at(face, one, browser, key)
+    face.clock.advance(100)
+    at(face, other, browser)
+    face.clock.advance(1000)
+    for manager in (one, other):
+        face.call(manager.sweep())
+    assert asked == ["value"]
+
+
+def test_rule_13_resident_values_are_asked_about_where_they_are(make_face: Make) -> None:
+    """The visitor has gone on elsewhere, and nobody there knows of them: their process asks when it sees him no more."""
+    asked: list[str] = []
+    face, one, other = two_processes(make_face)
+    key = Key("key", str, cleanup_no_client=asking(asked, False))
+    resident = Key("resident", str, resident=True, cleanup_no_client=asking(asked, False))
+    browser = face.browser()
+    with browser.visit() as session:
+        session[key], session[resident] = "value", "resident"
+    for _ in range(5):
+        face.clock.advance(100)
+        at(face, other, browser)
+    face.call(one.sweep())
+    assert asked == ["resident"]
+    with browser.visit() as session:
+        assert (key in session, resident in session) == (True, False)
+
+
+def test_rule_13_what_came_on_a_connection_of_this_process_is_not_elsewhere(make_face: Make) -> None:
+    """A client lingers, and has a connection that is told of besides: what was used on that was used here."""
+    asked: list[str] = []
+    face = make_face(linger=300, granularity=60, timeout=None)
+    key = Key("key", str, cleanup_no_client=asking(asked, True))
+    browser = face.browser()
+    on(browser, None, key)
+    with Connection(face) as connection:
+        face.clock.advance(100)
+        on(browser, connection)
+        face.clock.advance(100)
+    face.call(face.manager.sweep())
+    assert asked == []
+    face.clock.advance(101)
+    face.call(face.manager.sweep())
+    assert asked == ["value"]
+
+
+def test_rule_13_who_is_gone_is_found_among_those_who_are_not() -> None:
+    """Many sessions that are still visited do not use up what one step looks for, and nothing is looked at twice in one moment."""
+    clients = Clients(10)
+    there = [number.to_bytes(16, "big") for number in range(20)]
+    gone = bytes([255]) * 16
+    for locator in (gone, *there):
+        clients.seen(locator, None, 100.0, 0.0)
+    for locator in there:
+        clients.seen(locator, None, 150.0, 50.0)
+    assert clients.lapse(101.0, 1, 32) == ({gone: 0.0}, True)
+    assert clients.lapse(101.0, 1, 32) == ({}, False)
+    assert clients.lapse(150.0, 1, 32) == ({}, False), "they are there until then"
+    left, more = clients.lapse(151.0, 32, 12)
+    assert (len(left), more) == (12, True)
+    rest, more = clients.lapse(151.0, 32, 12)
+    assert ({*left, *rest}, more) == (set(there), False)
+
+
+def stop(face: Face) -> None:
+    face.call(face.manager.close() if face.kind == "sync" else face.manager.aclose())
+
+
+@pytest.mark.stores("memory")
 def test_rule_13_closing_the_manager_is_the_last_client_leaving(face: Face) -> None:
-    """Every client is closed, and the hooks run for their sessions, which stay in the store."""
+    """Every client is closed, and the hooks run for their sessions, which stay in the store: it is in this process alone."""
     asked: list[str] = []
     key = Key("key", str, cleanup_no_client=asking(asked, True))
     browser, lingering = face.browser(), face.browser()
     on(lingering, None, key, "lingering")
     with Connection(face) as connection:
         on(browser, connection, key, "connected")
-        face.call(face.manager.close() if face.kind == "sync" else face.manager.aclose())
+        stop(face)
         assert connection.closed == 1
         assert sorted(asked) == ["connected", "lingering"]
     assert len(asked) == 2
     face.renew()
     assert is_open(browser)
     assert is_open(lingering)
+
+
+@pytest.mark.stores("sqlite", "redis", "postgres")
+def test_rule_13_a_process_that_stops_drops_nothing_of_a_store_that_goes_on(face: Face) -> None:
+    """Their visitors have not left: another process serves them, or this one when it is back. The end of the session asks all the same.
+
+    (In a deployment, which stops one process after the other, every visitor of the last minutes would lose such a value otherwise.) What
+    is resident goes with the process, so that is asked about.
+    """
+    asked: list[str] = []
+    key = Key("key", str, cleanup_no_client=asking(asked, False))
+    resident = Key("resident", str, resident=True, cleanup_no_client=asking(asked, False))
+    browsers = [face.browser() for _ in range(2)]
+    with Connection(face) as connection:
+        for browser, client in zip(browsers, (None, connection.client), strict=True):
+            with browser.visit(client=client) as session:
+                session[key], session[resident] = "value", "resident"
+        stop(face)
+        assert (connection.closed, asked) == (1, ["resident"] * 2)
+    assert asked == ["resident"] * 2
+    asked.clear()
+    face.renew()
+    for browser in browsers:
+        with browser.visit() as session:
+            assert session[key] == "value"
+            session.end()
+    assert asked == ["value"] * 2
 
 
 @pytest.mark.parametrize("after", range(3))
@@ -245,7 +380,7 @@ def test_rule_13_closing_that_is_given_up_goes_on(make_face: Make, after: int) -
         await pauses[number].wait()
         return True
 
-    key = Key("key", str, cleanup_no_client=hook)
+    key = Key("key", str, resident=True, cleanup_no_client=hook)  # on every store: what is stored there outlives the process
     browsers = [face.browser() for _ in range(3)]
     with Connection(face) as connection:
         for number, browser in enumerate(browsers):
