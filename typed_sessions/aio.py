@@ -403,7 +403,7 @@ class AsyncSessionManager(Carrying):
         """As `SessionManager.sweep`."""
         total, more = 0, True
         while more:
-            count, more = await self.run(endings.sweep_step(self._core, self._core.clock()))
+            count, more, _ = await self.run(endings.sweep_step(self._core, self._core.clock()))
             total += count
             await asyncio.sleep(0)  # other tasks have their turn between two steps (rule 16)
         return total

@@ -42,6 +42,10 @@ E = TypeVar("E", bound=Event)
 
 SWEEP_STEP = 32
 """How much a request does, at most, of the clearing up that has come due."""
+FIRST_SHARE = 4
+"""With how much of it requests begin where there are hooks, of which nobody knows how long they take."""
+QUICK = 0.05
+"""Seconds: what a request may well wait for the hooks of others."""
 
 
 @final
@@ -107,6 +111,8 @@ class Core:
         # A request sweeps in passing unless it comes between these: a clock that was ahead and is set right must not keep all of them.
         self.calm_since: float = -math.inf
         self.next_sweep: float = math.inf
+        self.share: int = FIRST_SHARE
+        """How much the next request does where there are hooks."""
         self.set_options(options)
         tell_of_forks(self)
 
@@ -436,6 +442,16 @@ class Core:
 def within(path: str, prefix: str) -> bool:
     """RFC 6265 5.1.4: whether a cookie of path `prefix` goes to `path`; `/subway` is not within `/sub`."""
     return path == prefix or (path.startswith(prefix) and (prefix.endswith("/") or path[len(prefix) : len(prefix) + 1] == "/"))
+
+
+def next_share(share: int, took: float, more: bool, hooked: int) -> int:
+    """How much of the clearing up the next request does, after one that did `share` in `took` seconds and has left `more`, or nothing.
+
+    Only what was `hooked` all over tells that hooks are quick, and only for now: else the next one begins small again.
+    """
+    if took >= QUICK:
+        return max(1, share // 2)
+    return min(SWEEP_STEP if more and hooked >= share else FIRST_SHARE, 2 * share if more else share)
 
 
 def _no_headers(_: str) -> Sequence[str]:

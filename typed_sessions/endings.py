@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 
 from .changes import Changes, Outcome
 from .clients import Client
-from .core import SWEEP_STEP, Core
+from .core import SWEEP_STEP, Core, next_share
 from .errors import StoreUnavailable
 from .events import End
 from .exchange import Exchange
-from .keys import AnyKey, Key, key_of, somebody_cleans_up
+from .keys import AnyKey, Key, key_of, known_keys, somebody_cleans_up
 from .record import FIELD_FLAGS_AT, FIELD_HOOKED, EndReason, Record, field_revision
 from .session import Session, SessionView, carrying
 from .steps import Ask, Plan, Tell, Whole, Work, emit, tell
@@ -229,17 +229,21 @@ def _last_client_left(core: Core, locator: bytes, seen: float) -> Plan[None]:
 # ------------------------------------------------------------------ clearing up, and closing
 
 
-def sweep_step(core: Core, now: float, limit: int = SWEEP_STEP, carrier: Client | None = None) -> Plan[tuple[int, bool]]:
-    """End what is over, looking at `limit` records at most; how many ended, and whether there is more. `carrier` waits for its response."""
-    done: tuple[int, bool] = yield Whole(_sweep_step(core, now, limit, carrier))
+def sweep_step(core: Core, now: float, limit: int = SWEEP_STEP, carrier: Client | None = None) -> Plan[tuple[int, bool, int]]:
+    """End what is over, looking at `limit` records at most. `carrier` waits for its response.
+
+    How many ended, whether there is more, and for how many there may have been hooks to run.
+    """
+    done: tuple[int, bool, int] = yield Whole(_sweep_step(core, now, limit, carrier))
     return done
 
 
-def _sweep_step(core: Core, now: float, limit: int, carrier: Client | None) -> Plan[tuple[int, bool]]:
+def _sweep_step(core: Core, now: float, limit: int, carrier: Client | None) -> Plan[tuple[int, bool, int]]:
     records: Sequence[Record]
     records, more = yield Ask(core.store.sweep, (now, limit, LEASE, core.options.reap_grace))
     core.residents.tells(records)
     ended = [record for record in records if _is_first(record)]
+    hooked = sum(bool(record.hooked or core.residents.of(record.locator)) for record in records)
     yield from _note(core, ended)
     cleaned: list[Record] = []
     failure: StoreUnavailable | None = None
@@ -254,9 +258,9 @@ def _sweep_step(core: Core, now: float, limit: int, carrier: Client | None) -> P
         raise failure
     left, more_left = core.clients.lapse(now, limit, SWEEP_STEP)
     yield from clients_left(core, left, left)
-    for locator in core.residents.some(LOOKS) if core.residents.busy else ():
+    for locator in core.residents.some(min(LOOKS, limit)) if core.residents.busy else ():
         yield from _look_for(core, locator, now, carrier)
-    return len(ended), more or more_left
+    return len(ended), more or more_left, hooked + len(left)
 
 
 def _look_for(core: Core, locator: bytes, now: float, carrier: Client | None) -> Plan[None]:
@@ -273,7 +277,7 @@ def sweep(core: Core) -> Plan[int]:
     total, more, begun = 0, True, core.clock()
     while more:
         now = core.clock()
-        count, more = yield from sweep_step(core, now)
+        count, more, _ = yield from sweep_step(core, now)
         total += count
         if not count and now - begun >= LEASE:
             break  # what nobody here can clean up after may come due faster than it can be looked at
@@ -283,14 +287,18 @@ def sweep(core: Core) -> Plan[int]:
 def in_passing(core: Core, exchange: Exchange, now: float) -> Plan[None]:
     """A request's share of the clearing up (`gc="passive"`). What goes wrong in it is not that request's trouble."""
     core.calm_from(now)
+    hooked = any(isinstance(key, Key) and key.has_hooks for key in known_keys())
+    limit, more, met = core.share if hooked else SWEEP_STEP, False, 0
     client = exchange.guard.reader.client(exchange.source)
     carrier = None if client is None or client.closing else client
     try:
-        _, more = yield from sweep_step(core, now, carrier=carrier)
+        _, more, met = yield from sweep_step(core, now, limit, carrier)
     except Exception:
         logger.exception("clearing up expired sessions failed; it is tried again later")
         return
     finally:
+        if hooked:
+            core.share = next_share(limit, core.clock() - now, more, met)
         if carrier is not None and carrier.closing:
             exchange.client = carrier  # its session was among them: this request is still answered
     if more:

@@ -27,7 +27,7 @@ class SessionOptions:
     linger       where the server does not tell when a connection closes, a client counts as connected so long after a request; whether it
                  has gone on in another process is told by the time of last use, so not if this is shorter than `granularity`
     create       when a request without a session gets one; see `Create`
-    gc           "passive": what is over is ended in passing, after requests; "active": in the background
+    gc           "passive": what is over is ended in passing, after requests; "active": in the background, which slow hooks want
     enabled      False: nobody has a session, and none is created
     route        put behind the id in the cookie, for load balancers that choose a server by it
     old_id       "report": when an id that was renewed away comes back after its time, `ReusedOldId` is sent; "end": the session ends too

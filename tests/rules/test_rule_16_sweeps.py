@@ -14,7 +14,7 @@ from tests.faces import Browser, Face
 from tests.rules.scene import handle_of, is_open, listen, live, record_of
 from tests.watched import Watched
 from typed_sessions import End, Key, MemoryStore
-from typed_sessions.core import SWEEP_STEP
+from typed_sessions.core import FIRST_SHARE, SWEEP_STEP, next_share
 from typed_sessions.record import Ending, Record
 from typed_sessions.testing import isolated_keys
 
@@ -172,6 +172,101 @@ def test_rule_16_a_request_does_one_step_in_passing(face: Face) -> None:
     with visitor.visit():
         pass
     assert sorted(ends) == list(range(SWEEP_STEP + 20))
+
+
+@pytest.mark.parametrize(("slow", "shares"), [(0.0, [4, 8, 16, 32]), (0.1, [4, 2, 1, 1]), (1.0, [4, 2, 1, 1])])
+def test_rule_16_a_request_waits_for_few_hooks(face: Face, slow: float, shares: list[int]) -> None:
+    """It is not known how long they take, so the first request does a few; the next ones do more while that is quick, fewer if not.
+
+    All of them are run in the end, by one request after the other. And after a quiet time it begins with a few again, also behind many
+    sessions that have none.
+    """
+    ran: list[int] = []
+
+    def hook(value: int) -> None:
+        ran.append(value)
+        face.clock.advance(slow)
+
+    held = Key("held", int, cleanup_delete=hook)
+    user = Key("user", int)
+
+    def expire(count: int) -> None:
+        for number in range(count):
+            with face.browser().visit() as session:
+                session[held] = number
+        face.clock.advance(1000)
+
+    def visit() -> int:
+        before = len(ran)
+        with visitor.visit() as session:
+            session.get(user)
+        return len(ran) - before
+
+    visitor = face.browser()
+    expire(65)
+    assert [visit() for _ in shares] == shares
+    while len(ran) < 65:
+        assert visit() > 0
+    assert sorted(ran) == list(range(65))
+    many(face, 100)
+    face.clock.advance(100)
+    expire(40)
+    assert next(filter(None, (visit() for _ in range(200)))) <= FIRST_SHARE
+
+
+def test_rule_16_hooks_at_the_leaving_are_shared_out_too(make_face: Make) -> None:
+    """The same for `cleanup_no_client` of those who are seen no more."""
+    face = make_face(linger=100, timeout=None)
+    ran: list[str] = []
+
+    def hook(value: str) -> bool:
+        ran.append(value)
+        face.clock.advance(0.1)
+        return True
+
+    held = Key("held", str, cleanup_no_client=hook)
+    for _ in range(10):
+        with face.browser().visit() as session:
+            session[held] = "value"
+    face.clock.advance(200)
+    told: list[int] = []
+    while len(ran) < 10:
+        before = len(ran)
+        many(face, 1)
+        told.append(len(ran) - before)
+    assert told == [4, 2, 1, 1, 1, 1]
+
+
+def test_rule_16_without_hooks_a_share_is_a_step(face: Face) -> None:
+    """Ending a session without them is quick, so requests need not be careful."""
+    many(face, SWEEP_STEP)
+    face.clock.advance(1000)
+    with face.browser().visit():
+        pass
+    assert live(face) == set()
+    assert face.call(face.store.scan(None, 100))[0] == []
+
+
+@pytest.mark.parametrize(
+    ("share", "took", "more", "hooked", "then"),
+    [
+        (4, 0.0, True, 4, 8),
+        (SWEEP_STEP, 0.0, True, SWEEP_STEP, SWEEP_STEP),
+        (20, 0.0, True, 20, SWEEP_STEP),
+        (8, 0.05, True, 8, 4),
+        (8, 9.0, False, 0, 4),
+        (1, 9.0, True, 1, 1),
+        (1, 0.0, True, 1, 2),
+        (1, 0.0, True, 0, 2),
+        (4, 0.0, True, 3, FIRST_SHARE),
+        (1, 0.0, False, 1, 1),
+        (SWEEP_STEP, 0.0, False, SWEEP_STEP, FIRST_SHARE),
+        (8, -3600.0, True, 8, 16),  # a clock that is put back
+    ],
+)
+def test_rule_16_how_much_the_next_request_does(share: int, took: float, more: bool, hooked: int, then: int) -> None:
+    """Twice as much after a quick one that met hooks all over and has left more, half after a slow one, and few otherwise."""
+    assert next_share(share, took, more, hooked) == then
 
 
 def test_rule_16_the_visited_session_is_among_them(face: Face) -> None:
