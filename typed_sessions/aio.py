@@ -401,12 +401,7 @@ class AsyncSessionManager(Carrying):
 
     async def sweep(self) -> int:
         """As `SessionManager.sweep`."""
-        total, more = 0, True
-        while more:
-            count, more, _ = await self.run(endings.sweep_step(self._core, self._core.clock()))
-            total += count
-            await asyncio.sleep(0)  # other tasks have their turn between two steps (rule 16)
-        return total
+        return await self.run(endings.sweep(self._core))
 
     # -------------------------------------------------------------- restarts
 

@@ -19,7 +19,7 @@ from .exchange import Exchange
 from .keys import AnyKey, Key, key_of, known_keys, somebody_cleans_up
 from .record import FIELD_FLAGS_AT, FIELD_HOOKED, EndReason, Record, field_revision
 from .session import Session, SessionView, carrying
-from .steps import Ask, Plan, Tell, Whole, Work, emit, tell
+from .steps import Ask, Pause, Plan, Tell, Whole, Work, emit, tell
 from .tracking import Tracking
 
 logger: logging.Logger = logging.getLogger("typed_sessions")
@@ -77,8 +77,27 @@ def _is_first(record: Record) -> bool:
     return ending is not None and ending.claimed_until <= ending.at + LEASE
 
 
-def bury(core: Core, record: Record, by: Exchange | None = None, carrier: Client | None = None, *, reached: bool = True) -> Plan[bool]:
+def _announce(core: Core, record: Record) -> Plan[Tracking]:
+    """Tell of the end, if nobody has; what hooks and listeners see of the session."""
+    tracking = core.tracking_of(record, record.address, core.clock())
+    tracking.discarding = True
+    if _is_first(record) and record.ending is not None:
+        yield from emit(core, End(SessionView(tracking), record.ending.reason), Session(tracking))
+    return tracking
+
+
+def bury(
+    core: Core,
+    record: Record,
+    by: Exchange | None = None,
+    carrier: Client | None = None,
+    *,
+    told: Tracking | None = None,
+    reached: bool = True,
+) -> Plan[bool]:
     """Everything that follows when a session has been marked as ended, in the order of rule 13; whether all hooks that it has have run.
+
+    `told` is there if the end has been announced.
 
     Where the store cannot be `reached`, the hooks of what it holds are left to whoever claims the session next; and where the hooks of
     others, claimed together with it, have used up the time for which it was.
@@ -87,11 +106,8 @@ def bury(core: Core, record: Record, by: Exchange | None = None, carrier: Client
     ending = record.ending
     assert ending is not None
     left: list[str] = []
-    tracking = core.tracking_of(record, record.address, now)
-    tracking.discarding = True
+    tracking = (yield from _announce(core, record)) if told is None else told
     session = Session(tracking)
-    if _is_first(record):
-        yield from emit(core, End(SessionView(tracking), ending.reason), session)
     if record.hooked and ending.claimed_until - ENOUGH * LEASE <= core.clock() < ending.at + core.options.reap_grace:
         reached = False
     residents = core.residents.drop(record.locator)  # what comes now falls to the commit that brings it
@@ -247,9 +263,13 @@ def _sweep_step(core: Core, now: float, limit: int, carrier: Client | None) -> P
     yield from _note(core, ended)
     cleaned: list[Record] = []
     failure: StoreUnavailable | None = None
+    # All ends before the first hook: if this process dies in one, the sessions are claimed again, or gone, and nobody else tells of them.
+    told: list[Tracking] = []
     for record in records:
+        told.append((yield from _announce(core, record)))
+    for record, tracking in zip(records, told, strict=True):
         try:
-            if (yield from bury(core, record, carrier=carrier, reached=failure is None)):
+            if (yield from bury(core, record, carrier=carrier, told=tracking, reached=failure is None)):
                 cleaned.append(record)
         except StoreUnavailable as problem:
             failure = problem  # the others are told all the same: the store gives them to nobody again
@@ -281,6 +301,7 @@ def sweep(core: Core) -> Plan[int]:
         total += count
         if not count and now - begun >= LEASE:
             break  # what nobody here can clean up after may come due faster than it can be looked at
+        yield Pause(core.sleep, (0,))  # other tasks have their turn between two steps (rule 16)
     return total
 
 

@@ -62,9 +62,9 @@ def test_an_answer_that_was_begun_by_write_is_cut_off_too(site: Site, problem: E
     requests: list[Laconic] = []
 
     class Kept(Laconic):
-        def _start_response(self, *args: Any) -> Any:
+        def _start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
             requests[:] = [self]
-            return super()._start_response(*args)
+            return super()._start_response(status, headers, exc_info)
 
     with pytest.raises(type(problem)):
         Kept(site.app(app), environ(jar), jar)

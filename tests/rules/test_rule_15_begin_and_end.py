@@ -249,3 +249,17 @@ def test_rule_15_a_listener_that_is_there_twice_leaves_once_at_a_time(face: Face
             session[name] = "ann"
         counts.append(len(heard))
     assert counts == [2, 1, 0]
+
+
+def test_rule_15_a_sweep_tells_of_all_ends_before_it_runs_a_hook(face: Face) -> None:
+    """A process that dies in a hook leaves the rest to others, who clean up after them and do not know whether they were told of."""
+    ends: list[str] = []
+    told: list[int] = []
+    listen(face, End, lambda event: ends.append(event.session.handle))
+    key = Key("key", str, cleanup_delete=lambda _: told.append(len(ends)))
+    for _ in range(3):
+        with face.browser().visit() as session:
+            session[key] = "value"
+    face.clock.advance(660)
+    assert face.call(face.manager.sweep()) == 3
+    assert (len(set(ends)), told) == (3, [3, 3, 3])
