@@ -196,6 +196,7 @@ class SessionMiddleware:
         finally:
             leave(token)
             self._sessions.disconnected(connection.client)
+            connection.exchange.refused = None  # no reference cycle through its traceback
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = answered = began = over = closed = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections import deque
 from collections.abc import Collection, Sequence
 from typing import final
@@ -10,7 +11,7 @@ from urllib.parse import urlsplit
 
 from ..aio import AsyncSessionManager
 from ..clients import Client
-from ..errors import CommitFailure, HeadersSent, Rejected, SessionEnded
+from ..errors import COMMIT_FAILURES, CommitFailure, HeadersSent, Rejected, SessionEnded
 from ..exchange import Exchange, Guard, report
 from ..finish import close_exchange, discard_exchange, fail_exchange
 from ..session import Session
@@ -88,6 +89,7 @@ class WebSocket:
         "_denied",
         "_origins",
         "_receive",
+        "_replaced",
         "_scope",
         "_send",
         "_unheard",
@@ -106,6 +108,7 @@ class WebSocket:
         self._origins = origins
         self._accepted = False
         self._denied = False
+        self._replaced = False
         self._closed = False
         self._cut = False
         self._asked: float | None = None
@@ -119,8 +122,15 @@ class WebSocket:
         return current(self.exchange)
 
     async def open(self) -> Session:
-        self._check_origin()
-        return await self.sessions.open_exchange(self.exchange)
+        exchange = self.exchange
+        try:
+            self._check_origin()
+            session = await self.sessions.open_exchange(exchange)
+        except (Rejected, *COMMIT_FAILURES) as refused:
+            exchange.refused = refused
+            raise
+        exchange.refused = None  # it was for a moment
+        return session
 
     async def pass_into(self, guard: Guard | None, origins: Origins | None, *, open_now: bool) -> None:
         """Another filter of the same manager is in this one, with settings of its own, or (None) without: there is one session."""
@@ -131,7 +141,11 @@ class WebSocket:
         if open_now or guard is not None:
             await self.open()
         if guard is not None:
-            await self.sessions.pass_guard(exchange, guard)
+            try:
+                await self.sessions.pass_guard(exchange, guard)
+            except (Rejected, *COMMIT_FAILURES) as refused:
+                exchange.refused = refused
+                raise
 
     def _check_origin(self) -> None:
         guard = self.exchange.guard
@@ -173,7 +187,7 @@ class WebSocket:
 
     async def send(self, message: Message) -> None:
         kind = message["type"]
-        if kind == "websocket.close" and self._closed:
+        if self._replaced or (kind == "websocket.close" and self._closed):
             return
         # One that is `closing` has ended its session itself: what it still has to say leaves.
         if kind == "websocket.send" and self.exchange.tracking is not None and not (self._closed or self._asking or self.client.closing):
@@ -184,6 +198,14 @@ class WebSocket:
                 self._asking = False
         if self._cut:
             raise Cut("the WebSocket was closed, since its session has ended")
+        if not (self._accepted or self._closed) and (kind == "websocket.close" or message.get("status") == 500):
+            refused = self.exchange.refusal(sys.exc_info()[1])
+            if isinstance(refused, (Rejected, *COMMIT_FAILURES)):
+                # The application's framework has made an error of its own of it. It hears nothing of that: it goes on with its answer,
+                # and would log whatever it gets here.
+                self._replaced = True
+                await self._refuse(refused)
+                return
         if kind == "websocket.accept" and not self._accepted:
             self._check_cookies_leave()
             message = await self._leave(message, 101)
@@ -260,7 +282,14 @@ class WebSocket:
 
     async def refuse(self, refused: Rejected | CommitFailure) -> None:
         """Refuse the handshake. After it: close the connection, and raise what was not the client's doing."""
+        if not self._replaced:
+            await self._refuse(refused)
+
+    async def _refuse(self, refused: Rejected | CommitFailure) -> None:
         exchange = self.exchange
+        answers = not self._closed and "websocket.http.response" in (self._scope.get("extensions") or {})
+        if not (self._accepted or self._denied or answers):
+            await self.sessions.abandon_exchange(exchange)  # a session made for this handshake ends: nobody gets its cookie
         discard_exchange(exchange)
         if self._accepted:
             if isinstance(refused, Rejected):
@@ -271,7 +300,7 @@ class WebSocket:
         if self._denied:
             raise refused  # its answer has begun: the server cuts it off
         report(refused)
-        if not self._closed and "websocket.http.response" in (self._scope.get("extensions") or {}):
+        if answers:
             self._denied = self._closed = True
             own = exchange.headers()  # a `Rejected` may have them too
             start, body = answer("websocket.http.response", refused.status, [pair for pair in refused.headers if pair not in own])
