@@ -233,10 +233,10 @@ def _is_settled(problem: BaseException) -> bool:
         if package != _OURS:
             packages.add(package)
             called = ""
-        else:
-            called = called or module
+        elif not called:
+            called = "filter" if trace.tb_frame.f_code.co_name == "__call__" else module
         trace = trace.tb_next
-    return len(packages) == 1 and called not in _HANDLERS
+    return len(packages) == 1 and called != "filter" and called not in _HANDLERS
 
 
 def comes_of(problem: BaseException, failure: BaseException) -> bool:

@@ -106,6 +106,25 @@ async def test_rejected_is_answered_where_a_framework_makes_500_of_it(site: Site
     assert (answer.status, answer.all("retry-after"), answer.all("set-cookie")) == (503, ["1"], [])
 
 
+@in_loop
+async def test_what_an_inner_filter_refuses_is_answered_where_a_framework_makes_500_of_it(site: Site) -> None:
+    """The framework has called the filter itself, so it is not the framework that has asked for the session and caught the refusal."""
+    inner = site.app(says(hello), check=lambda _: False, error=(401, []))
+
+    async def answering(scope: Scope, receive: Receive, send: Send) -> None:
+        failed = False
+        try:
+            await inner(scope, receive, send)
+        except Exception:
+            failed = True
+        assert failed
+        await send({"type": "http.response.start", "status": 500, "headers": []})
+        await send({"type": "http.response.body", "body": b"Internal Server Error"})
+
+    framework = FunctionType(answering.__code__, {**globals(), "__name__": "framework.core"}, closure=answering.__closure__)
+    assert (await asgi(site.app(framework), await site.jar())).status == 401
+
+
 @pytest.mark.parametrize(("failure", "status"), FAILURES, ids=lambda value: type(value).__name__)
 @in_loop
 async def test_a_commit_that_fails_is_answered_in_the_applications_place(site: Site, failure: Exception, status: int) -> None:
