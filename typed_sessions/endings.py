@@ -216,7 +216,7 @@ def _last_client_left(core: Core, locator: bytes, seen: float) -> Plan[None]:
     if record is None:
         return
     residents = core.residents.of(locator)
-    fields = record.fields if record.used <= seen else {}
+    fields: Mapping[str, bytes] = record.fields if record.used <= seen else {}
     tracking = core.tracking_of(record, record.address, now)
     session = Session(tracking)
     values = core.tracking_of(record, record.address, now)  # what is in `session`, hooks may change

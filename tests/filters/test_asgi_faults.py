@@ -12,7 +12,7 @@ import pytest
 from tests.filters.asgi_site import Site, hello, look, says, streams
 from tests.filters.servers import ASGIRequest, Jar, asgi, in_loop, scope
 from tests.watched import Watched
-from typed_sessions import AsyncSessionManager, Conflict, Rejected, StoreUnavailable, TooLarge, current_session
+from typed_sessions import AsyncSessionManager, Conflict, Rejected, Session, StoreUnavailable, TooLarge, current_session
 from typed_sessions.filters.asgi import Receive, Scope, Send, open_session
 
 FAILURES = [(StoreUnavailable("it is down"), 503), (Conflict("others were faster"), 503), (TooLarge("too large"), 500)]
@@ -106,10 +106,14 @@ async def test_rejected_is_answered_where_a_framework_makes_500_of_it(site: Site
     assert (answer.status, answer.all("retry-after"), answer.all("set-cookie")) == (503, ["1"], [])
 
 
+def refuse(_: Session) -> bool:
+    return False
+
+
 @in_loop
 async def test_what_an_inner_filter_refuses_is_answered_where_a_framework_makes_500_of_it(site: Site) -> None:
     """The framework has called the filter itself, so it is not the framework that has asked for the session and caught the refusal."""
-    inner = site.app(says(hello), check=lambda _: False, error=(401, []))
+    inner = site.app(says(hello), check=refuse, error=(401, []))
 
     async def answering(scope: Scope, receive: Receive, send: Send) -> None:
         failed = False
