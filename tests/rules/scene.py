@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from tests.faces import PEER, Browser, Face
 from tests.watched import Watched
-from typed_sessions import Event
+from typed_sessions import Event, Key
 from typed_sessions.changes import Idle
 from typed_sessions.record import Record
 
@@ -169,3 +169,21 @@ def values(headers: Sequence[tuple[str, str]], wanted: str) -> list[str]:
 
 BOTH = {"SESSION_KEY", "SESSION_ADDR"}
 """The session's cookies over plain http."""
+
+
+def on(browser: Browser, connection: Connection | None, key: Key[str] | None = None, value: str = "value") -> None:
+    """A request of this browser on this connection (None: one that nobody tells about)."""
+    turn = browser.open(client=None if connection is None else connection.client)
+    if key is not None:
+        turn.session[key] = value
+    turn.finish()
+
+
+def asking(asked: list[str], keep: bool) -> Callable[[str], bool]:
+    """A hook that writes down what it is asked about."""
+
+    def cleanup_no_client(value: str) -> bool:
+        asked.append(value)
+        return keep
+
+    return cleanup_no_client

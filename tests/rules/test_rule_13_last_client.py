@@ -8,30 +8,12 @@ from typing import Any
 
 import pytest
 
-from tests.faces import Browser, Face
-from tests.rules.scene import Connection, always, handle_of, is_open, never, stored
+from tests.faces import Face
+from tests.rules.scene import Connection, always, asking, handle_of, is_open, never, on, stored
+from tests.watched import Watched
 from typed_sessions import Key, current_session
-from typed_sessions.clients import Clients
 
 Make = Callable[..., Face]
-
-
-def on(browser: Browser, connection: Connection | None, key: Key[str] | None = None, value: str = "value") -> None:
-    """A request of this browser on this connection (None: one that nobody tells about)."""
-    turn = browser.open(client=None if connection is None else connection.client)
-    if key is not None:
-        turn.session[key] = value
-    turn.finish()
-
-
-def asking(asked: list[str], keep: bool) -> Callable[[str], bool]:
-    """A hook that writes down what it is asked about."""
-
-    def cleanup_no_client(value: str) -> bool:
-        asked.append(value)
-        return keep
-
-    return cleanup_no_client
 
 
 def test_rule_13_the_hook_runs_when_the_last_client_leaves(face: Face) -> None:
@@ -153,169 +135,6 @@ def test_rule_13_after_the_end_nothing_happens_when_they_leave(face: Face) -> No
     assert asked == ["value"]
 
 
-def test_rule_13_without_word_of_connections_a_client_lingers(make_face: Make) -> None:
-    """Where the server does not tell, an address counts as connected for `linger` seconds after its last request, a tenth more at most."""
-    asked: list[str] = []
-    face = make_face(linger=300, timeout=None)
-    key = Key("key", str, cleanup_no_client=asking(asked, True))
-    browser = face.browser()
-    on(browser, None, key)
-    for _ in range(5):
-        face.clock.advance(200)
-        with browser.visit() as session:
-            assert [client.address for client in session.clients] == ["10.1.2.3"]
-    face.clock.advance(300)
-    face.call(face.manager.sweep())
-    assert asked == []
-    face.clock.advance(30)
-    face.call(face.manager.sweep())
-    assert asked == ["value"]
-    face.clock.advance(1000)
-    face.call(face.manager.sweep())
-    assert asked == ["value"]
-    with browser.visit():
-        pass
-    face.clock.advance(330)
-    face.call(face.manager.sweep())
-    assert asked == ["value", "value"], "a client that came back leaves again: another occasion"
-
-
-def test_rule_13_a_request_of_anybody_notices_who_is_gone(make_face: Make) -> None:
-    """No thread and no call of `sweep` is needed for it: others' requests clear up in passing."""
-    asked: list[str] = []
-    face = make_face(linger=100)
-    key = Key("key", str, cleanup_no_client=asking(asked, False))
-    browser, other = face.browser(), face.browser("10.9.9.9")
-    on(browser, None, key)
-    for _ in range(4):
-        face.clock.advance(60)
-        with other.visit():
-            pass
-    assert asked == ["value"]
-    with browser.visit() as session:
-        assert key not in session
-
-
-def test_rule_13_two_addresses_are_two_clients(make_face: Make) -> None:
-    """The hook runs when the last of them has been silent for `linger`."""
-    asked: list[str] = []
-    face = make_face(linger=100, timeout=None)
-    key = Key("key", str, cleanup_no_client=asking(asked, False))
-    browser = face.browser()
-    on(browser, None, key)
-    face.clock.advance(90)
-    with browser.copy(address="10.1.2.99").visit() as session:
-        assert len(session.clients) == 2
-    face.clock.advance(90)
-    face.call(face.manager.sweep())
-    assert asked == []
-    face.clock.advance(20)
-    face.call(face.manager.sweep())
-    assert asked == ["value"]
-
-
-def two_processes(make_face: Make) -> tuple[Face, Any, Any]:
-    """The managers of two processes with one store."""
-    face = make_face(linger=300, granularity=60, timeout=None)
-    return face, face.manager, face.another(linger=300, granularity=60, timeout=None)
-
-
-def at(face: Face, manager: Any, browser: Browser, key: Key[str] | None = None, connection: Connection | None = None) -> None:
-    """A request that this manager answers."""
-    before, face.manager = face.manager, manager
-    on(browser, connection, key)
-    face.manager = before
-
-
-def test_rule_13_who_goes_on_in_another_process_has_not_left(make_face: Make) -> None:
-    """A process that sees nobody any more asks nothing if the session has been used since; the one that saw its visitor last does, once."""
-    asked: list[str] = []
-    face, one, other = two_processes(make_face)
-    key = Key("key", str, cleanup_no_client=asking(asked, False))
-    browser = face.browser()
-    at(face, one, browser, key)
-    for _ in range(18):
-        face.clock.advance(20)
-        at(face, other, browser)
-        face.call(one.sweep())
-    assert asked == []
-    assert stored(face, handle_of(browser)).fields.keys() == {"key"}
-    face.clock.advance(301)
-    for manager in (one, other, one):
-        face.call(manager.sweep())
-    assert asked == ["value"]
-    assert stored(face, handle_of(browser)).fields.keys() == set()
-
-
-def test_rule_13_a_late_sweep_asks_no_more_than_one_in_time(make_face: Make) -> None:
-    """What counts is who was seen last, not when somebody looks: long after both are silent only the later one asks."""
-    asked: list[str] = []
-    face, one, other = two_processes(make_face)
-    key = Key("key", str, cleanup_no_client=asking(asked, True))
-    browser = face.browser()
-    at(face, one, browser, key)
-    face.clock.advance(100)
-    at(face, other, browser)
-    face.clock.advance(1000)
-    for manager in (one, other):
-        face.call(manager.sweep())
-    assert asked == ["value"]
-
-
-def test_rule_13_resident_values_are_asked_about_where_they_are(make_face: Make) -> None:
-    """The visitor has gone on elsewhere, and nobody there knows of them: their process asks when it sees him no more."""
-    asked: list[str] = []
-    face, one, other = two_processes(make_face)
-    key = Key("key", str, cleanup_no_client=asking(asked, False))
-    resident = Key("resident", str, resident=True, cleanup_no_client=asking(asked, False))
-    browser = face.browser()
-    with browser.visit() as session:
-        session[key], session[resident] = "value", "resident"
-    for _ in range(5):
-        face.clock.advance(100)
-        at(face, other, browser)
-    face.call(one.sweep())
-    assert asked == ["resident"]
-    with browser.visit() as session:
-        assert (key in session, resident in session) == (True, False)
-
-
-def test_rule_13_what_came_on_a_connection_of_this_process_is_not_elsewhere(make_face: Make) -> None:
-    """A client lingers, and has a connection that is told of besides: what was used on that was used here."""
-    asked: list[str] = []
-    face = make_face(linger=300, granularity=60, timeout=None)
-    key = Key("key", str, cleanup_no_client=asking(asked, True))
-    browser = face.browser()
-    on(browser, None, key)
-    with Connection(face) as connection:
-        face.clock.advance(100)
-        on(browser, connection)
-        face.clock.advance(100)
-    face.call(face.manager.sweep())
-    assert asked == []
-    face.clock.advance(101)
-    face.call(face.manager.sweep())
-    assert asked == ["value"]
-
-
-def test_rule_13_who_is_gone_is_found_among_those_who_are_not() -> None:
-    """Many sessions that are still visited do not use up what one step looks for, and nothing is looked at twice in one moment."""
-    clients = Clients(10)
-    there = [number.to_bytes(16, "big") for number in range(20)]
-    gone = bytes([255]) * 16
-    for locator in (gone, *there):
-        clients.seen(locator, None, 100.0, 0.0)
-    for locator in there:
-        clients.seen(locator, None, 150.0, 50.0)
-    assert clients.lapse(101.0, 1, 32) == ({gone: 0.0}, True)
-    assert clients.lapse(101.0, 1, 32) == ({}, False)
-    assert clients.lapse(150.0, 1, 32) == ({}, False), "they are there until then"
-    left, more = clients.lapse(151.0, 32, 12)
-    assert (len(left), more) == (12, True)
-    rest, more = clients.lapse(151.0, 32, 12)
-    assert ({*left, *rest}, more) == (set(there), False)
-
-
 def stop(face: Face) -> None:
     face.call(face.manager.close() if face.kind == "sync" else face.manager.aclose())
 
@@ -419,3 +238,49 @@ def test_rule_13_what_goes_wrong_keeps_the_value(face: Face, caplog: pytest.LogC
     assert "a hook that fails" in caplog.text
     with browser.visit() as session:
         assert session[failing] == "value"
+
+
+def test_rule_13_an_object_set_meanwhile_is_not_dropped(face: Face) -> None:
+    """As with stored values: False is about the object the hook has seen, not about one that a request has put there since."""
+    seen, newer = object(), object()
+    browser = face.browser()
+
+    def set_newer(value: object) -> bool:
+        return value is seen
+
+    def sync_hook(value: object) -> bool:
+        if set_newer(value):
+            session, finish = face.manager.start_check(browser.request())
+            session[key] = newer
+            finish()
+        return False
+
+    async def async_hook(value: object) -> bool:
+        if set_newer(value):
+            session, finish = await face.manager.start_check(browser.request())
+            session[key] = newer
+            await finish()
+        return False
+
+    hook: Any = sync_hook if face.kind == "sync" else async_hook
+    key = Key("key", object, resident=True, cleanup_no_client=hook)
+    with Connection(face) as connection:
+        turn = browser.open(client=connection.client)
+        turn.session[key] = seen
+        turn.finish()
+    with browser.visit() as session:
+        assert session[key] is newer
+
+
+def test_rule_13_a_store_that_fails_in_its_own_way_is_nobodys_trouble(face: Face, caplog: pytest.LogCaptureFixture) -> None:
+    """When a connection closes there is nobody left to tell: whatever is raised is logged, and the server's loop goes on."""
+    key = Key("key", str, cleanup_no_client=bool)
+    store = Watched(face.store)
+    face.manager = face.another(store=store)
+    browser = face.browser()
+    with Connection(face) as connection:
+        turn = browser.open(client=connection.client)
+        turn.session[key] = "value"
+        turn.finish()
+        store.faults["open"] = OSError("the disk is gone")
+    assert "cleaning up after the last client" in caplog.text
