@@ -182,8 +182,9 @@ class Clients:
         return [client for client in clients if len(client.carried) == 1]
 
     def everyone(self) -> tuple[Sequence[Client], Sequence[bytes]]:
-        """Every connection that carries a session, and every session that has a lingering address; the latter are forgotten."""
+        """Every connection that carries a session, and every session that has a lingering address alone; what lingers is forgotten."""
         with self._lock:
             lingering, self._lingering, self._due = self._lingering, {}, Wheel()
             connected = {id(client): client for clients in self.connected.values() for client in clients}
-        return list(connected.values()), [key.to_bytes(LOCATOR_BYTES, "big") for key in lingering]
+            alone = [locator for key in lingering if (locator := key.to_bytes(LOCATOR_BYTES, "big")) not in self.connected]
+        return list(connected.values()), alone

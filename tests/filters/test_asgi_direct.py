@@ -10,7 +10,7 @@ import pytest
 from tests.filters.asgi_site import Site, says, streams
 from tests.filters.servers import ASGIRequest, Jar, asgi, in_loop, scope
 from typed_sessions import Begin, CommitRefused, CookiePolicy, End, Event, HeadersSent, LostUpdate, Session, current_session
-from typed_sessions.filters.asgi import Scope, open_session
+from typed_sessions.filters.asgi import Receive, Scope, Send, open_session
 from typed_sessions.session import Create
 
 
@@ -126,3 +126,35 @@ async def test_tasks_that_open_at_once_have_one_session() -> None:
     assert (answer.text, len(answer.all("set-cookie"))) == ("True", 2)
     [view] = [view async for view in site.sessions.all()]
     assert (view[site.visits], view[site.name]) == (1, "ann")
+
+
+@in_loop
+async def test_an_answer_waits_for_the_commit_that_another_task_is_in_the_middle_of() -> None:
+    """What a listener of it still does belongs into that answer: here, the cookies of a renewal."""
+    site, jar, request = Site(), Jar(), ASGIRequest()
+    told, go_on = asyncio.Event(), asyncio.Event()
+
+    async def renews(_: Begin) -> None:
+        told.set()
+        await go_on.wait()
+        current_session().renew()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        session = await open_session(scope)
+        session[site.visits] = 1
+        committing = asyncio.ensure_future(site.sessions.commit(session))
+        await told.wait()
+        session[site.name] = "ann"
+        answering = asyncio.ensure_future(send({"type": "http.response.start", "status": 200, "headers": []}))
+        await asyncio.sleep(0.01)
+        left_early = [*request.sent]
+        go_on.set()
+        await asyncio.gather(committing, answering)
+        assert left_early == []
+        await send({"type": "http.response.body", "body": b"done"})
+
+    site.sessions.on(Begin, renews)
+    await site.app(app)(scope(), request.receive, request.send)
+    jar.take(request.answer().headers)
+    [view] = [view async for view in site.sessions.all()]
+    assert (await site.stored(jar), view[site.name]) == (1, "ann")

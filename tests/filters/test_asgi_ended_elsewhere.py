@@ -264,3 +264,27 @@ async def test_an_outage_that_was_dealt_with_does_not_end_the_asking() -> None:
             assert await socket.next() == CLOSED
         finally:
             await ticks.put(False)
+
+
+@pytest.mark.parametrize("how", ["is spoken to", "only sends"])
+@in_loop
+async def test_a_clock_that_was_set_back_hides_no_end(how: str) -> None:
+    """Rules 8 and 14: the last question lies in the future then, and does not count; otherwise nobody would ask until it has come."""
+    site = Site()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await open_session(scope)
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (message := await receive())["type"] == "websocket.receive":
+            if message["text"] == "silence" or how == "only sends":
+                await send({"type": "websocket.send", "text": message["text"]})
+
+    async with Socket(site.app(app), await site.jar()) as socket:
+        await socket.accepted()
+        assert await socket.ask("silence") == "silence"
+        site.clock.advance(-3600)
+        other = AsyncSessionManager(site.store.store, clock=site.clock)
+        assert await other.end_all() == 1
+        await socket.say("anybody?")
+        assert (await socket.next())["code"] == 1008

@@ -230,3 +230,24 @@ async def test_a_page_that_came_in_the_clear_is_another_origin(how: str) -> None
             assert first.get("status", 101) == status
     async with Socket(app, headers=[("Origin", "https://example.org")]) as socket:
         await socket.accepted()
+
+
+@pytest.mark.parametrize("hosts", [[], [b""], [b"example.org", b"example.org"]], ids=["no Host", "an empty Host", "two Hosts"])
+@pytest.mark.parametrize("origin", [b"http://example.org", b"null", b"file://", b""], ids=repr)
+@in_loop
+async def test_a_page_is_of_no_host_if_it_is_not_known_which_one_was_asked(site: Site, origin: bytes, hosts: list[bytes]) -> None:
+    """A sandboxed page, or one out of a file, says "null", and has no host either: that does not make them the same."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await open_session(scope)
+        await receive()
+        await send({"type": "websocket.accept"})
+
+    jar = await site.jar()
+    socket = Socket(site.app(app), jar, denial=True)
+    kept = [(name, value) for name, value in socket.scope["headers"] if name != b"host"]
+    socket.scope["headers"] = [*((b"host", host) for host in hosts), (b"origin", origin), *kept]
+    async with socket:
+        first = await socket.next()
+        assert (first["type"], first.get("status")) == ("websocket.http.response.start", 403)
+    assert site.store.calls["open"] == 0

@@ -11,7 +11,7 @@ import pytest
 
 from tests.filters.http_site import Handler, Site
 from tests.filters.servers import Connection, exchange, serving
-from typed_sessions import Conflict, Rejected, Session, StoreUnavailable, TooLarge
+from typed_sessions import Conflict, Rejected, Session, SessionClosed, StoreUnavailable, TooLarge
 from typed_sessions.filters import http_server
 
 FAILURES = [(StoreUnavailable("it is down"), 503), (Conflict("others were faster"), 503), (TooLarge("too large"), 500)]
@@ -266,3 +266,58 @@ def test_a_check_that_raises_is_no_unknown_method(site: Site, mistake: Exception
     [error] = server.errors
     assert mistake in (error, error.__cause__)
     assert not isinstance(error, AttributeError)
+
+
+@pytest.mark.parametrize("why", ["a refusal", "a commit that fails"])
+def test_what_answers_a_head_in_the_handlers_place_has_no_body(site: Site, why: str) -> None:
+    """RFC 9110 9.3.2, on the wire: for a proxy, bytes behind the headers would be the beginning of the next answer."""
+
+    def head(handler: Handler) -> str:
+        if why == "a refusal":
+            raise Rejected("require", 403)
+        handler.session[site.visits] = 1
+        return ""
+
+    site.store.faults["create"] = StoreUnavailable("it is down")
+    with serving(site.handler({"/head": head})) as server:
+        headers, _, body = exchange(server, b"HEAD /head HTTP/1.1\r\nHost: localhost\r\n\r\n").partition(b"\r\n\r\n")
+    assert (headers[9:12], body) == (b"403" if why == "a refusal" else b"503", b"")
+    assert b"\r\nContent-Length: " in headers
+    assert server.errors == []
+
+
+def test_a_refused_post_in_chunks_gets_its_answer(site: Site) -> None:
+    """As one that says how long it is: what is still under way is taken and dropped, or the connection would be reset."""
+
+    def refuses(handler: Handler) -> None:
+        raise Rejected("require", 403)
+
+    chunks = b"2710\r\n" + b"x" * 10_000 + b"\r\n"
+    with ExitStack() as kept:
+        with serving(site.handler({"/refused": refuses})) as server:
+            raw = kept.enter_context(socket.create_connection(("127.0.0.1", server.port), 10))
+            raw.sendall(b"POST /refused HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks * 20)
+            assert b"".join(iter(lambda: raw.recv(65_536), b"")).startswith(b"HTTP/1.1 403 ")
+            raw.sendall(chunks * 20 + b"0\r\n\r\n")
+            raw.shutdown(socket.SHUT_WR)
+        # The handler has ended: a reset would be known by now.
+        assert raw.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+    assert server.errors == []
+
+
+def test_a_refusal_after_the_headers_closes_the_session(site: Site) -> None:
+    """Rule 27: a thread that outlives the request neither reads nor writes it any more."""
+    kept: list[Session] = []
+
+    def refused(handler: Handler) -> None:
+        kept.append(handler.session)
+        handler.begin(200, 100)
+        handler.end_headers()
+        raise Rejected("require", 403)
+
+    with serving(site.handler({"/refused": refused})) as server, Connection(server) as browser:
+        browser.ask("/visit")
+        with pytest.raises(Exception, match="IncompleteRead"):
+            browser.ask("/refused")
+    with pytest.raises(SessionClosed):
+        kept[0][site.visits]

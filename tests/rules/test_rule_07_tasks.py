@@ -384,3 +384,40 @@ async def test_rule_26_a_handler_fails_while_its_task_creates(held: Held, sessio
         await asgi(SessionMiddleware(fail, sessions))
     await committing[0]
     assert await stored(sessions) == []
+
+
+class Interrupted(Watched):
+    """An asynchronous store; `meanwhile` is what happens when the next verb of a name has done its work."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryStore())
+        self.meanwhile: dict[str, Callable[[], object]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        verb = super().__getattr__(name)
+        if name not in (*VERBS, "close"):
+            return verb
+
+        async def held(*args: Any) -> Any:
+            result = verb(*args)
+            self.meanwhile.pop(name, lambda: None)()
+            await asyncio.sleep(0)
+            return result
+
+        return held
+
+
+@pytest.mark.parametrize("by", ["finish", "commit"])
+@in_loop
+async def test_rule_23_an_end_asked_for_while_the_session_begins(by: str) -> None:
+    """By another task, while the store creates it: it is not forgotten over that, and nothing stays behind."""
+    held, visits = Interrupted(), Key("visits", int)
+    sessions = AsyncSessionManager(cast("Any", held))
+    session, finish = await sessions.start_check(Request(headers=[], peer=PEER))
+    session[visits] = 1
+    held.meanwhile["create"] = session.end
+    if by == "commit":
+        await sessions.commit(session)
+    headers = await finish()
+    assert [view async for view in sessions.all()] == []
+    assert all("Max-Age=0" in value for name, value in headers if name == "Set-Cookie")

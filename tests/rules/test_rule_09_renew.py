@@ -437,3 +437,32 @@ def test_rule_09_what_was_read_before_a_clear_is_gone_at_once(face: Face) -> Non
         assert list(session) == []
     with browser.visit() as session:
         assert list(session) == []
+
+
+@pytest.mark.parametrize("what", ["begin", "renew", "end", "not persistent", "use", "overtaken", "nothing"])
+def test_rule_09_the_cookies_of_a_finish_are_those_of_its_headers(make_face: Callable[..., Face], what: str) -> None:
+    """`finish.cookies`, for servers that take no headers; who was overtaken by a renewal sends the old cookie in neither (rule 23)."""
+    user, other = Key("user", str), Key("other", int)
+    face = make_face(cookie_policy=CookiePolicy(max_age=3600))
+    browser = face.browser()
+    for _ in range(2):
+        with browser.visit() as session:
+            session[user] = "ann"
+    if what in ("use", "overtaken"):
+        face.clock.advance(61)
+    turn = face.browser().open() if what == "begin" else browser.open()
+    if what == "renew":
+        turn.session.renew()
+    elif what == "end":
+        turn.session.end()
+    elif what == "not persistent":
+        turn.session.persistent = False
+    elif what == "overtaken":
+        rival = browser.open()
+        rival.session.renew(overlap=60)
+        rival.finish()
+    if what not in ("end", "nothing"):
+        turn.session[other] = 1
+    sent = [value for name, value in turn.finish() if name == "Set-Cookie"]
+    assert [cookie.header() for cookie in turn.finisher.cookies] == sent
+    assert len(sent) == (0 if what in ("overtaken", "nothing") else 2)

@@ -284,3 +284,25 @@ def test_rule_13_a_store_that_fails_in_its_own_way_is_nobodys_trouble(face: Face
         turn.finish()
         store.faults["open"] = OSError("the disk is gone")
     assert "cleaning up after the last client" in caplog.text
+
+
+@pytest.mark.stores("memory")
+def test_rule_13_closing_the_manager_asks_once(face: Face) -> None:
+    """Also about a session that has both a connection and an address that lingers: its last client leaves once."""
+    asked: list[str] = []
+
+    def cleanup_no_client(value: str) -> bool:
+        asked.append(value)
+        return True
+
+    key = Key("key", str, cleanup_no_client=cleanup_no_client)
+    browser = face.browser()
+    with browser.visit() as session:
+        session[key] = "value"
+    with Connection(face) as connection:
+        with browser.visit(client=connection.client) as session:
+            assert len(session.clients) == 2
+        assert asked == []
+        face.call(face.manager.close() if face.kind == "sync" else face.manager.aclose())
+        assert asked == ["value"]
+    assert asked == ["value"]

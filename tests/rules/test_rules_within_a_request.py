@@ -274,3 +274,24 @@ def test_start_check_nosession_does_not_grow(face: Face) -> None:
             trace, depth = trace.tb_next, depth + 1
         depths.append(depth)
     assert len(set(depths)) == 1
+
+
+def test_rule_07_a_timeout_that_was_committed_is_not_set_again(face: Face) -> None:
+    """It is the session's then: the request sees the one that another request chooses after it, and does not put its own over that."""
+    visits = Key("visits", int)
+    browser = face.browser()
+    with browser.visit() as session:
+        session[visits] = 1
+    turn = browser.open()
+    turn.session.timeout = 600
+    face.call(face.manager.commit(turn.session))
+    with browser.visit() as session:
+        assert session.timeout == 600
+        session.timeout = 1200
+    face.call(face.manager.refresh(turn.session))
+    assert turn.session.timeout == 1200
+    turn.session.renew()
+    turn.session[visits] = 2
+    turn.finish()
+    with browser.visit() as session:
+        assert (session.timeout, session[visits]) == (1200, 2)
