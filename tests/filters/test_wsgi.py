@@ -17,7 +17,7 @@ import pytest
 
 from tests.filters.servers import Answer, Jar, WSGIRequest, environ, wsgi
 from tests.filters.wsgi_site import Site, Start, says, streams
-from typed_sessions import HeadersSent, NoSession, SessionClosed, current_session
+from typed_sessions import CookiePolicy, HeadersSent, NoSession, SessionClosed, current_session
 from typed_sessions.filters.wsgi import SessionMiddleware, open_session
 
 
@@ -416,3 +416,11 @@ def test_a_real_server_between_two_validators(site: Site) -> None:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@pytest.mark.parametrize(("mounted", "path", "cookies"), [("/shop", "/cart", 2), ("", "/shop/cart", 2), ("/blog", "/shop/cart", 0)])
+def test_where_an_application_is_mounted_is_part_of_the_path(site: Site, mounted: str, path: str, cookies: int) -> None:
+    """A session is created unasked within the cookie's path, as the browser sees it: SCRIPT_NAME and PATH_INFO together."""
+    app = site.app(says(lambda: current_session().exists), create=True, cookie_policy=CookiePolicy(path="/shop"))
+    answer = wsgi(app, SCRIPT_NAME=mounted, path=path)
+    assert (len(answer.all("Set-Cookie")), answer.text) == (cookies, str(cookies == 2))

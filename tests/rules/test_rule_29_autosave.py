@@ -215,3 +215,31 @@ def test_rule_29_of_two_snapshots_at_once_the_later_one_stays(face: Face, tmp_pa
     second.join()
     manager.close()
     assert server.restart() == 2
+
+
+class Closed(Watched):
+    """A store that counts how often it was closed."""
+
+    def __init__(self, store: Any) -> None:
+        super().__init__(store)
+        self.closed = 0
+
+    def close(self) -> None:
+        self.closed += 1
+        self.store.close()
+
+
+def test_rule_29_a_store_is_let_go_of_also_if_the_last_snapshot_fails(face: Face, tmp_path: Path) -> None:
+    """The failure is raised; closing again, when there is room, saves what is there."""
+    store = Closed(face.store)
+    face.manager = manager = face.another(store=store)
+    path = tmp_path / "missing" / "sessions.snapshot"
+    manager.autosave(path)
+    with face.browser().visit() as session:
+        session[Key("name", str)] = "ann"
+    with pytest.raises(StoreUnavailable, match="the folder does not exist"):
+        face.call(manager.close() if face.kind == "sync" else manager.aclose())
+    assert store.closed == 1
+    path.parent.mkdir()
+    face.call(manager.close() if face.kind == "sync" else manager.aclose())
+    assert path.exists()
