@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -36,23 +37,25 @@ def steady_clock(
     else:
         read = time.monotonic
     begin = read()
-    # One tuple, which a thread reads whole: what is added to the steady clock, how far the wall clock is ahead of that, since when, and
-    # when to look again.
-    state = (wall() - begin, 0.0, begin, begin + _LOOK)
+    # Each a tuple, which a thread reads whole: what is added to the steady clock, and until when that is all; and what is added, how far
+    # the wall clock was ahead of that, when that was, and when to look again.
+    plain = (wall() - begin, begin + _LOOK)
+    seen = (plain[0], 0.0, begin, plain[1])
 
     def now() -> float:
-        added, ahead, since, due = state
+        added, due = plain
         at = read()
-        if at >= due:
-            return look(at)
-        return added + at if ahead == 0.0 else added + at + _made_up(ahead, at - since)
+        return added + at if at < due else look(at)
 
     def look(at: float) -> float:
-        nonlocal state
-        added, ahead, since, _ = state
+        nonlocal plain, seen
+        added, ahead, since, due = seen
         added += _made_up(ahead, at - since)
-        ahead = wall() - added - at
-        state = (added, ahead if abs(ahead) > _NEAR else 0.0, at, at + _LOOK)
+        if at >= due:
+            ahead = wall() - added - at
+            due = at + _LOOK
+            seen = (added, ahead if abs(ahead) > _NEAR else 0.0, at, due)
+            plain = (added, due if abs(ahead) <= _NEAR else -math.inf)
         return added + at
 
     return now

@@ -7,6 +7,7 @@ from typing import Any
 
 from tests.faces import Browser, Face
 from tests.rules.scene import Connection, asking, handle_of, on, stored
+from tests.watched import Watched
 from typed_sessions import Key
 from typed_sessions.clients import Clients
 
@@ -220,3 +221,20 @@ def test_rule_13_a_connection_that_leaves_is_not_the_last_while_an_address_linge
         face.clock.advance(20)
         face.call(face.manager.sweep())
     assert asked == ["value"]
+
+
+def test_rule_13_nobody_asks_for_a_session_that_has_ended(face: Face) -> None:
+    """Its addresses are forgotten with it: when their time is over, that costs no question to the store."""
+    store = Watched(face.store)
+    face.manager = face.another(store, linger=100, timeout=None)
+    key = Key("key", str, cleanup_no_client=lambda _: True)
+    browser = face.browser()
+    with browser.visit() as session:
+        session[key] = "value"
+    with browser.visit() as session:
+        assert len(session.clients) == 1
+        session.end()
+    store.calls.clear()
+    face.clock.advance(200)
+    face.call(face.manager.sweep())
+    assert store.calls["open"] == 0
