@@ -279,9 +279,7 @@ def test_rule_13_a_store_that_fails_in_its_own_way_is_nobodys_trouble(face: Face
     face.manager = face.another(store=store)
     browser = face.browser()
     with Connection(face) as connection:
-        turn = browser.open(client=connection.client)
-        turn.session[key] = "value"
-        turn.finish()
+        on(browser, connection, key)
         store.faults["open"] = OSError("the disk is gone")
     assert "cleaning up after the last client" in caplog.text
 
@@ -290,12 +288,7 @@ def test_rule_13_a_store_that_fails_in_its_own_way_is_nobodys_trouble(face: Face
 def test_rule_13_closing_the_manager_asks_once(face: Face) -> None:
     """Also about a session that has both a connection and an address that lingers: its last client leaves once."""
     asked: list[str] = []
-
-    def cleanup_no_client(value: str) -> bool:
-        asked.append(value)
-        return True
-
-    key = Key("key", str, cleanup_no_client=cleanup_no_client)
+    key = Key("key", str, cleanup_no_client=asking(asked, True))
     browser = face.browser()
     with browser.visit() as session:
         session[key] = "value"

@@ -181,17 +181,11 @@ def test_rule_13_an_address_that_lingers_no_more_is_not_the_last_client(make_fac
     """While a connection is there that tells when it closes, the hook does not run; it does when that one leaves."""
     face = make_face(linger=30, granularity=10)
     asked: list[str] = []
-
-    def keep(value: str) -> bool:
-        asked.append(value)
-        return True
-
-    key = Key("key", str, cleanup_no_client=keep)
+    key = Key("key", str, cleanup_no_client=asking(asked, True))
     browser = face.browser()
-    with browser.visit() as session:  # over a connection that nobody tells about
-        session[key] = "value"
+    on(browser, None, key)
     with Connection(face) as connection:
-        browser.open(client=connection.client).finish()
+        on(browser, connection)
         for _ in range(4):
             face.clock.advance(20)
             face.call(face.manager.sweep())
@@ -203,19 +197,11 @@ def test_rule_13_a_connection_that_leaves_is_not_the_last_while_an_address_linge
     """The hook runs once for the two, when the address has had its time."""
     face = make_face(linger=30, granularity=10)
     asked: list[str] = []
-
-    def keep(value: str) -> bool:
-        asked.append(value)
-        return True
-
-    key = Key("key", str, cleanup_no_client=keep)
+    key = Key("key", str, cleanup_no_client=asking(asked, True))
     browser = face.browser()
     with Connection(face) as connection:
-        turn = browser.open(client=connection.client)
-        turn.session[key] = "value"
-        turn.finish()
-        with browser.visit() as session:  # over a connection that nobody tells about
-            assert session[key] == "value"
+        on(browser, connection, key)
+        on(browser, None)
     assert asked == []
     for _ in range(4):
         face.clock.advance(20)
