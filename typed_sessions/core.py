@@ -302,7 +302,7 @@ class Core:
         if first is not None:
             if exchange.address is None:
                 self.require_address(exchange)
-            return Draft(session_id, first_record(session_id, exchange.address, *first, options, self.idle, now), plain=True)
+            return Draft(session_id, first_record(session_id, exchange.address, first, options, self.idle, now), plain=True)
         changes = tracking.changes(session_id.locator)
         if not forced and (changes is None or not tracking.begins()):
             return None

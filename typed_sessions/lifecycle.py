@@ -167,11 +167,11 @@ def idle_of(timeout: float | None, options: SessionOptions) -> Idle:
 
 
 def first_record(
-    session_id: SessionId, address: str | None, fields: Mapping[str, bytes], size: int, options: SessionOptions, idle: Idle, now: float
+    session_id: SessionId, address: str | None, fields: Mapping[str, bytes], options: SessionOptions, idle: Idle, now: float
 ) -> Record:
-    """The record of a session that begins at `now` with these fields of so many bytes, of a first commit and none of them hooked."""
+    """The record of a session that begins at `now` with these fields, none of them hooked, and not yet counted (`size`)."""
     record = Record(session_id.locator, session_id.digest, session_id.tag_digest, now, now, idle[0], idle[1], 1, address)
-    record.unpacked, record.size = fields, size
+    record.unpacked = fields
     if options.lifetime is not None:
         record.deadline = now + options.lifetime
     return record

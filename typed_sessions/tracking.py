@@ -96,7 +96,7 @@ class Tracking(View, eq=False):
                 elif older_base is not None:
                     writes[key.was] = _as_it_is(slot.older, older_base)
             writes[name] = self._write(name, payload, key.version, flags, base, locator)
-        lists = self._list_changes(locator) if self.lists else None
+        lists = self._list_changes(self.lists, locator) if self.lists else None
         if not (writes or lists or residents or self.flagged):
             return None
         changes = Changes(writes)
@@ -127,10 +127,9 @@ class Tracking(View, eq=False):
             payload, flags = seal.seal(self._locator(locator), name, payload), flags | FIELD_SEALED
         return Write(payload, version, flags, base)
 
-    def first_fields(self) -> tuple[dict[str, bytes], int] | None:
-        """The fields of a session that is about to be created, and 0 for their bytes, which nobody has counted, if values were assigned
-        that cannot be changed in place, and nothing else was done; None otherwise: then it is for `changes`. Only for a manager that
-        seals nothing.
+    def first_fields(self) -> dict[str, bytes] | None:
+        """The fields of a session that is about to be created, if values were assigned that cannot be changed in place, and nothing else
+        was done; None otherwise: then it is for `changes`. Only for a manager that seals nothing.
         """
         if self.flagged or self.lists:
             return None
@@ -140,7 +139,7 @@ class Tracking(View, eq=False):
             if slot.mode != "assigned" or payload is None or not key.direct or key.has_hooks:
                 return None
             fields[name] = FIRST_REVISION + key.head + payload
-        return (fields, 0) if fields else None
+        return fields or None
 
     def begun(self, record: Record) -> None:
         """`committed`, for a session that has been created with its `first_fields`."""
@@ -163,11 +162,9 @@ class Tracking(View, eq=False):
         assert self.record is not None
         return self.record.locator
 
-    def _list_changes(self, locator: bytes | None) -> dict[str, ListChange] | None:
-        if not self.lists:
-            return None
+    def _list_changes(self, lists: Mapping[str, ListSlot], locator: bytes | None) -> dict[str, ListChange]:
         found: dict[str, ListChange] = {}
-        for name, slot in self.lists.items():
+        for name, slot in lists.items():
             new = [item for item in slot.items if item.sequence is None]
             if new or slot.removed or slot.dropped:
                 found[name] = ListChange(
