@@ -32,7 +32,6 @@ from .stores.base import Created
 from .tracking import Tracking
 
 E = TypeVar("E", bound=Event)
-R = TypeVar("R")
 
 logger: logging.Logger = logging.getLogger("typed_sessions")
 

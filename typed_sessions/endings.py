@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from .changes import Changes, Outcome
 from .clients import Client
@@ -23,8 +23,6 @@ from .steps import Ask, Pause, Plan, Tell, Whole, Work, emit, tell
 from .tracking import Tracking
 
 logger: logging.Logger = logging.getLogger("typed_sessions")
-
-R = TypeVar("R")
 
 LEASE = 60.0
 """Seconds for which one process has an ended session to itself while it runs the hooks."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from .changes import Outcome
 from .core import Core, Draft
@@ -22,8 +22,6 @@ from .stores.base import Created
 from .tracking import Tracking
 
 logger: logging.Logger = logging.getLogger("typed_sessions")
-
-R = TypeVar("R")
 
 ATTEMPTS = 8
 """How often an id is drawn."""
@@ -410,6 +408,7 @@ def _end_own(core: Core, exchange: Exchange, record: Record | None) -> Plan[None
     assert tracking is not None
     tracking.forget_changes()
     tracking.over = True
+    ended = False
     if record is not None:
         try:
             ended = yield from end(core, record.locator, "ended", exchange)
@@ -417,12 +416,10 @@ def _end_own(core: Core, exchange: Exchange, record: Record | None) -> Plan[None
             # Whoever tries again has to sign out, and not to be told that it is over: an end can be said twice.
             tracking.over, tracking.end_asked, tracking.flagged, tracking.touched = False, True, True, True
             raise
-        # A session that this very request created or renewed has cookies that never left.
-        exchange.resend, exchange.issued = False, None
-        if not ended:
-            return  # another request has ended it: its cookies are that one's business (rule 23)
+    # A session that this very request created or renewed has cookies that never left.
     exchange.resend, exchange.issued = False, None
-    exchange.expire = exchange.expire or record is not None
+    if ended:  # otherwise another request has, and its cookies are that one's business (rule 23)
+        exchange.expire = True
 
 
 def abandon(core: Core, exchange: Exchange) -> Plan[None]:
