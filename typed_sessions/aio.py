@@ -19,9 +19,9 @@ from .clients import Client, Close
 from .durations import check_seconds
 from .errors import SessionEnded, SessionError, StoreUnavailable
 from .events import Event
-from .exchange import BAD_REQUEST, Exchange, Guard, Request, RequestReader
+from .exchange import BAD_REQUEST, Exchange, Guard, Request
 from .finish import AsyncFinish, close_exchange
-from .keeper import absolute, keeper_of
+from .keeper import absolute
 from .lifecycle import judge
 from .manager import SCAN_PAGE, exchange_of, still_open
 from .policy import CookiePolicy
@@ -34,8 +34,6 @@ from .tracking import Tracking
 E = TypeVar("E", bound=Event)
 
 logger: logging.Logger = logging.getLogger("typed_sessions")
-
-_READER = RequestReader()
 
 
 @final
@@ -88,9 +86,6 @@ class AsyncSessionManager(Carrying):
             return await self.open_exchange(exchange), AsyncFinish(self.commit_exchange, exchange)
 
         return start
-
-    def _guard(self, cookie_policy: CookiePolicy | None, **settings: Any) -> Guard:  # Any: typed on the callers, checked by Guard
-        return Guard(_READER, self._core.cookie_policy if cookie_policy is None else cookie_policy, **settings)
 
     def open_soon(self, exchange: Exchange) -> Session | Awaitable[Session]:
         """For filters: open the request's session; at once, if there is nothing to wait for."""
@@ -406,15 +401,11 @@ class AsyncSessionManager(Carrying):
 
     async def save_sessions(self, path: str | os.PathLike[str], /) -> int:
         """As `SessionManager.save_sessions`; the file is written in a thread."""
-        core = self._core
-        core.keeper = keeper_of(core.store, core.options.timeout, self)
-        return await asyncio.to_thread(core.keeper.save, absolute(path), core.clock())
+        return await asyncio.to_thread(self._keeper().save, absolute(path), self._core.clock())
 
     async def load_sessions(self, path: str | os.PathLike[str], /, *, strict: bool = False) -> int:
         """As `SessionManager.load_sessions`."""
-        core = self._core
-        core.keeper = keeper_of(core.store, core.options.timeout, self)
-        count, problems = await asyncio.to_thread(core.keeper.load, absolute(path), core.clock(), self)
+        count, problems = await asyncio.to_thread(self._keeper().load, absolute(path), self._core.clock(), self)
         if strict and problems:
             raise problems[0]
         return count
@@ -422,10 +413,9 @@ class AsyncSessionManager(Carrying):
     def autosave(self, path: str | os.PathLike[str], /, *, every: float = 60) -> None:
         """As `SessionManager.autosave`; begins with the first request, or with `async with`."""
         check_seconds("autosave(every=...)", every, 0.001)
-        core = self._core
-        core.keeper = keeper_of(core.store, core.options.timeout, self)
+        keeper = self._keeper()
         place = self._tasks.path = absolute(path)
-        core.keeper.needs(self, place)
+        keeper.needs(self, place)
         self._tasks.repeat("autosave", every, lambda: self.save_sessions(place))
 
     @override

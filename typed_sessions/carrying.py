@@ -16,7 +16,6 @@ from typing_extensions import ParamSpec, override
 from . import steps
 from .errors import SessionError
 from .exchange import Exchange
-from .keeper import is_cuttable, keeper_of
 from .offloop import OffLoop
 from .settings import Configured
 from .stores.base import AsyncStore, Store
@@ -78,8 +77,6 @@ class Carrying(Configured[Store | AsyncStore]):
         self._offloop = None if awaited or self._direct is not None else OffLoop(store)
         self._core.sleep = asyncio.sleep
         self._tasks = Tasks()
-        if is_cuttable(store):
-            self._core.keeper = keeper_of(store, self._core.options.timeout, self)
 
     async def _ask(self, verb: Callable[..., Any], *args: Any) -> Any:  # Any: each verb has types of its own
         if self._direct is not None:

@@ -22,9 +22,9 @@ from .clients import Client
 from .durations import check_seconds
 from .errors import SessionEnded, SessionError
 from .events import Event
-from .exchange import BAD_REQUEST, Exchange, Guard, Request, RequestReader
+from .exchange import BAD_REQUEST, Exchange, Guard, Request
 from .finish import Finish, close_exchange
-from .keeper import absolute, is_cuttable, keeper_of
+from .keeper import absolute
 from .lifecycle import judge, opens
 from .policy import CookiePolicy
 from .record import Record
@@ -35,7 +35,6 @@ from .stores.base import Store
 E = TypeVar("E", bound=Event)
 R = TypeVar("R")
 
-_READER = RequestReader()
 SCAN_PAGE = 500
 
 
@@ -98,9 +97,6 @@ class SessionManager(Configured[Store]):
             core.next_sweep = -math.inf  # the child's first request has to look after the background
 
         self._background = Background(forked)
-        if is_cuttable(store):
-            # Also of a manager that saves nothing: another one of this store may, and what ends here must not come back there.
-            core.keeper = keeper_of(store, core.options.timeout, self)
 
     def on(self, event: type[E], listener: Callable[[E], None], /) -> Callable[[], None]:
         """Call `listener` for every event of this class or a subclass, after those that were added before.
@@ -152,9 +148,6 @@ class SessionManager(Configured[Store]):
             return self.open_exchange(exchange), Finish(self.commit_exchange, exchange)
 
         return start
-
-    def _guard(self, cookie_policy: CookiePolicy | None, **settings: Any) -> Guard:  # Any: typed on the callers, checked by Guard
-        return Guard(_READER, self._core.cookie_policy if cookie_policy is None else cookie_policy, **settings)
 
     def open_exchange(self, exchange: Exchange) -> Session:
         """For filters: open the request's session."""
@@ -373,9 +366,7 @@ class SessionManager(Configured[Store]):
         Raises `StoreUnavailable` if the snapshot or the journal cannot be written; what was saved before is still there then. Raises
         `PolicyError` for a store other than a memory store, which keeps its sessions itself.
         """
-        core = self._core
-        core.keeper = keeper_of(core.store, core.options.timeout, self)
-        return core.keeper.save(path, core.clock())
+        return self._keeper().save(path, self._core.clock())
 
     def load_sessions(self, path: str | os.PathLike[str], /, *, strict: bool = False) -> int:
         """Restore what `save_sessions` wrote; how many sessions. A missing file is no sessions.
@@ -383,9 +374,7 @@ class SessionManager(Configured[Store]):
         A damaged file is reported and kept under another name, and the previous good one is loaded; with `strict`, `SnapshotDamaged`.
         Raises `PolicyError` as `save_sessions` does.
         """
-        core = self._core
-        core.keeper = keeper_of(core.store, core.options.timeout, self)
-        count, problems = core.keeper.load(path, core.clock(), self)
+        count, problems = self._keeper().load(path, self._core.clock(), self)
         if strict and problems:
             raise problems[0]
         return count
@@ -397,10 +386,9 @@ class SessionManager(Configured[Store]):
         Raises `PolicyError` as `save_sessions` does, and for less than a thousandth of a second.
         """
         check_seconds("autosave(every=...)", every, 0.001)
-        core = self._core
-        core.keeper = keeper_of(core.store, core.options.timeout, self)
+        keeper = self._keeper()
         place = self._background.path = absolute(path)
-        core.keeper.needs(self, place)
+        keeper.needs(self, place)
         self._background.start("autosave", every, lambda: self.save_sessions(place))
 
     @override

@@ -15,12 +15,16 @@ from .address import AddressPolicy
 from .clock import steady_clock
 from .core import Core
 from .errors import PolicyError
+from .exchange import Guard, RequestReader
+from .keeper import Keeper, is_cuttable, keeper_of
 from .options import SessionOptions, refuse_unknown
 from .policy import CookiePolicy
 from .record import LOCATOR_BYTES
 from .sealing import SealingKeys
 from .session import Create, Session, SessionView, answered, check_function
 from .stores.memory import MemoryStore
+
+_READER: Final = RequestReader()
 
 
 @final
@@ -89,7 +93,7 @@ def _explaining(once: Collection[str] = ()) -> Callable[[F], F]:
 
 
 class Configured(Generic[S]):
-    """The part of a manager that is its settings: the constructor, and what changes them later."""
+    """The part of a manager that is its settings: the constructor, what changes them later, and what both managers make of them."""
 
     asynchronous: ClassVar[bool]
     """Whether hooks and listeners may be coroutine functions."""
@@ -151,6 +155,9 @@ class Configured(Generic[S]):
             asynchronous=self.asynchronous,
         )
         self._begin()
+        if is_cuttable(used):
+            # Also of a manager that saves nothing: another one of this store may, and what ends here must not come back there.
+            self._keeper()
         self._tend()
 
     def _begin(self) -> None:
@@ -160,6 +167,15 @@ class Configured(Generic[S]):
     def _tend(self) -> None:
         """The options have changed: begin or stop what runs in the background."""
         raise NotImplementedError
+
+    def _guard(self, cookie_policy: CookiePolicy | None, **settings: Any) -> Guard:  # Any: typed on the callers, checked by Guard
+        """The settings of one filter of a server of the user's own."""
+        return Guard(_READER, self._core.cookie_policy if cookie_policy is None else cookie_policy, **settings)
+
+    def _keeper(self) -> Keeper:
+        """The keeper of the store's files, which this manager uses from now on. Raises `PolicyError` if the store needs none."""
+        keeper = self._core.keeper = keeper_of(self._core.store, self._core.options.timeout, self)
+        return keeper
 
     @property
     def options(self) -> SessionOptions:
