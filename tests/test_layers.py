@@ -74,6 +74,7 @@ LAYERS = (
     "snapshot",
     "journal",
     "keeper",
+    "refusals",
     "exchange",
     "finish background",
     "tasks",

@@ -38,13 +38,14 @@ from .errors import (
     TooLarge,
 )
 from .events import AddressMismatch, Begin, CommitRefused, End, Event, LostUpdate, ReusedOldId, ValueRefused
-from .exchange import Request, redirect
+from .exchange import Request
 from .finish import AsyncFinish, Finish
 from .keys import AnyKey, Key, KeyView, ListKey
 from .manager import SessionManager
 from .options import SessionOptions
 from .policy import CookiePolicy
 from .record import EndReason
+from .refusals import redirect
 from .sealing import SealingKeys
 from .session import Create, Error, Session, SessionList, SessionView, current_session
 from .stores.base import AsyncStore, Store

@@ -9,8 +9,7 @@ import pytest
 
 from tests.filters.servers import Jar, wsgi
 from tests.filters.wsgi_site import Site
-from typed_sessions import Rejected, StoreUnavailable, current_session
-from typed_sessions.exchange import redirect
+from typed_sessions import Rejected, StoreUnavailable, current_session, redirect
 
 
 @pytest.fixture

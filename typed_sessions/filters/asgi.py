@@ -17,9 +17,10 @@ from typing import Any, cast, final
 from ..aio import AsyncSessionManager
 from ..clients import Client
 from ..errors import COMMIT_FAILURES, CommitFailure, Headers, NoSession, Rejected
-from ..exchange import BAD_REQUEST, Exchange, Guard, leaves, refusal_of, refuse_late, report
+from ..exchange import BAD_REQUEST, Exchange, Guard, refuse_late
 from ..finish import close_exchange, discard_exchange, forget_changes, report_broken_off
 from ..policy import CookiePolicy
+from ..refusals import leaves, refusal_of, report
 from ..session import Create, Error, Session, enter, leave
 from .asgi_base import AnyApp, AnyReceive, AnySend, answer, current, headers_of, make_lists
 from .asgi_base import App as App  # ASGI's types are for applications too

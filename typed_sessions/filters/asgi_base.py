@@ -7,7 +7,8 @@ from types import NoneType
 from typing import Any, TypeAlias
 
 from ..errors import NotOpened
-from ..exchange import Exchange, plain_answer
+from ..exchange import Exchange
+from ..refusals import plain_answer
 from ..session import Session
 
 Scope: TypeAlias = MutableMapping[str, Any]  # Any: what ASGI says it is

@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 from ..aio import AsyncSessionManager
 from ..clients import Client
 from ..errors import COMMIT_FAILURES, CommitFailure, HeadersSent, Rejected, SessionEnded
-from ..exchange import Exchange, Guard, report
+from ..exchange import Exchange, Guard
 from ..finish import close_exchange, discard_exchange, fail_exchange
+from ..refusals import report
 from ..session import Session
 from .asgi_base import SET_COOKIE, Message, Receive, Scope, Send, answer, current, encoded
 

@@ -15,9 +15,10 @@ import bottle
 from typing_extensions import TypeIs
 
 from ..errors import COMMIT_FAILURES, CommitFailure, NoSession, Rejected
-from ..exchange import BAD_REQUEST, refusal_of
+from ..exchange import BAD_REQUEST
 from ..manager import SessionManager
 from ..policy import CookiePolicy
+from ..refusals import refusal_of
 from ..session import Create, Error, Session
 from .wsgi import SessionMiddleware, open_session
 

@@ -19,10 +19,11 @@ from typing_extensions import override
 
 from ..clients import Client
 from ..errors import COMMIT_FAILURES, CommitFailure, Headers, NoSession, Rejected
-from ..exchange import BAD_REQUEST, Exchange, Guard, plain_answer, refusal_of, refuse_late, report
+from ..exchange import BAD_REQUEST, Exchange, Guard, refuse_late
 from ..finish import close_exchange, discard_exchange, dropped, fail_exchange
 from ..manager import SessionManager
 from ..policy import CookiePolicy
+from ..refusals import plain_answer, refusal_of, report
 from ..session import Create, Error, Session, enter, leave
 
 __all__ = ["SessionHandler"]

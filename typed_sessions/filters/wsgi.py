@@ -16,10 +16,11 @@ from typing_extensions import Never
 
 from ..clients import Client
 from ..errors import COMMIT_FAILURES, CommitFailure, Headers, NoSession, Rejected
-from ..exchange import BAD_REQUEST, Exchange, Guard, plain_answer, refusal_of, refuse_late, report
+from ..exchange import BAD_REQUEST, Exchange, Guard, refuse_late
 from ..finish import close_exchange, discard_exchange, fail_exchange, forget_changes, report_broken_off
 from ..manager import SessionManager
 from ..policy import CookiePolicy
+from ..refusals import plain_answer, refusal_of, report
 from ..session import Create, Error, Session, enter, leave
 from .family import check_application, wrong_family
 from .nested import refuse_same_cookies
