@@ -53,7 +53,7 @@ def test_a_public_text_cites_nothing_that_a_user_does_not_have(module: str) -> N
     assert [f"{name}: {text}" for name, text in found if CITED.search(text)] == []
 
 
-@pytest.mark.parametrize("module", ["bottle", "decorators", "fastapi", "http_server", "starlette", "wsgi"])
+@pytest.mark.parametrize("module", ["asgi", "bottle", "decorators", "fastapi", "http_server", "starlette", "wsgi"])
 def test_a_filter_shows_what_is_for_users(module: str) -> None:
     """Not what filters have among themselves, nor what they import."""
     shown = pydoc.plain(pydoc.render_doc(import_module(f"typed_sessions.filters.{module}")))

@@ -18,14 +18,13 @@ from .clients import Client
 from .cookies import SetCookie, is_value, parse_cookies
 from .errors import COMMIT_FAILURES, CommitFailure, PolicyError, Rejected, RejectedReason, SessionClosed, check_error
 from .lifecycle import Verdict
+from .options import MAX_ROUTE
 from .policy import CookiePolicy, SessionCookies, filtered, leave_alone
 from .refusals import comes_of, is_settled, leaves, refusal_of
 from .session import Create, Error, Session
 from .tracking import Tracking
 
 BAD_REQUEST: Error = (400, ())
-MAX_ROUTE = 64
-"""Characters of `route`, as in `SessionOptions`."""
 
 
 @final

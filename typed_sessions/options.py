@@ -12,7 +12,9 @@ from .durations import check_seconds, check_timeout
 from .errors import PolicyError
 from .session import Create
 
-_ROUTE = re.compile(r"[A-Za-z0-9_-]{1,64}")
+MAX_ROUTE = 64
+"""Characters of a `route`."""
+_ROUTE = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_ROUTE}}}")
 
 
 @final
@@ -64,7 +66,7 @@ class SessionOptions:
         if type(self.enabled) is not bool:
             raise PolicyError(f"enabled = {self.enabled!r}: expected True or False")
         if self.route is not None and (not isinstance(self.route, str) or not _ROUTE.fullmatch(self.route)):
-            raise PolicyError(f"route = {self.route!r}: expected 1 to 64 letters, digits, '-' or '_', or None")
+            raise PolicyError(f"route = {self.route!r}: expected 1 to {MAX_ROUTE} letters, digits, '-' or '_', or None")
         if type(self.max_clients) is not int or self.max_clients < 1:
             raise PolicyError(f"max_clients = {self.max_clients!r}: expected a whole number of at least 1")
 

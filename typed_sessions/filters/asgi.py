@@ -22,15 +22,13 @@ from ..finish import close_exchange, discard_exchange, forget_changes, report_br
 from ..policy import CookiePolicy
 from ..refusals import leaves, refusal_of, report
 from ..session import Create, Error, Session, enter, leave
-from .asgi_base import AnyApp, AnyReceive, AnySend, answer, current, headers_of, make_lists
-from .asgi_base import App as App  # ASGI's types are for applications too
-from .asgi_base import Message as Message
-from .asgi_base import Receive as Receive
-from .asgi_base import Scope as Scope
-from .asgi_base import Send as Send
+from .asgi_base import AnyApp, AnyReceive, AnySend, App, Message, Receive, Scope, Send, answer, current, headers_of, make_lists
 from .asgi_websocket import Cut, Origins, WebSocket
 from .family import check_application
 from .nested import refuse_same_cookies
+
+# ASGI's types are for applications too.
+__all__ = ["App", "Message", "Receive", "Scope", "Send", "SessionMiddleware", "open_session"]
 
 _KEY = "typed_sessions"
 _LAST = frozenset({"http.response.body", "http.response.pathsend", "http.response.zerocopysend"})
