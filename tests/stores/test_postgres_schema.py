@@ -95,6 +95,20 @@ def test_what_an_earlier_version_has_made(
         store.close()
 
 
+@pytest.mark.parametrize("mode", ["SHARE UPDATE EXCLUSIVE", "ROW EXCLUSIVE"])
+def test_a_schema_that_is_there_waits_for_nobody(server: PostgresServer, mode: str) -> None:
+    """Neither for a VACUUM of the table (the first mode) nor for whoever writes it, and so those who write wait for nobody either."""
+    store = PostgresStore(server.url, deadline=PATIENCE)
+    with server.client() as other:
+        other.execute("BEGIN")
+        other.execute(f"LOCK TABLE typed_sessions.session IN {mode} MODE")
+        store.create_schema()
+        assert value_of(found(store, started(store, b"meanwhile"))) == b"meanwhile"
+        other.execute("ROLLBACK")
+    assert [index for (index,) in server.execute("SELECT relname FROM pg_class WHERE relname = 'session_due'")] == ["session_due"]
+    store.close()
+
+
 def test_each_waits_as_long_as_its_own_deadline(make: Callable[..., Face], server: PostgresServer) -> None:
     """For what somebody has locked: whoever has made the schema decides that for nobody else."""
     patient, hasty = make(server.url, deadline=60), make(server.url)

@@ -56,11 +56,19 @@ CREATE TABLE IF NOT EXISTS {s}.session (
     element_sequences int8[] NOT NULL,
     element_payloads bytea[] NOT NULL,
     due float8
-) WITH (fillfactor = 70);
-CREATE INDEX IF NOT EXISTS session_due ON {s}.session (due) WHERE due IS NOT NULL;
+) WITH (fillfactor = 70)
 """
 """The columns are those of `Record`; a `timeout` of infinity is none, and a `due` of NULL is never. Room is left in each page for the next
 version of its rows."""
+
+INDEX: Final = """
+DO $$ BEGIN
+    -- CREATE INDEX IF NOT EXISTS would lock the table first: wait for whatever writes or vacuums it, and all that writes behind it.
+    IF to_regclass('{s}.session_due') IS NULL THEN
+        CREATE INDEX session_due ON {s}.session (due) WHERE due IS NOT NULL;
+    END IF;
+END $$
+"""
 
 _RETURNS = "RETURNS TABLE (said text, much int8, r {s}.session) LANGUAGE plpgsql"
 _WAIT = "PERFORM set_config('lock_timeout', p_wait::text, true);"
@@ -467,8 +475,7 @@ def schema_sql(schema: str) -> str:
         # Two processes that start at once: CREATE ... IF NOT EXISTS is not safe against itself.
         "SELECT pg_advisory_xact_lock(hashtextextended('typed_sessions', 0))",
         f'CREATE SCHEMA IF NOT EXISTS "{schema}"',
-        *(statement.strip() for statement in filled(TABLE, schema).split(";") if statement.strip()),
-        *(filled(function, schema).strip() for function in FUNCTIONS),
+        *(filled(statement, schema).strip() for statement in (TABLE, INDEX, *FUNCTIONS)),
         "COMMIT",
     ]
     return "".join(f"{part};\n" for part in parts)
