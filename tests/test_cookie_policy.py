@@ -315,12 +315,12 @@ def test_a_cookie_that_is_there_twice(header: str, key: str) -> None:
 
 
 def test_the_first_cookie_that_is_there_twice_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
-    """With what to do if a release has changed the path; once, for anybody can send that; never with a value (I4)."""
+    """With what to do if a release has changed the path, say; once, for anybody can send that; never with a value (I4)."""
     cookies = CookiePolicy(path="/shop").session_cookies(https=False)
     for _ in range(3):
         cookies.find("SESSION_KEY=good; SESSION_KEY=evil; SESSION_ADDR=a")
     (text,) = caplog.messages
-    assert "path or domain has changed needs another name" in text
+    assert "path, domain or partitioned has changed needs another name" in text
     assert not any(value in text for value in ("good", "evil"))
 
 

@@ -49,7 +49,8 @@ class CookiePolicy:
     """How the session's two cookies, `<prefix><name>_KEY` and `<prefix><name>_ADDR`, are named and written.
 
     - `path`, `domain`: where the browser sends them. `domain=None` is this host alone, and with `path="/"` allows the prefix `__Host-`.
-      A release that changes one of them takes another `name` too: browsers keep the cookies of before, and send both under one name.
+      A release that changes one of them, or `partitioned`, takes another `name` too: browsers keep the cookies of before, and send both
+      under one name.
     - `max_age`: seconds that they live in the browser if the session is persistent; None is until the browser is closed.
     - `persistent`: whether a session is that says nothing of it (`session.persistent`); False is for "remember me".
     - `filter`: asked about each other cookie of a request whose check failed; None expires it, a changed cookie is set, the same stays.
@@ -202,8 +203,8 @@ class SessionCookies:
             self._told = True
             logger.warning(
                 "a request has %s or %s without a value, or more than once with different ones, and gets no session (the first such "
-                "request; no other is told of). If many do: a policy whose path or domain has changed needs another name too, for browsers "
-                "send the cookies of both",
+                "request; no other is told of). If many do: a policy whose path, domain or partitioned has changed needs another name too, "
+                "for browsers send the cookies of both",
                 self.key_name,
                 self.addr_name,
             )
