@@ -30,7 +30,7 @@ class Client:
     only one on the connection has ended.
     """
 
-    __slots__ = ("_address", "_close", "carried", "closing", "gone")
+    __slots__ = ("_address", "_close", "carried", "closing", "gone", "shared")
 
     def __init__(self, address: str | None, close: Close) -> None:
         if not isinstance(cast("object", address), (str, NoneType)):
@@ -40,7 +40,9 @@ class Client:
         self._address = address
         self._close: Close | None = close
         self.carried: set[bytes] = set()
-        """The locators of all sessions that this connection has carried, ended ones too."""
+        """The locators of the sessions that this connection carries; of a shared one without those that have ended, which may be many."""
+        self.shared: bool = False
+        """Whether it has carried more than one, ended ones too: the end of none of them closes it."""
         self.gone: bool = False
         """Whether it has been detached: it carries nothing any more."""
         self.closing: bool = False
@@ -96,6 +98,7 @@ class Clients:
                     "clients", 429, (("Retry-After", "10"),), f"the session has {len(clients)} clients, and max_clients allows no more"
                 )
             clients.append(client)
+            client.shared = client.shared or bool(client.carried)
             client.carried.add(locator)
 
     def seen(self, locator: bytes, address: str | None, until: float, now: float) -> None:
@@ -179,7 +182,10 @@ class Clients:
         with self._lock:
             self._lingering.pop(int.from_bytes(locator, "big"), None)
             clients = self.connected.pop(locator, [])
-        return [client for client in clients if len(client.carried) == 1]
+            for client in clients:
+                if client.shared:
+                    client.carried.discard(locator)
+        return [client for client in clients if not client.shared]
 
     def everyone(self) -> tuple[Sequence[Client], Sequence[bytes]]:
         """Every connection that carries a session, and every session that has a lingering address alone; what lingers is forgotten."""

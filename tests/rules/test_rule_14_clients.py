@@ -79,6 +79,21 @@ def test_rule_14_a_sign_out_through_a_shared_connection_does_not_close_it(face: 
             assert session.exists
 
 
+def test_rule_14_a_shared_connection_forgets_what_has_ended(face: Face) -> None:
+    """Whoever takes one session after another over one connection costs no more than one; and it stays a shared one for good."""
+    with Connection(face) as connection:
+        for _ in range(20):
+            browser = face.browser()
+            with browser.visit(client=connection.client) as session:
+                session[Key("user", str)] = "ann"
+            with browser.visit() as session:
+                session.end()
+        assert len(connection.client.carried) <= 1  # the first, when it was the only one
+        with signed_in(face, connection).visit() as session:
+            session.end()
+        assert (connection.closed, connection.client.closing) == (1, False)
+
+
 def of_the_first(view: SessionView) -> bool:
     return view.address == "10.1.2.3"
 
