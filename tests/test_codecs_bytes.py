@@ -69,6 +69,25 @@ def test_builtins_refuses_hostile_bytes(data: bytes) -> None:
         TypedCodec(int).builtins(data)
 
 
+@pytest.mark.parametrize(
+    ("form", "value", "text"),
+    [
+        (Literal["a", "b"], "a secret", "Invalid enum value"),
+        (Literal["a", "b"], "secret - at `$.here`", "Invalid enum value"),
+        (Literal["a", "b"], "a secret\n" * 1000, "Invalid enum value"),
+        (Colour, "a secret", "Invalid enum value"),
+        (list[Colour], ["secret - at `$`"], "Invalid enum value - at `$[0]`"),
+        (dict[Literal["a"], int], {"secret": 1}, "Invalid enum value - at `key` in `$`"),
+        (Cat | Dog, {"type": "a secret"}, "Invalid value - at `$.type`"),
+    ],
+)
+def test_a_refusal_does_not_quote_the_value(form: object, value: object, text: str) -> None:
+    """It is logged: what a visitor has once written, and the type has no room for, does not belong there."""
+    with pytest.raises(DecodeRefused) as caught:
+        typed(form).decode(raw(value))
+    assert str(caught.value).endswith(f": {text}")
+
+
 def test_builtins_are_what_the_bytes_hold() -> None:
     """An older version of a class arrives as a dictionary."""
     codec = TypedCodec(Cart)

@@ -200,6 +200,8 @@ _INSTEAD: Final[dict[type, str]] = {
     Iterator: "use Sequence",
 }
 
+# The errors of msgspec's that quote the value; what they say of its place stays.
+_QUOTED: Final = re.compile(r"\A(Invalid (?:enum )?value) .*?( - at (?:`key` in )?`\$[^`']*`)?\Z", re.DOTALL)
 _OF_MODELS: Final = ("model_dump_json", "model_validate_json")
 """What pydantic's models are known by, without importing it."""
 
@@ -261,12 +263,12 @@ def _short(form: object) -> str:
 
 
 def reason(error: Exception) -> str:
-    """What an error of msgspec's says."""
+    """What an error of msgspec's says, and never a value: it goes into logs, and what a visitor has written may be long, or private."""
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     if isinstance(error, UnicodeError):  # its own text may quote the value
         return "a text in it is not valid Unicode"
-    return str(error) or type(error).__name__
+    return _QUOTED.sub(r"\1\2", str(error)) or type(error).__name__
 
 
 def why_not(name: str, error: Exception, advice: Advice) -> str:
