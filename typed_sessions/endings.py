@@ -16,7 +16,7 @@ from .core import SWEEP_STEP, Core, next_share
 from .errors import StoreUnavailable
 from .events import End
 from .exchange import Exchange
-from .keys import AnyKey, Key, key_of, known_keys, somebody_cleans_up
+from .keys import AnyKey, Key, NoClient, key_of, known_keys, somebody_cleans_up
 from .record import FIELD_FLAGS_AT, FIELD_HOOKED, EndReason, Record, field_revision
 from .session import Session, SessionView, carrying
 from .steps import Ask, Pause, Plan, Tell, Whole, Work, emit, tell
@@ -162,11 +162,18 @@ def _clean(core: Core, session: Session, key: Key[Any], stored: Tracking) -> Pla
     slot = stored.slot(key)
     if not slot.present:
         return
-    keep: object = True
-    if key.cleanup_no_client is not None:
-        keep = yield from tell(session, key.cleanup_no_client, slot.value, f"cleanup_no_client of {key!r}", True)
+    keep = key.cleanup_no_client is None or (yield from _keeps(session, key, key.cleanup_no_client, slot.value))
     if keep and key.cleanup_delete is not None:
         yield from tell(session, key.cleanup_delete, slot.value, f"cleanup_delete of {key!r}", None)
+
+
+def _keeps(session: Session, key: Key[Any], hook: NoClient[Any], value: object) -> Plan[bool]:
+    """What `cleanup_no_client` says of a value. One that raises, or forgets to say anything, drops nothing."""
+    keep = yield from tell(session, hook, value, f"cleanup_no_client of {key!r}", True)
+    if keep is None:
+        logger.error("cleanup_no_client of %r returned None: return True to keep the value, or False to drop it; it is kept", key)
+        return True
+    return bool(keep)
 
 
 def _close_clients(core: Core, locator: bytes, *carriers: Client | None) -> Plan[None]:
@@ -222,7 +229,7 @@ def _last_client_left(core: Core, locator: bytes, seen: float) -> Plan[None]:
     for key in _keys_of([*fields, *residents]):
         if isinstance(key, Key) and key.cleanup_no_client is not None and values.slot(key).present:
             value = values.slot(key).value
-            if not (yield from tell(session, key.cleanup_no_client, value, f"cleanup_no_client of {key!r}", True)):
+            if not (yield from _keeps(session, key, key.cleanup_no_client, value)):
                 dropped += [key.name] if key.was is None else [key.name, key.was]
                 if key.name in residents:
                     core.residents.remove(locator, key.name, value)

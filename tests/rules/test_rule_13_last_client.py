@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -238,6 +238,21 @@ def test_rule_13_what_goes_wrong_keeps_the_value(face: Face, caplog: pytest.LogC
     assert "a hook that fails" in caplog.text
     with browser.visit() as session:
         assert session[failing] == "value"
+
+
+def test_rule_13_a_hook_that_says_nothing_keeps_the_value(face: Face, caplog: pytest.LogCaptureFixture) -> None:
+    """A forgotten `return` is no False: the value stays, `cleanup_delete` gets it at the end, and the log says what to return."""
+    deleted: list[str] = []
+    silent = Key("silent", str, cleanup_no_client=cast("Any", asking([], None)), cleanup_delete=deleted.append)
+    browser = face.browser()
+    with Connection(face) as connection:
+        on(browser, connection, silent)
+    assert "cleanup_no_client of <typed Key 'silent'" in caplog.text
+    assert "return True to keep the value, or False to drop it" in caplog.text
+    with browser.visit() as session:
+        assert session[silent] == "value"
+        session.end()
+    assert deleted == ["value"]
 
 
 def test_rule_13_an_object_set_meanwhile_is_not_dropped(face: Face) -> None:
