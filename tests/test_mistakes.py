@@ -109,6 +109,13 @@ DECLARATIONS: dict[str, Case] = {
     "the type alone": (lambda: key(int), KeyTypeError, ["the name comes first"]),
     "a resident value with a version": (lambda: key("n", int, resident=True, version=2), KeyTypeError, ["is never stored"]),
     "a type as text": (lambda: key("n", "int"), KeyTypeError, ["'int'", "give the type itself"]),
+    "a default for the type": (
+        lambda: key("n", 0),
+        KeyTypeError,
+        ["expected a type, such as int", "not a value of type int", "session.get(key, default)", __file__],
+    ),
+    "an instance for the class": (lambda: key("n", Plain()), KeyTypeError, ["expected a type", f"not a value of type {__name__}.Plain"]),
+    "a list for a list's type": (lambda: ListKey("n", cast("Any", [int])), KeyTypeError, ["such as int, list[str]", "of type list."]),
     "an empty name": (lambda: key("", int), KeyTypeError, ["a name is a str of 1 to 64 printable characters"]),
     "a list of sockets": (lambda: ListKey("conns", socket.socket), KeyTypeError, ["socket.socket", "ListKey"]),
     "changing a key": (lambda: setattr(key("n", int), "version", 2), AttributeError, ["a key is what it was declared as"]),

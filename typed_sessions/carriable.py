@@ -200,10 +200,13 @@ _INSTEAD: Final[dict[type, str]] = {
     Iterator: "use Sequence",
 }
 
-# The errors of msgspec's that quote the value; what they say of its place stays.
-_QUOTED: Final = re.compile(r"\A(Invalid (?:enum )?value) .*?( - at (?:`key` in )?`\$[^`']*`)?\Z", re.DOTALL)
+_FORMS: Final = ("typing", "types", "typing_extensions", "annotationlib")
+"""Where the classes of type forms are from, such as those of `int | None` and `Literal["a"]`."""
+
 _OF_MODELS: Final = ("model_dump_json", "model_validate_json")
 """What pydantic's models are known by, without importing it."""
+# The errors of msgspec's that quote the value; what they say of its place stays.
+_QUOTED: Final = re.compile(r"\A(Invalid (?:enum )?value) .*?( - at (?:`key` in )?`\$[^`']*`)?\Z", re.DOTALL)
 
 
 def _gives_the_same(factory: object, records: Collection[object]) -> bool:
@@ -269,6 +272,19 @@ def reason(error: Exception) -> str:
     if isinstance(error, UnicodeError):  # its own text may quote the value
         return "a text in it is not valid Unicode"
     return _QUOTED.sub(r"\1\2", str(error)) or type(error).__name__
+
+
+def is_value(form: object) -> bool:
+    """Whether it is no type at all, in whatever way types are written: the first value that a key is to have, its default, `[int]`."""
+    return not isinstance(form, type) and type(form).__module__ not in _FORMS
+
+
+def not_a_type(value: object) -> str:
+    """What to say of a value where a type belongs; it is not shown."""
+    return (
+        f"expected a type, such as int, list[str] or a dataclass; not a value of type {describe(type(value))}. "
+        "A key has no default: that is given where it is read, session.get(key, default)"
+    )
 
 
 def why_not(name: str, error: Exception, advice: Advice) -> str:

@@ -23,7 +23,7 @@ import msgspec
 from msgspec import inspect as shapes
 from typing_extensions import TypeForm
 
-from .carriable import FOR_KEY, Advice, Parts, Records, describe, reason, why_not
+from .carriable import FOR_KEY, Advice, Parts, Records, describe, is_value, not_a_type, reason, why_not
 from .errors import KeyTypeError
 
 T = TypeVar("T")
@@ -102,6 +102,8 @@ class TypedCodec(Generic[T]):
             info = shapes.type_info(form)
             decoder = cast("msgspec.msgpack.Decoder[T]", msgspec.msgpack.Decoder(cast("Any", form)))
         except Exception as error:  # msgspec evaluates annotations, so whatever they raise arrives here
+            if is_value(form):
+                raise KeyTypeError(not_a_type(form)) from None  # msgspec's own text has the value in it
             raise KeyTypeError(why_not(self._name, error, advice)) from error
         parts = Parts(form, info, advice)
         self.comparable: bool = True
