@@ -8,8 +8,13 @@ from typing import Any
 import pytest
 
 from tests.mistakes import REQUEST, Case, cases, check, used
-from typed_sessions import Session, SessionManager, SessionView
-from typed_sessions.habits import INSTEAD
+from typed_sessions import ListKey, Session, SessionList, SessionManager, SessionView
+from typed_sessions.habits import INSTEAD, INSTEAD_OF_LISTS
+
+
+def notes() -> ListKey[str]:
+    return ListKey("notes", str)
+
 
 HABITS: dict[str, Case] = {
     "Flask's sign-out": (used(lambda s: s.clear()), AttributeError, ["a session has no clear: session.end()", "renew(clear=True)"]),
@@ -22,6 +27,10 @@ HABITS: dict[str, Case] = {
     "a dictionary's items": (used(lambda s: s.items()), AttributeError, ["for key in session"]),
     "setting by name": (used(lambda s: s.set("visits", 1)), AttributeError, ['Key("visits", int)', "session[visits] = 1"]),
     "whether it is new": (used(lambda s: s.is_new), AttributeError, ["not session.exists"]),
+    "a look at what others did": (used(lambda s: s.refresh()), AttributeError, ["sessions.refresh(session)"]),
+    "a list's extend": (used(lambda s: s[notes()].extend(["a"])), AttributeError, ["a session's list has no extend: ", ".append(value)"]),
+    "a list's remove": (used(lambda s: s[notes()].remove("a")), AttributeError, ["remove_where(lambda element: ", "first=True"]),
+    "a list's sort": (used(lambda s: s[notes()].sort()), AttributeError, ["sorted(session[key])"]),
     "whether it is empty": (used(lambda s: s.is_empty()), AttributeError, ["user in session", "not any(session)"]),
 }
 
@@ -45,6 +54,20 @@ def test_a_habit_is_no_attribute(name: str) -> None:
             mistake()
     advised: list[str] = re.findall(r"\bsession\.(\w+)", INSTEAD[name])
     assert all(hasattr(Session, other) for other in advised)
+    finish.discard()
+
+
+@pytest.mark.parametrize("name", INSTEAD_OF_LISTS)
+def test_a_lists_habit_is_no_attribute(name: str) -> None:
+    """The same for the list of a session."""
+    session, finish = SessionManager().start_check(REQUEST)
+    found: Any = session[notes()]
+    assert not hasattr(found, name)
+    assert name not in dir(found)
+    with pytest.raises(AttributeError, match=f"^a session's list has no {name}: "):
+        getattr(found, name)
+    advised: list[str] = re.findall(r"\bsession\[key\]\.(\w+)", INSTEAD_OF_LISTS[name])
+    assert all(hasattr(SessionList, other) for other in advised)
     finish.discard()
 
 

@@ -178,6 +178,26 @@ USES: dict[str, Case] = {
         TypeError,
         ["session.update(...): expected a function of the value", "lambda n: n + 1", "not a value of type int"],
     ),
+    "a value to update with, without one there": (
+        used(lambda s: s.update(number(), 5)),
+        TypeError,
+        ["session.update(...): expected a function of the value", "not a value of type int"],
+    ),
+    "an update of nothing": (
+        used(lambda s: s.update(number(), adds_text)),
+        KeyError,
+        ["<typed Key 'number'", "has no value that could be changed", "update(..., default=...)"],
+    ),
+    "a dictionary to update with": (
+        used(lambda s: s.update({"visits": 1})),
+        KeyTypeError,
+        ["a dictionary is no key", "session[visits] = 1"],
+    ),
+    "a key alone to update": (
+        used(lambda s: s.update(number())),
+        TypeError,
+        ["session.update(...): expected a function of the value", "nothing was given"],
+    ),
     "an answer for a check": (
         used(lambda s: s.require(number() in s)),
         TypeError,

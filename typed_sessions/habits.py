@@ -1,4 +1,4 @@
-"""Names that the sessions of other libraries have and these have not, each with what is written here instead."""
+"""Names that the sessions of other libraries have and these have not, and lists and not theirs, each with what is written here instead."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from typing_extensions import override
 
 _END: Final = "session.end() ends the session, its data and its cookies with it; session.renew(clear=True) goes on with an empty one"
 _RENEW: Final = "session.renew() gives the session a new id and keeps the data (clear=True drops it)"
+_COPY: Final = "{key.name: session[key] for key in session} is a dictionary of what it holds"
+_REFRESH: Final = "sessions.refresh(session), of the manager, takes over what other requests have stored"
+_FINISH: Final = (
+    "the function that start_check or a guard returns beside the session is called at the end of the request: headers = finish()"
+)
 _KEYS: Final = "a session is gone through by its keys, for key in session: ... session[key]"
 _VALUE: Final = 'values are read and written by keys that are declared once: visits = Key("visits", int), and then session[visits] = 1'
 _DELETE: Final = "del session[key] or session.pop(key, None) removes a value, session.end() ends the session"
@@ -46,7 +51,23 @@ INSTEAD: Final[Mapping[str, str]] = {
     **dict.fromkeys(("permanent", "get_expire_at_browser_close"), _LASTING),
     **dict.fromkeys(("last_accessed", "accessed_at", "last_access"), _USED),
     **dict.fromkeys(("new_csrf_token", "get_csrf_token"), _TOKEN),
-    **dict.fromkeys(("flash", "pop_flash", "peek_flash"), _FLASH),
+    **dict.fromkeys(("flash", "pop_flash", "peek_flash", "get_flashed_messages"), _FLASH),
+    **dict.fromkeys(("refresh", "reload", "load"), _REFRESH),
+    "copy": _COPY,
+    "finish": _FINISH,
+}
+
+_APPEND: Final = "session[key].append(value) adds one at the end, prepend(value) at the front, where no other request's collides with it"
+_REMOVE: Final = (
+    "session[key].remove_where(lambda element: element == 'old') removes what matches, with first=True the first of it alone, "
+    "and clear() everything"
+)
+_SORT: Final = "sorted(session[key]) and list(session[key]) give a list; what is stored keeps the order in which it came"
+
+INSTEAD_OF_LISTS: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("add", "appendleft", "extend", "extendleft", "insert", "push"), _APPEND),
+    **dict.fromkeys(("discard", "pop", "popleft", "remove"), _REMOVE),
+    **dict.fromkeys(("copy", "reverse", "sort"), _SORT),
 }
 
 
@@ -57,9 +78,9 @@ class _Elsewhere:
     Unlike a `__getattr__`, for which Python before 3.12 is slower at every attribute that there is, it costs nothing to who does not ask.
     """
 
-    def __init__(self, name: str) -> None:
-        self._text = f"a session has no {name}: {INSTEAD[name]}"
-        self.__doc__ = f"Not here: {INSTEAD[name]}."
+    def __init__(self, what: str, name: str, instead: str) -> None:
+        self._text = f"{what} has no {name}: {instead}"
+        self.__doc__ = f"Not here: {instead}."
 
     def __get__(self, session: object, owner: type, /) -> NoReturn:
         raise AttributeError(self._text)
@@ -78,5 +99,17 @@ class Habits:
         return [name for name in super().__dir__() if name not in INSTEAD]
 
 
+class ListHabits:
+    """The same for the list of a session."""
+
+    __slots__ = ()
+
+    @override
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if name not in INSTEAD_OF_LISTS]
+
+
 for _name in INSTEAD:
-    setattr(Habits, _name, _Elsewhere(_name))
+    setattr(Habits, _name, _Elsewhere("a session", _name, INSTEAD[_name]))
+for _name in INSTEAD_OF_LISTS:
+    setattr(ListHabits, _name, _Elsewhere("a session's list", _name, INSTEAD_OF_LISTS[_name]))

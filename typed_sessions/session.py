@@ -6,7 +6,7 @@ No accessor waits or does I/O: the data came with the one call that opened the s
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeAlias, TypeVar, cast, final, overload
@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from .clients import Client
 from .errors import Headers, KeyTypeError, NoSession, Rejected, check_error
-from .habits import Habits
+from .habits import Habits, ListHabits
 from .keys import AnyKey, Key, KeyView, ListKey, known_key
 from .residents import ABSENT
 from .tracking import Tracking
@@ -30,6 +30,8 @@ Error: TypeAlias = tuple[int, Headers]
 """What a refused request is answered with: status and headers."""
 
 FORBIDDEN: Error = (403, ())
+
+_nothing: Any = ABSENT  # Any: it stands where a function belongs, and says that none was given
 
 
 class SessionListView(Sequence[T], Generic[T]):
@@ -69,7 +71,7 @@ class SessionListView(Sequence[T], Generic[T]):
 
 
 @final
-class SessionList(SessionListView[T]):
+class SessionList(SessionListView[T], ListHabits):
     """The values of a `ListKey` in one session, oldest first unless prepended. Changes are committed with the request."""
 
     __slots__ = ()
@@ -251,7 +253,7 @@ class Session(SessionView, Habits, eq=False):
     def update(self, key: Key[T], change: Callable[[T], T], /) -> T: ...
     @overload
     def update(self, key: Key[T], change: Callable[[T], T], /, *, default: T) -> T: ...
-    def update(self, key: Key[T], change: Callable[[T], T], /, *, default: object = ABSENT) -> T:
+    def update(self, key: Key[T], change: Callable[[T], T] = _nothing, /, *, default: object = ABSENT) -> T:
         """Set `change(value)`, also when other requests change it at the same time: nothing is lost.
 
         `change` is applied at once, and what it gives is this request's view of the value and is returned. At the commit it is applied
@@ -263,8 +265,10 @@ class Session(SessionView, Habits, eq=False):
         except AttributeError:
             _explain(key)
             raise
-        except TypeError:
+        except (KeyError, TypeError) as problem:
             check_function(change, "session.update", "a function of the value, such as lambda n: n + 1")
+            if default is ABSENT and problem.args and problem.args[0] is key:
+                raise KeyError(f"{key!r} has no value that could be changed: give update(..., default=...) the one to begin with") from None
             raise
 
     def renew(self, *, overlap: float | None = None, clear: bool = False) -> None:
@@ -338,6 +342,10 @@ def _explain(key: object) -> None:
         return
     if isinstance(key, ListKey):
         raise KeyTypeError(f"{key!r} has many values: session[key] is a sequence, with append, prepend, remove_where and clear") from None
+    if isinstance(key, Mapping):  # not shown, for it holds values
+        raise KeyTypeError(
+            "a dictionary is no key: values are set one by one, session[visits] = 1; and session.update changes one"
+        ) from None
     raise KeyTypeError(
         f'{key!r} is no key: declare one where modules are loaded, such as visits = Key("visits", int), and use session[visits]'
     ) from None
@@ -346,7 +354,8 @@ def _explain(key: object) -> None:
 def check_function(given: object, asked: str, expected: str) -> None:
     """Raise TypeError for what cannot be called; it is not shown, for it may be a value that was meant to be stored."""
     if not callable(given):
-        raise TypeError(f"{asked}(...): expected {expected}; not a value of type {type(given).__name__}")
+        found = "; nothing was given" if given is ABSENT else f"; not a value of type {type(given).__name__}"
+        raise TypeError(f"{asked}(...): expected {expected}{found}")
 
 
 def answered(answer: object, asked: str, function: object) -> bool:
