@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,20 @@ def test_a_lock_that_others_do_not_have_is_found_with_two_handles() -> None:
     names = ["updates_at_once_add_up", "appends_at_once_are_all_there"]
     assert check_async_store(make, only=names).failed == ()
     assert sorted(failed(check_async_store, make, reopen=waiting.LockingItselfOnly.reopened, only=names).failed) == sorted(names)
+
+
+class InThreads(stores.Sound):
+    """A dictionary without a lock, in a store that says that its verbs are called by threads."""
+
+    blocking = True
+
+
+@pytest.mark.parametrize("check", [check_store, check_async_store])
+def test_a_lock_that_is_missing_is_missed(check: Callable[..., Report]) -> None:
+    """Though each verb is over within some microseconds: threads take turns more often while the kit runs, and not after it."""
+    turn = sys.getswitchinterval()
+    assert {"updates_at_once_add_up", "different_keys_at_once_are_all_there"} & set(failed(check, InThreads, only=AT_ONCE).failed)
+    assert sys.getswitchinterval() == turn
 
 
 # -- what is no store --------------------------------------------------------------
