@@ -415,7 +415,7 @@ class AsyncSessionManager(Carrying):
         check_seconds("autosave(every=...)", every, 0.001)
         keeper = self._keeper()
         place = self._tasks.path = absolute(path)
-        keeper.needs(self, place)
+        keeper.saves_to(self, place)
         self._tasks.repeat("autosave", every, lambda: self.save_sessions(place))
 
     @override

@@ -205,6 +205,7 @@ _FORMS: Final = ("typing", "types", "typing_extensions", "annotationlib")
 
 _OF_MODELS: Final = ("model_dump_json", "model_validate_json")
 """What pydantic's models are known by, without importing it."""
+
 # The errors of msgspec's that quote the value; what they say of its place stays.
 _QUOTED: Final = re.compile(r"\A(Invalid (?:enum )?value) .*?( - at (?:`key` in )?`\$[^`']*`)?\Z", re.DOTALL)
 

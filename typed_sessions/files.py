@@ -13,6 +13,7 @@ import stat
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
+from threading import Lock
 from typing import Final, Protocol, final
 
 from .errors import SnapshotDamaged, StoreUnavailable
@@ -203,6 +204,52 @@ class Replacement:
         self._sha256.update(self._buffer)
         self._size += len(self._buffer)
         self._buffer = bytearray()
+
+
+@final
+class Hold:
+    """That somebody saves to `path`, for other processes to see: the lock of the file that is there, so that nothing is left beside it.
+
+    The child of a fork has to `leave` it to its parent: it has a copy of the descriptor, which would keep the lock.
+    """
+
+    def __init__(self, path: str, fs: FileSystem = OS) -> None:
+        self._path, self._fs = path, fs
+        self._fd = -1
+        self._lock = Lock()
+
+    def is_anothers(self, *, take: bool) -> bool:
+        """Whether another has the file. If nobody has, and with `take`, it is held, in the place of the one that was there before.
+
+        Where that cannot be told (no file, no locks on this file system) it is nobody's.
+        """
+        fd = -1
+        with self._lock, suppress(OSError, SnapshotDamaged):
+            # Not opened again if it is held: over NFS, closing another descriptor of the file would give the lock back.
+            if self._fd >= 0 and os.path.samestat(self._fs.fstat(self._fd), self._fs.lstat(self._path)):
+                return False
+            try:
+                fd, _ = open_safely(self._fs, self._path, os.O_RDWR)  # for reading only, NFS gives no exclusive lock
+                if not self._fs.lock(fd, wait=False):
+                    return True
+                if take:
+                    fd, self._fd = self._fd, fd
+            finally:
+                let_go(self._fs, fd)
+        return False
+
+    def close(self) -> None:
+        with self._lock:
+            fd, self._fd = self._fd, -1
+        let_go(self._fs, fd)
+
+    def leave(self) -> None:
+        """In the child of a fork: not unlocked, for the lock is the parent's too."""
+        fd, self._fd = self._fd, -1
+        close(self._fs, fd)
+
+    def __del__(self) -> None:
+        close(self._fs, self._fd)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 from typing_extensions import TypeIs
 
 from .errors import PolicyError, SnapshotDamaged, StoreUnavailable
+from .files import Hold
 from .forks import tell_of_forks
 from .journal import Entry, Journal, replay
 from .record import LOCATOR_BYTES, OWN_TIMEOUT, Record, field_revision, pack_field, times_of
@@ -131,6 +132,10 @@ class Keeper:
         """Whether it counts what was in the store before: a keeper before this one may have saved that."""
         self._users: WeakKeyDictionary[object, set[str]] = WeakKeyDictionary()
         """The managers, and the paths that each of them has loaded or saves to by itself."""
+        self._holds: dict[str, Hold] = {}
+        """By those paths."""
+        self._told: set[str] = set()
+        """The paths that another was found to save to, which is said once."""
         self._journals: dict[str, Journal] = {}
         """By absolute path, the most recently saved or loaded last. Replaced as a whole, for threads go through it without a lock."""
         self._let_go: WeakSet[Journal] = WeakSet()
@@ -153,10 +158,17 @@ class Keeper:
         with self._lock:
             self._users.setdefault(user, set()).add(path)
 
+    def saves_to(self, user: object, path: str) -> None:
+        """A manager saves to this absolute path by itself, from now on."""
+        self.needs(user, path)
+        self._look_for_another(path, take=True)
+
     def leave(self, user: object) -> None:
         """A manager is closed. With the last one the files are."""
         with self._lock:
             self._users.pop(user, None)
+            for path in self._holds.keys() - self._needed():
+                self._holds.pop(path).close()
             if not self._users:
                 for journal in self._journals.values():
                     journal.close()
@@ -173,6 +185,7 @@ class Keeper:
             self._latest.now = now
             self._saved_at = max(self._saved_at, now)
             journal = self._journals.get(path) or Journal(path, clock=self._latest)
+            self._look_for_another(path, take=False)
             held = self._held if self._looked else _Held()
             self._held = held.or_any()  # until it is cut, nobody knows what is in it
             try:
@@ -188,6 +201,7 @@ class Keeper:
             finally:
                 self._held = held if self._looked else held.or_any()
             count = write_snapshot(path, (locator + packed for locator, packed in records), now=now)
+            self._look_for_another(path, take=True)
             journal.tidy(self._latest())
             self._latest.saved = now
             return count
@@ -202,6 +216,8 @@ class Keeper:
                 self._ended = None
 
     def _load(self, name: str, now: float, user: object) -> tuple[int, list[SnapshotDamaged]]:
+        # Not taken: a process that only loads does no harm to who saves there, such as its own child.
+        self._look_for_another(name, take=False)
         snapshot, problems = load_latest(name)
         entries: Sequence[Entry] = ()
         try:
@@ -284,6 +300,9 @@ class Keeper:
     def after_fork(self) -> None:
         """In the child of a fork."""
         self._lock, self._saving = threading.Lock(), threading.Lock()
+        for hold in self._holds.values():
+            hold.leave()
+        self._holds, self._told = {}, set()
         self._ended = None  # what is loaded there is the parent's
         # The parent may save whatever there was before the fork, and what has been noted of it until then is to go on.
         self._held, self._looked = self._held.or_any(), bool(self._journals)
@@ -336,7 +355,7 @@ class Keeper:
         """Note what ends in this journal too from now on, and in the least recent of too many no more."""
         with self._lock:
             journals = {other: kept for other, kept in self._journals.items() if other != path}
-            needed = {kept for paths in self._users.values() for kept in paths}
+            needed = self._needed()
             spare = [other for other in journals if other not in needed][: max(0, len(journals) + 1 - JOURNALS)]
             gone = [journals.pop(other) for other in spare]
             journals[path] = journal
@@ -344,6 +363,26 @@ class Keeper:
             self._journals = journals
         for let_go in gone:
             let_go.close()
+
+    def _needed(self) -> set[str]:
+        """What the managers have loaded or save to by themselves; with the lock held."""
+        return {path for paths in self._users.values() for path in paths}
+
+    def _look_for_another(self, path: str, *, take: bool) -> None:
+        """Say so, once, if another process saves to this path; with `take`, let others see that this one does, if its managers need it."""
+        with self._lock:
+            needed = path in self._needed()
+            hold = self._holds.get(path) or Hold(path)
+            if needed:
+                self._holds[path] = hold
+        if hold.is_anothers(take=take and needed) and path not in self._told:
+            self._told.add(path)
+            logger.warning(
+                "%s: another process (or another MemoryStore of this one) saves its sessions there too. Each overwrites what the other has "
+                "saved: sessions get lost, and what ends in one goes on in the other. With MemoryStore one process serves: begin with one "
+                "worker, and stop it before the next one loads; or choose a store that several share, such as SQLiteStore",
+                path,
+            )
 
     def _let_go_without_folder(self, path: str, journal: Journal) -> bool:
         """Let go of a journal if its folder is gone: no snapshot is there that could bring anything back. Whether that is so."""

@@ -372,7 +372,8 @@ class SessionManager(Configured[Store]):
         """Restore what `save_sessions` wrote; how many sessions. A missing file is no sessions.
 
         A damaged file is reported and kept under another name, and the previous good one is loaded; with `strict`, `SnapshotDamaged`.
-        Raises `PolicyError` as `save_sessions` does.
+        A warning is logged if another process saves to it: what that one saves from now on is not seen here. Raises `PolicyError` as
+        `save_sessions` does.
         """
         count, problems = self._keeper().load(path, self._core.clock(), self)
         if strict and problems:
@@ -383,12 +384,13 @@ class SessionManager(Configured[Store]):
         """Save to `path` every so many seconds, and when the manager is closed. A failure is logged, and tried again next time.
 
         A process that is forked afterwards saves nothing, and logs that with its first request: call this in the process that serves.
+        If two processes save to one path, each overwrites what the other has saved; both log a warning, once.
         Raises `PolicyError` as `save_sessions` does, and for less than a thousandth of a second.
         """
         check_seconds("autosave(every=...)", every, 0.001)
         keeper = self._keeper()
         place = self._background.path = absolute(path)
-        keeper.needs(self, place)
+        keeper.saves_to(self, place)
         self._background.start("autosave", every, lambda: self.save_sessions(place))
 
     @override

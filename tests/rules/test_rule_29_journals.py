@@ -256,7 +256,7 @@ def test_rule_29_so_many_journals_are_kept_up_and_no_more(face: Face, server: Se
     assert len(told) == JOURNALS
     if os.path.isdir("/proc/self/fd"):
         opened = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}")]
-        assert {os.path.basename(file) for file in opened if file.startswith(str(server.path.parent))} == told
+        assert {os.path.basename(file) for file in opened if file.startswith(str(server.path.parent))} == told | {"auto"}
     face.manager.autosave(server.path, every=DAY)  # so that closing does not save to a path that is only of this test
     server.stop()
 
