@@ -151,7 +151,7 @@ class InThreads(stores.Sound):
 def test_a_lock_that_is_missing_is_missed(check: Callable[..., Report]) -> None:
     """Though each verb is over within some microseconds: threads take turns more often while the kit runs, and not after it."""
     turn = sys.getswitchinterval()
-    assert {"updates_at_once_add_up", "different_keys_at_once_are_all_there"} & set(failed(check, InThreads, only=AT_ONCE).failed)
+    assert set(AT_ONCE) & set(failed(check, InThreads, only=AT_ONCE).failed)  # which of them, depends on the turns
     assert sys.getswitchinterval() == turn
 
 
