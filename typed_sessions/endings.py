@@ -49,8 +49,9 @@ def _end(core: Core, locator: bytes, reason: EndReason, by: Exchange | None, car
         return False
     core.residents.tells([record])
     failure = yield from _note(core, [record])
-    if (yield from bury(core, record, by, carrier)):
-        yield from _note(core, [record], cleaned=True)
+    cleaned = yield from bury(core, record, by, carrier)
+    if cleaned is not None:
+        yield from _note(core, [cleaned], cleaned=True)
     if failure is not None and (by is not None or reason == "ended"):
         raise failure  # It is over all the same; but the one who asked for it has to know that a crash could undo it.
     return True
@@ -92,8 +93,10 @@ def bury(
     *,
     told: Tracking | None = None,
     reached: bool = True,
-) -> Plan[bool]:
-    """Everything that follows when a session has been marked as ended, in the order of rule 13; whether all hooks that it has have run.
+) -> Plan[Record | None]:
+    """Everything that follows when a session has been marked as ended, in the order of rule 13.
+
+    Gives the session with what is still to be cleaned up; None if that is what it was before.
 
     `told` is there if the end has been announced.
 
@@ -104,6 +107,7 @@ def bury(
     ending = record.ending
     assert ending is not None
     left: list[str] = []
+    cleaned: Record | None = None
     tracking = (yield from _announce(core, record)) if told is None else told
     session = Session(tracking)
     if record.hooked and ending.claimed_until - ENOUGH * LEASE <= core.clock() < ending.at + core.options.reap_grace:
@@ -125,13 +129,14 @@ def bury(
         try:
             if done or not left:  # what nobody here can read comes back after each lease, when all else is gone
                 yield Ask(core.store.clear, (record.locator, done if left else None))
+                cleaned = record.copy({name: record.fields[name] for name in left})
         except StoreUnavailable as problem:
             failure = problem  # the hooks will run once more; but the clients are closed now
     tracking.closed = True
     yield from _close_clients(core, record.locator, carrier, None if by is None else by.client)
     if failure is not None:
         raise failure
-    return record.hooked and reached and not left
+    return cleaned
 
 
 def clean_late(core: Core, record: Record | None, residents: Mapping[str, object]) -> Plan[None]:
@@ -274,18 +279,19 @@ def _sweep_step(core: Core, now: float, limit: int, carrier: Client | None) -> P
         told.append((yield from _announce(core, record)))
     for record, tracking in zip(records, told, strict=True):
         try:
-            if (yield from bury(core, record, carrier=carrier, told=tracking, reached=failure is None)):
-                cleaned.append(record)
+            left = yield from bury(core, record, carrier=carrier, told=tracking, reached=failure is None)
+            if left is not None:
+                cleaned.append(left)
         except StoreUnavailable as problem:
             failure = problem  # the others are told all the same: the store gives them to nobody again
     yield from _note(core, cleaned, cleaned=True)
     if failure is not None:
         raise failure
-    left, more_left = core.clients.lapse(now, limit, SWEEP_STEP)
-    yield from clients_left(core, left, left)
+    gone, more_left = core.clients.lapse(now, limit, SWEEP_STEP)
+    yield from clients_left(core, gone, gone)
     for locator in core.residents.some(min(LOOKS, limit)) if core.residents.busy else ():
         yield from _look_for(core, locator, now, carrier)
-    return len(ended), more or more_left, hooked + len(left)
+    return len(ended), more or more_left, hooked + len(gone)
 
 
 def _look_for(core: Core, locator: bytes, now: float, carrier: Client | None) -> Plan[None]:

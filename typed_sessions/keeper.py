@@ -276,16 +276,18 @@ class Keeper:
     def note_ended(self, records: Sequence[Record], now: float) -> None:
         """Remember for good that sessions have ended, and what their hooks are to run on. Returns when that is on the disk."""
         # With a payload it is not forgotten before `note_cleaned`, however long the program is down.
-        noted = [record for record in records if record.hooked or self._held.may_hold(record)]
-        self._note([Entry("ended", r.locator, self._until(r, now), r.pack() if r.hooked else b"") for r in noted], now)
+        self._note_ends([record for record in records if record.hooked or self._held.may_hold(record)], now)
         for record in records:
             self._cleared.pop(record.locator, None)
             if self._ended is not None:
                 self._ended.add(record.locator)
 
     def note_cleaned(self, records: Sequence[Record], now: float) -> None:
-        """Remember that the hooks of ended sessions have run. Returns when that is on the disk."""
-        self._note([Entry("ended", record.locator, self._until(record, now)) for record in records], now)
+        """Remember that the hooks of ended sessions have run, but for what these records still hold. Returns when that is on the disk."""
+        self._note_ends(records, now)
+
+    def _note_ends(self, records: Sequence[Record], now: float) -> None:
+        self._note([Entry("ended", r.locator, self._until(r, now), r.pack() if r.hooked else b"") for r in records], now)
 
     def note_renewed(self, record: Record, cleared: bool, now: float) -> None:
         """Remember a session's new digests, and whether its values were dropped. Returns when that is on the disk."""

@@ -330,3 +330,34 @@ def test_rule_13_hooks_that_have_run_do_not_run_again_after_a_restart(memory_fac
     sweep(face)
     assert cleaned == ["value of key"]
     assert not is_open(browser)
+
+
+@pytest.mark.parametrize("how", ["signed out", "timeout"])
+def test_rule_13_hooks_that_have_run_do_not_run_again_beside_one_that_waits(memory_face: Face, tmp_path: Path, how: str) -> None:
+    """A release without the key of another value is restarted now and then: that value waits, and nothing else of its session does."""
+    face = memory_face
+    path, cleaned = tmp_path / "sessions", list[str]()
+    browser = begun(face, "known", "unknown")
+    known = Key("known", str, cleanup_delete=cleaned.append)
+    face.call(face.manager.save_sessions(path))
+    if how == "timeout":
+        face.clock.advance(WEEK / 8)
+        sweep(face)
+    else:
+        with browser.copy().visit() as session:
+            assert known in session
+            session.end()
+    for _ in range(3):
+        face.call(face.manager.save_sessions(path))
+        face.call(face.manager.close() if face.kind == "sync" else face.manager.aclose())
+        face.store = MemoryStore()
+        face.renew()
+        assert face.call(face.manager.load_sessions(path)) == 1
+        face.clock.advance(WEEK / 8)
+        sweep(face)
+    assert cleaned == ["value of known"]
+    Key("unknown", str, cleanup_delete=cleaned.append)
+    face.clock.advance(WEEK / 8)
+    sweep(face)
+    assert cleaned == ["value of known", "value of unknown"]
+    assert not is_open(browser)
