@@ -212,11 +212,15 @@ async def test_the_first_foreign_origin_is_logged(site: Site, caplog: pytest.Log
         assert text in record.getMessage()
 
 
-@pytest.mark.parametrize("how", ["by itself", "by a proxy"])
+@pytest.mark.parametrize("how", ["by itself", "by a proxy", "by the policy"])
 @in_loop
 async def test_a_page_that_came_in_the_clear_is_another_origin(how: str) -> None:
-    """Anybody between it and the browser may have made it: it opens no session over https. From https to http it may."""
-    site = Site(address_policy=AddressPolicy(trusted_proxies=[PEER]))
+    """Anybody between it and the browser may have made it: it opens no session over https. From https to http it may.
+
+    A server behind a proxy that hides the scheme knows by its cookies' `secure=True`.
+    """
+    policies = {"cookie_policy": CookiePolicy(secure=True)} if how == "by the policy" else {}
+    site = Site(address_policy=AddressPolicy(trusted_proxies=[PEER]), **policies)
     app = site.app(handshake())
     for origin, status in (("http://example.org", 403), ("https://example.org", 101)):
         headers = [("Origin", origin)]
@@ -230,6 +234,18 @@ async def test_a_page_that_came_in_the_clear_is_another_origin(how: str) -> None
             assert first.get("status", 101) == status
     async with Socket(app, headers=[("Origin", "https://example.org")]) as socket:
         await socket.accepted()
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:8000", "127.0.0.1:8000", "[::1]:8000"])
+@in_loop
+async def test_a_page_of_this_machine_may_come_in_the_clear(host: str) -> None:
+    """Whoever writes a program with `secure=True` tries it on their own machine over plain http, where browsers take such cookies."""
+    site = Site(cookie_policy=CookiePolicy(secure=True))
+    for page, kind in ((host, "websocket.accept"), (f"{host.partition(':8')[0]}.example", "websocket.http.response.start")):
+        socket = Socket(site.app(handshake()), denial=True)
+        socket.scope["headers"] = [(b"host", page.encode()), (b"origin", f"http://{page}".encode())]
+        async with socket:
+            assert (await socket.next())["type"] == kind
 
 
 @pytest.mark.parametrize("hosts", [[], [b""], [b"example.org", b"example.org"]], ids=["no Host", "an empty Host", "two Hosts"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections import deque
 from collections.abc import Collection, Sequence
@@ -24,6 +25,9 @@ _FAILED = range(4500, 4600)
 """A response's status of 500 and above as a private code of a framework (Litestar), which so tells of an exception in the application."""
 PRIVATE = 3000
 """What is added to a code for servers that send only 1000 and 3000 to 4999: 4008 and 4011 are free for applications (RFC 6455 7.4.2)."""
+_PORT = re.compile(r":[0-9]*\Z")
+_THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "[::1]"})
+"""Hosts to which nobody is in between: there browsers take secure cookies over plain http."""
 _CONNECTION = b"connection"
 _JOINED = frozenset({b"vary", b"cache-control"})
 
@@ -67,7 +71,7 @@ class Origins:
             scheme, netloc, *_ = urlsplit(origin)
         except ValueError:
             return False
-        if https and scheme != "https":
+        if https and scheme != "https" and _PORT.sub("", netloc) not in _THIS_MACHINE:
             return False  # anybody in between may have made that page
         return len(hosts) == 1 and netloc != "" and netloc == hosts[0].lower()
 
@@ -151,7 +155,8 @@ class WebSocket:
     def _check_origin(self) -> None:
         guard = self.exchange.guard
         headers = guard.reader.headers
-        https = self.sessions.core.is_https(guard, self._scope)
+        # A policy that has its cookies secure in any case is for a proxy that hides the scheme.
+        https = guard.policy.secure is True or self.sessions.core.is_https(guard, self._scope)
         self._origins.check(headers(self._scope, "origin"), headers(self._scope, "host"), https=https)
 
     async def _close(self, code: int = POLICY_VIOLATION, reason: str = "the session has ended") -> None:
