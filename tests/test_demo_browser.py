@@ -245,6 +245,31 @@ def test_a_replayed_cookie_is_refused(window: Window, demo: Demo) -> None:
     assert window.text(".who").startswith("Ada")
 
 
+def test_everything_but_the_live_list_works_without_javascript(window: Window, demo: Demo) -> None:
+    """The cart, signing in and out, and the replay; the page says that the list takes JavaScript, and not that it is connecting."""
+
+    def click(css: str) -> None:
+        page = window.find("html")
+        window.find(css).click()
+        window.wait(staleness_of(page), f"a new page after {css}")
+
+    window.chrome.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        window.chrome.get(demo.url)
+        assert "takes JavaScript" in window.text("section:has(#clients)")
+        assert not window.find("#live").is_displayed()
+        click(".product")
+        assert "quantity=1" in window.text("#cart-value")
+        window.find("#name").send_keys("ann")
+        click("form[action='/sign-in'] button")
+        click("form[action='/replay'] button")
+        assert "refused" in window.text("#replayed")
+        click("form[action='/sign-out'] button")
+        assert window.text("#cart-value") == "Cart(items=[])"
+    finally:
+        window.chrome.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
 def test_a_stop_and_a_start_keep_everything(window: Window, tmp_path: Path) -> None:
     """After SIGTERM and a new start on the same port the open page finds the server by itself, and a reload shows the same data."""
     snapshot = tmp_path / "snapshot"

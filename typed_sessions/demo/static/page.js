@@ -12,6 +12,7 @@ function tell(text) {
 
 function mark(text, on) {
   live.textContent = text;
+  live.hidden = false;
   live.classList.toggle("off", !on);
 }
 
@@ -36,6 +37,7 @@ function line(client) {
 }
 
 function start() {
+  mark("connecting", true);
   events = new EventSource("/live");
   events.addEventListener("session", (event) => show(JSON.parse(event.data)));
   events.addEventListener("gone", () => {
