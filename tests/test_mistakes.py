@@ -15,6 +15,8 @@ import socket
 import threading
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any, cast
 
 import pytest
@@ -387,6 +389,17 @@ def test_a_session_used_after_its_request_or_in_another_thread() -> None:
         "or open it again with manager.edit(handle)"
     )
     assert said == [text, text]
+
+
+def test_a_thread_of_a_handlers_own() -> None:
+    """It has no session, and is told how to have one."""
+    with SessionManager() as manager, ThreadPoolExecutor(1) as pool:
+        session, finish = manager.start_check(REQUEST)
+        with finish.current():
+            with pytest.raises(NoSession, match=r"A thread or an executor of your own .* contextvars\.copy_context\(\)\.run\(function\)"):
+                pool.submit(current_session).result()
+            assert pool.submit(copy_context().run, current_session).result() is session
+        finish()
 
 
 def test_the_sync_manager_in_async_code() -> None:

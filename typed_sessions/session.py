@@ -406,7 +406,9 @@ def current_session(default: object = ABSENT, /) -> object:
         raise NoSession(
             "there is no session here: current_session() works in a request that a filter serves, and in a listener; "
             "the filter has to be outside of all that uses the session, other middleware too. A test client that goes past it, such as "
-            "Django's, finds none: use httpx.WSGITransport or httpx.ASGITransport with the application that the server is given"
+            "Django's, finds none: use httpx.WSGITransport or httpx.ASGITransport with the application that the server is given. "
+            "A thread or an executor of your own has none either: give it the values, or let it run "
+            "contextvars.copy_context().run(function), which asyncio.to_thread does"
         )
     return default
 
