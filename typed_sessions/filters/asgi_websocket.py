@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from ..aio import AsyncSessionManager
 from ..clients import Client
-from ..errors import COMMIT_FAILURES, CommitFailure, HeadersSent, Rejected, SessionEnded
+from ..errors import COMMIT_FAILURES, CommitFailure, HeadersSent, PolicyError, Rejected, SessionEnded
 from ..exchange import Exchange, Guard
 from ..finish import close_exchange, discard_exchange, fail_exchange
 from ..refusals import report
@@ -41,7 +41,7 @@ class Origins:
     def __init__(self, allowed: Collection[str]) -> None:
         if isinstance(allowed, str):
             raise TypeError(f'allowed_origins = {allowed!r}: expected a list of origins, ["https://example.org"]')
-        self._allowed = frozenset(origin.rstrip("/").lower() for origin in allowed)
+        self._allowed = frozenset(map(_origin, allowed))
         self._told = False
 
     def check(self, origins: Sequence[str], hosts: Sequence[str], *, https: bool) -> None:
@@ -74,6 +74,15 @@ class Origins:
         if https and scheme != "https" and _PORT.sub("", netloc) not in _THIS_MACHINE:
             return False  # anybody in between may have made that page
         return len(hosts) == 1 and netloc != "" and netloc == hosts[0].lower()
+
+
+def _origin(given: str) -> str:
+    """An origin as browsers send it. Raises `PolicyError` for a text that none of them would ever send."""
+    origin = given.rstrip("/").lower()
+    scheme, mark, host = origin.partition("://")
+    if origin != "null" and (not scheme or not mark or "/" in host or "*" in host):
+        raise PolicyError(f"allowed_origins: {given!r} is no origin: expected scheme, host and port if any, such as 'https://example.org'")
+    return origin
 
 
 @final
