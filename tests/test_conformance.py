@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from tests.broken import careless, stores
+from tests.broken import careless, crowded, stores
 from tests.broken.overlapping import ForTasks, ForThreads
 from tests.faces import FACES, SERVED, STORES, sqlite_store
 from typed_sessions import MemoryStore
 from typed_sessions.changes import Idle
-from typed_sessions.conformance import bounds, orders, run, together
+from typed_sessions.conformance import bounds, limits, orders, run, together
 from typed_sessions.testing import CHECK_NAMES, ConformanceFailed, Report, check_async_store, check_store
 
 CHECKS: dict[str, Callable[..., Report]] = {"sync": check_store, "async": check_async_store}
@@ -264,6 +264,20 @@ def test_without_a_fault_the_same_store_passes(kind: str) -> None:
     """What the broken stores are made from passes every check: it was the faults, and not something else."""
     report = CHECKS[kind](make(kind, stores.Sound), make_bounded=None)
     assert len(report.passed) == len(CHECK_NAMES) - len(bounds.checks)
+
+
+ABOUT_BOUNDS = [check.name for check in [*bounds.checks, *limits.checks]]
+
+
+@pytest.mark.parametrize(("store", "names"), crowded.BROKEN, ids=lambda one: one.__name__ if inspect.isclass(one) else "")
+def test_a_wrong_bound_is_found(store: type[crowded.Crowded], names: set[str]) -> None:
+    """Who makes room for whom, what is told of it, and how large a session may be: each fault fails its own checks."""
+    assert set(failed("sync", store, make_bounded=store, only=ABOUT_BOUNDS)) == names
+
+
+def test_a_right_bound_is_not() -> None:
+    """What these are made from passes every check."""
+    assert check_store(crowded.Crowded, make_bounded=crowded.Crowded, only=ABOUT_BOUNDS).failed == ()
 
 
 def test_every_broken_store_is_tried() -> None:

@@ -88,8 +88,33 @@ def what_is_over_keeps_nobody_out(kit: Kit) -> None:
             expect_that(await stand.look(record) is not None, "a session that is not over had to go, and one that is was there")
         swept = await stand.sweep()
         expect("what a sweep gives out", sorted(one.locator for one in swept), sorted(one.locator for one in over))
+        expect("why they have ended, as it says", {one.ending and one.ending.reason for one in swept}, {"timeout"})
 
     kit.on_bounded(3, work)
+
+
+@checks.of_kit(13, 30)
+def what_has_ended_takes_no_room(kit: Kit) -> None:
+    """A session that is kept only until its hooks have run is none of those that are counted, and does not have to go a second time."""
+    if kit.make_bounded is None:
+        raise LeftOut(_WHY)
+
+    async def work(stand: Stand) -> None:
+        for comes_back in (True, False):
+            ended = await stand.begin({"h": b"1"}, hooked=["h"])
+            if comes_back:
+                await stand.use(ended)
+            await stand.end(ended)
+        for _ in range(2):
+            next_one = stand.record()
+            expect("create after an end", await stand.store.create(next_one, stand.now), "created")
+            await stand.use(next_one)
+        expect("sweep within the lease", await stand.sweep(), [])
+        stand.now += LEASE
+        swept = await stand.sweep()
+        expect("why they have ended, as a sweep says", [one.ending and one.ending.reason for one in swept], ["ended", "ended"])
+
+    kit.on_bounded(2, work)
 
 
 @checks.of_kit(13, 30)

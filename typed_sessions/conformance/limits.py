@@ -68,6 +68,19 @@ async def a_full_session_is_not_stuck(stand: Stand) -> None:
 
 
 @checks(30)
+async def creating_and_writing_have_the_same_bound(stand: Stand) -> None:
+    """What a commit may not store, a creation may not either, and the other way round; too many values as well as too many bytes."""
+    for large, what in ((writing(a=bytes(_MOST)), "a megabyte"), (writing(**{f"k{n}": b"1" for n in range(1000)}), "a thousand keys")):
+        written = await _taken(stand, await stand.begin(), large)
+        try:
+            await stand.begin({name: write.payload for name, write in large.writes.items() if write.payload is not None})
+        except TooLarge:
+            expect_that(not written, f"a session of {what} cannot be created, but written")
+        else:
+            expect_that(written, f"a session of {what} cannot be written, but created")
+
+
+@checks(30)
 async def what_was_taken_is_taken_again(stand: Stand) -> None:
     """A session is counted alike whenever it is: filled with keys of long names, it can be written, renewed and made smaller later."""
     for letter in ("n", "й"):

@@ -105,7 +105,8 @@ class Store(Protocol):
 
         Where a store holds so many sessions at most, those make room that are over, and then those that no second request has used
         (without the flag `REUSED`), the oldest first. Each of them has ended for every verb, and is kept, also without hooked values, until
-        a sweep gives it out: its `ending` has the reason "evicted" (or why it was over) and is claimed by nobody (`claimed_until` 0).
+        a sweep gives it out: its `ending` has the reason "evicted", or why it was over, and is claimed by nobody (`claimed_until` 0).
+        An ended one that is still there, for whatever reason, is none of those that are counted.
 
         Raises `StoreFull` when there is no room and every session has been used by a second request, and `TooLarge`. If the answer is lost,
         `StoreUnavailable(unknown=True)`.
