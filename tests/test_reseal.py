@@ -15,7 +15,7 @@ import pytest
 
 from tests.faces import SERVED, STORES, Browser, Face
 from typed_sessions import Key, ListKey, LostUpdate, SealingKeys, SessionManager, SQLiteStore
-from typed_sessions.changes import Idle
+from typed_sessions.changes import Changes, Idle, Write
 from typed_sessions.record import FIELD_LIST, FIELD_SEALED, Record, unpack_elements, unpack_field
 from typed_sessions.reseal import Resealed, reseal
 from typed_sessions.tools import sealing_keys
@@ -345,7 +345,45 @@ def test_the_command_can_be_stopped(file: Path) -> None:
         "tools.reseal = stopping\n",
     )
     assert "60  values rewritten" in said
-    assert "40  values rewritten" in resumed(file, said)
+    said = resumed(file, said)
+    assert "40  values rewritten" in said
+    assert "Everything from there on is under the newest key" in said
+
+
+def test_what_could_not_be_rewritten_is_not_left_behind(file: Path) -> None:
+    """Stopped with values left that it could not read, it does not say where to go on: from there all would be well, and the key dropped."""
+    store = SQLiteStore(file)
+    face = Face("sync", store, seal=SealingKeys([bytes(32)]))
+    for session in store.scan(None, 5)[0]:
+        outcome = store.commit(session.locator, Changes({"other": Write(b"?", flags=FIELD_SEALED)}), Idle(None, 0.0), face.clock())
+        assert outcome.status == "committed"
+    face.close()
+    store.close()
+    said = stopped(
+        file,
+        "def stopping(*args, **options):\n"
+        "    for number, done in enumerate(pages(*args, **options)):\n"
+        "        yield done\n"
+        "        stop(number, 1)\n"
+        "tools.reseal = stopping\n",
+    )
+    assert "5  could not be rewritten" in said
+    assert said.endswith("Stopped; begin again\n")
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:1", "postgresql://127.0.0.1:1/app"])
+def test_a_store_that_cannot_be_reached(url: str) -> None:
+    """Is told on stderr with status 2, as by `check`: nobody has stopped it."""
+    with command("--store", url, TYPED_SESSIONS_SEALING_KEYS=KEYS) as run:
+        said, errors = run.communicate(timeout=60)
+    assert (run.returncode, said) == (2, "")
+    assert "cannot be reached" in errors
+
+
+def test_ctrl_c_before_it_has_begun(file: Path) -> None:
+    """While its modules are imported: status 130, and no traceback."""
+    said = stopped(file, "def stopping(*args, **options):\n    stop(0, 0)\ntools.reseal_store = stopping\n")
+    assert said == ""
 
 
 def test_the_command_can_be_stopped_within_a_page(file: Path) -> None:

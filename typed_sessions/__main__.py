@@ -18,6 +18,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        return _run(parser, arguments)
+    except KeyboardInterrupt:  # before the command had begun to listen for it, or after it was done
+        return 130
+
+
+def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     # What a command needs is imported here, so that --help needs none of it.
     if arguments.command == "reseal":
         from .tools import reseal_store
@@ -27,21 +34,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .tools import check_store
 
         return check_store(arguments.store, arguments.keys, arguments.sealing_keys, read_plain=arguments.read_plain)
-    try:
-        from .demo.server import CannotServe, serve
+    from .demo.server import CannotServe, serve
 
-        url: str | None = arguments.store
-        if arguments.snapshot is not None:
-            if url is not None and not url.startswith("memory:"):
-                parser.error("--snapshot is for --store memory: (and says so by itself); other stores keep their sessions themselves")
-            url = "memory:" if url is None else url
-        try:
-            serve(arguments.host, arguments.port, url, arguments.snapshot)
-        except CannotServe as problem:
-            print(f"typed_sessions demo: {problem}", file=sys.stderr)
-            return 1
-    except KeyboardInterrupt:  # before the server had begun to listen for it
-        return 130
+    url: str | None = arguments.store
+    if arguments.snapshot is not None:
+        if url is not None and not url.startswith("memory:"):
+            parser.error("--snapshot is for --store memory: (and says so by itself); other stores keep their sessions themselves")
+        url = "memory:" if url is None else url
+    try:
+        serve(arguments.host, arguments.port, url, arguments.snapshot)
+    except CannotServe as problem:
+        print(f"typed_sessions demo: {problem}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -64,9 +64,11 @@ def _place(text: str) -> bytes:
 
 
 def reseal_store(url: str, keys_file: Path | None, *, seal_plain: bool, after: str | None) -> int:
-    """`typed-sessions reseal`: 0 if everything is sealed with the newest key, 1 if something is not, 130 if it was stopped."""
+    """`typed-sessions reseal`: 0 if everything is sealed with the newest key, 1 if something is not, 2 if it could not be told, 130 if it
+    was stopped."""
     done = Resealed()
     progress = Progress(sys.stderr)
+    status = 0
     try:
         keys = sealing_keys(keys_file, read_plain=seal_plain)
         place = None if after is None else _place(after)
@@ -77,15 +79,16 @@ def reseal_store(url: str, keys_file: Path | None, *, seal_plain: bool, after: s
     try:
         for done in reseal(store, keys, steady_clock(), after=place):
             progress.show(done.place, f"{done.sessions} sessions, {done.rewritten} values rewritten")
-        stopped = False
     except KeyboardInterrupt:
-        stopped = True
+        status = 130
     except StoreUnavailable as problem:
         progress.close()
         print(f"typed-sessions reseal: {problem}", file=sys.stderr)
-        stopped = True
+        status = 2
     progress.close()
     store.close()
+    if status == 2 and not done.sessions:
+        return status
     print(f"{shown_url(url)}: looked at {done.sessions} sessions")
     for count, what in (
         (done.rewritten, "values rewritten with the newest key"),
@@ -95,12 +98,16 @@ def reseal_store(url: str, keys_file: Path | None, *, seal_plain: bool, after: s
         (done.busy, "were written by others each time; run it once more"),
     ):
         print(f"{count:10}  {what}")
-    if stopped:
-        print(f"Stopped before the end; go on with --after {done.place.hex()}" if done.place else "Stopped; begin again")
-        return 130
-    if done.plain or done.refused or done.busy:
+    is_left = bool(done.plain or done.refused or done.busy)
+    if status:
+        # Whoever goes on there does not look again at what was left before it, and would be told that nothing is.
+        place = None if is_left else done.place
+        print("Stopped; begin again" if place is None else f"Stopped before the end; go on with --after {place.hex()}")
+        return status
+    if is_left:
         return 1
-    print("Everything is under the newest key; another is needed only for ended sessions whose hooks have still to run, if there are any")
+    whole = "Everything" if place is None else "Everything from there on"
+    print(f"{whole} is under the newest key; another is needed only for ended sessions whose hooks have still to run, if there are any")
     return 0
 
 
