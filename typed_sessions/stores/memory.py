@@ -8,11 +8,10 @@ way round.
 
 from __future__ import annotations
 
-import math
 import threading
 from collections import deque
 from collections.abc import Sequence
-from typing import final
+from typing import Literal, TypeAlias, final
 
 from ..changes import GONE, Changes, Idle, Outcome, Use, apply, apply_touch, apply_use
 from ..errors import PolicyError, StoreFull
@@ -24,8 +23,14 @@ from .limits import Limits
 from .shard import Shard, record_of
 
 _STEP = 128
-_SLACK = 1_000
 """How many entries a sweep looks at before it lets go of a lock (rule 16)."""
+_SLACK = 1_000
+_GLANCES = 512
+"""How many sessions one request looks at, at most, for one that makes room."""
+_GUESTS = 16
+"""How many have to go for one that comes, at most, where there are more than fit."""
+
+_Room: TypeAlias = Literal["made", "none", "unknown"]
 
 
 @final
@@ -33,7 +38,7 @@ class MemoryStore:
     """Sessions of this process, gone with it unless they are saved (`SessionManager.save_sessions`).
 
     max_sessions  how many it may hold; when it is full, the oldest session that no second request has used makes room,
-                  and if there is none, creating raises `StoreFull`
+                  and if there is none, creating raises `StoreFull`. A thousandth more for a moment, where it takes long to find
     max_bytes     of one session: its values and their names, packed; a commit that would make it larger raises `TooLarge`
     max_keys      of one session, the same
     shards        among how many locks the sessions are spread, for threads not to wait for each other
@@ -54,6 +59,8 @@ class MemoryStore:
         self._books = threading.Lock()
         self._wheel = Wheel()
         self._count = 0
+        self._guests = 0
+        """How many of them only their first request has used."""
         # Sessions that only their first request has used, oldest first. Where these queues are twice as long as there are sessions,
         # `_newer` is gone through from the left, a few a creation, and what is still unused goes over to `_older`: so the oldest is at
         # the left of `_older`, if there is one, and the queues never grow for good.
@@ -86,6 +93,7 @@ class MemoryStore:
             roomy = self._count < self._max_sessions and len(self._newer) + len(self._older) <= 2 * self._count + _SLACK
             if roomy:
                 self._count += 1
+                self._guests += 1
                 if ahead:
                     self._wheel.add(key, due, now)
         if not roomy:
@@ -98,7 +106,7 @@ class MemoryStore:
             elif not taken:
                 shard.put(key, packed)
         if taken:
-            self._leave(None)
+            self._leave(None, record)
             return "taken"
         # Not before it is there: whoever makes room would take it for one that has gone, and it would never make room itself.
         self._newer.append(key)
@@ -136,7 +144,7 @@ class MemoryStore:
                 shard.keep(key, after, stored)
         if not unchanged:
             return self.open(locator, use, idle, now)
-        self._note_sooner(key, record, after, now)
+        self._note_use(key, record, after, now)
         return after
 
     def touch(self, locator: bytes, digest: bytes, idle: Idle, now: float) -> bool:
@@ -155,7 +163,7 @@ class MemoryStore:
             if after is not None:
                 shard.keep(key, after, stored)
         if after is not None:
-            self._note_sooner(key, record, after, now)
+            self._note_use(key, record, after, now)
         return True
 
     def commit(self, locator: bytes, changes: Changes, idle: Idle, now: float) -> Outcome:
@@ -178,7 +186,7 @@ class MemoryStore:
             else:
                 shard.keep(key, record, stored)
         if changes.set_timeout or record.used != before.used:
-            self._note_sooner(key, before, record, now)
+            self._note_use(key, before, record, now)
         return outcome
 
     def end(self, locator: bytes, reason: EndReason, now: float, lease: float) -> Record | None:
@@ -282,6 +290,7 @@ class MemoryStore:
                 if record.ending is None:
                     self._count += 1
                     if not record.flags & REUSED:
+                        self._guests += 1
                         self._newer.append(key)
                 self._wheel.add(key, record.due, now)
             restored += 1
@@ -296,29 +305,41 @@ class MemoryStore:
         self._books = threading.Lock()
         self._cutting = threading.Lock()
 
-    def _note_sooner(self, key: int, before: Record, after: Record, now: float) -> None:
+    def _note_use(self, key: int, before: Record, after: Record, now: float) -> None:
         """A use was written, or a timeout: if the session comes due sooner now (a shorter timeout, a clock that went back), its entry
-        in the wheel lies behind that."""
+        in the wheel lies behind that; and with its first use it makes room for nobody any more."""
+        if after.flags & ~before.flags & REUSED:
+            with self._books:
+                self._guests -= 1
         if after.due < before.due:
             with self._books:
                 self._wheel.sooner(key, after.due, now)
 
     def _admit(self, now: float) -> bool:
-        """Count one more session, making room if there is none; whether somebody had to go."""
-        crowded = False
+        """Count one more session, making room if there is none; whether somebody had to go.
+
+        To look at all of them would make the request wait (rule 16). While it is unknown whether there is one to make room, who comes is
+        let in over the limit, and the next one looks on from there.
+        """
+        gone, known = 0, True
+        reaped: _Room = "made"
         while True:
             with self._books:
                 if len(self._newer) + len(self._older) > 2 * self._count + _SLACK:
                     self._drop_used()
-                if self._count < self._max_sessions:
+                if self._count < self._max_sessions or gone == _GUESTS or not known:
                     self._count += 1
-                    return crowded
-            # What is over goes before a guest who is not, as far as one step finds it: to look at more makes a request wait (rule 16).
-            if not self._reap(now, _STEP) and not self._evict(now) and not self._reap(now):
+                    self._guests += 1
+                    return gone > 0
+            # What is over goes before a guest who is not, as far as one step finds it.
+            reaped = self._reap(now) if reaped == "made" else reaped
+            room = reaped if reaped == "made" else self._evict(now)
+            if reaped == room == "none":
                 raise StoreFull(
                     f"MemoryStore(max_sessions={self._max_sessions}) is full, and each session was used more than once: none makes room"
                 )
-            crowded = True
+            known = room == "made"
+            gone += known
 
     def _drop_used(self) -> None:
         """Go on a little in clearing the queues of what no longer belongs there; with the lock of the books held."""
@@ -337,13 +358,13 @@ class MemoryStore:
             return stored.ending is None and not stored.flags & REUSED
         return not stored[RECORD_FLAGS_AT] & (ENDED | REUSED)
 
-    def _evict(self, now: float) -> bool:
+    def _evict(self, now: float) -> _Room:
         while True:
             with self._books:
-                queue = self._older or self._newer
-                if not queue:
-                    return False
-                key = queue.popleft()
+                key = self._oldest_guest()
+                if key is None:
+                    # With none in the queues, those that are counted are only just being created, and cannot go yet.
+                    return "unknown" if self._guests > 0 and (self._older or self._newer) else "none"
             shard = self._shards[key % self._shard_count]
             with shard.lock:
                 stored = shard.records.get(key)
@@ -353,25 +374,28 @@ class MemoryStore:
                 record = record_of(key, stored).copy()
                 record.ending = Ending("evicted", now, 0.0)
                 shard.put(key, record.pack())
-            self._leave(key)
+            self._leave(key, record)
             self._unclaimed.append(key)
-            return True
+            return "made"
 
-    def _reap(self, now: float, most: float = math.inf) -> bool:
-        """End some of what has expired and no sweep has come to, looking at so many: it keeps nobody out. Whether there was any."""
-        found = False
+    def _oldest_guest(self) -> int | None:
+        """The oldest session that no second request has used, if a few looks find it; with the lock of the books held."""
+        for _ in range(_GLANCES):
+            queue = self._older or self._newer
+            if not queue:
+                break
+            key = queue.popleft()
+            if self._unused(key):
+                return key
+        return None
+
+    def _reap(self, now: float) -> _Room:
+        """End some of what has expired and no sweep has come to: it keeps nobody out."""
         with self._books:
             self._wheel.begin(now)
             keys = self._wheel.take(now, _STEP)
-        while keys:
-            for key in keys:
-                found = self._expire(key, now) or found
-            most -= len(keys)
-            if found or most <= 0:
-                break
-            with self._books:
-                keys = self._wheel.take(now, _STEP)
-        return found
+        found = [key for key in keys if self._expire(key, now)]
+        return "made" if found else "none" if len(keys) < _STEP else "unknown"
 
     def _expire(self, key: int, now: float) -> bool:
         shard = self._shards[key % self._shard_count]
@@ -393,14 +417,16 @@ class MemoryStore:
                 with self._books:
                     self._wheel.again(key, record.due if record.ending is None else record.ending.claimed_until, now)
         if expired:
-            self._leave(key)
+            self._leave(key, record)
             self._unclaimed.append(key)
         return expired
 
-    def _leave(self, key: int | None) -> None:
+    def _leave(self, key: int | None, record: Record) -> None:
         """One session less is counted: the one of this key, unless it is somebody else's."""
         with self._books:
             self._count -= 1
+            if not record.flags & REUSED:
+                self._guests -= 1
             if key is not None:
                 self._wheel.forget(key)
 
@@ -413,7 +439,7 @@ class MemoryStore:
         record = record.copy()
         record.ending = ending
         shard.put(key, record.pack() if record.hooked else None)
-        self._leave(key)
+        self._leave(key, record)
         if record.hooked:
             with self._books:
                 self._wheel.add(key, ending.claimed_until, ending.at)
