@@ -1,4 +1,4 @@
-"""The policies that an application chooses, checked when they are built, and the session's cookies as a policy names and writes them.
+"""The cookie policy that an application chooses, checked when it is built, and the session's cookies as it names and writes them.
 
 It must not know the store, the session's data or what an id means: a key and an address tag are opaque text here.
 """

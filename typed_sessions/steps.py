@@ -66,6 +66,7 @@ Plan: TypeAlias = Generator[Ask | Tell | Work | Pause | Whole, Any, R]  # Any: e
 
 
 def tell(session: Session | None, function: Callable[..., Any], value: object, what: str, otherwise: object) -> Plan[object]:
+    """What a function of the user's answers to a value, or `otherwise` if it raises: then `what` it is, is logged (rule 10)."""
     token = enter(None if session is None else Opened(session))
     try:
         return (yield Tell(function, (value,)))

@@ -14,6 +14,8 @@ from typing import final
 
 @final
 class Wheel:
+    """Keys by when somebody has to look at them. Whoever calls it holds a lock of his own."""
+
     __slots__ = ("_buckets", "_far", "_last", "_more", "_near", "_starts", "_waiting")
 
     def __init__(self) -> None:

@@ -6,5 +6,5 @@
     pages        the page, out of `static/`
     server       binding, the snapshot, starting and stopping
 
-It uses the public names of the package only: everything here can be written in an application.
+What it does with sessions takes the public names of the package only: all of it can be written in an application.
 """

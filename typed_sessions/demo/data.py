@@ -9,7 +9,7 @@ from decimal import Decimal
 from hashlib import sha256
 
 from .. import Key, ListKey, SessionView, Store
-from ..changes import Idle
+from ..stores.base import Idle
 
 MOST = 99
 """Of one product in a cart."""
