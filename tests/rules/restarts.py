@@ -18,6 +18,14 @@ def signed_in(face: Face, name: Key[str], who: str = "ann") -> Browser:
     return browser
 
 
+def sign_out(browser: Browser) -> Browser:
+    """End the session; a thief, who still has the cookies."""
+    thief = browser.copy()
+    with browser.visit() as session:
+        session.end()
+    return thief
+
+
 class Server:
     """A manager over a memory store, with its files in a folder. Every start has an empty store."""
 

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 from typing_extensions import override
 
-from tests.faces import PEER, Browser, Face
+from tests.faces import PEER, Browser, Face, Turn
+from tests.planting import record_of
 from tests.watched import Watched
-from typed_sessions import Event, Key
-from typed_sessions.changes import Idle
+from typed_sessions import Event, Key, Session
 from typed_sessions.record import Record
 
 E = TypeVar("E", bound=Event)
@@ -98,6 +98,28 @@ class Connection:
         self.leave()
 
 
+def begin(face: Face, write: Callable[[Session], object]) -> Browser:
+    """A browser with a session that is stored."""
+    browser = face.browser()
+    with browser.visit() as session:
+        write(session)
+    return browser
+
+
+def known(face: Face, user: Key[str]) -> tuple[Browser, str]:
+    """A browser with a session that two requests have used, and the handle of that."""
+    browser = begin(face, lambda session: session.__setitem__(user, "ann"))
+    with browser.visit() as session:
+        return browser, session.handle
+
+
+def two_processes(face: Face, browser: Browser) -> tuple[Turn, Turn]:
+    """Two requests of one browser that both are open, each at a manager of its own over the one store."""
+    first = browser.open()
+    face.manager = face.another()
+    return first, browser.open()
+
+
 def listen(face: Face, event: type[E], listener: Callable[[E], object]) -> Callable[[], None]:
     """`manager.on`, typed: a face's manager is one or the other."""
     return face.manager.on(event, listener)  # type: ignore[no-any-return]
@@ -123,16 +145,22 @@ def handle_of(browser: Browser) -> str:
     return urlsafe_b64decode(key_cookie(browser))[:16].hex()
 
 
-def record_of(face: Face, handle: str) -> Record | None:
-    """The record as it is stored, expired or not; None if there is none or it has ended. Looking changes nothing."""
-    return face.call(face.store.open(bytes.fromhex(handle), None, Idle(None, 0), face.clock()))  # type: ignore[no-any-return]
-
-
 def stored(face: Face, handle: str) -> Record:
     """The record of a session that must be there."""
     record = record_of(face, handle)
     assert record is not None, "the session is gone"
     return record
+
+
+def everything(face: Face, handle: str) -> bytes:
+    """All that is stored of a session that must be there: its times and flags, too."""
+    return stored(face, handle).pack()
+
+
+def opens(browser: Browser, handle: str) -> bool:
+    """Whether a browser's cookies open this session; asked without a use."""
+    view = browser.face.call(browser.face.manager.get_session(browser.request()))
+    return view is not None and view.handle == handle
 
 
 def live(face: Face) -> set[str]:

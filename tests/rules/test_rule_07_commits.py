@@ -10,16 +10,9 @@ import pytest
 from tests.faces import Face
 from tests.planting import heard, pack, plant, record_of
 from tests.rules.overtaken import begin, overtaken
-from tests.rules.scene import is_open
+from tests.rules.scene import everything, is_open
 from tests.watched import Watched
 from typed_sessions import CommitRefused, Key, KeyTypeError, ListKey, LostUpdate, Session, StoreUnavailable, TooLarge, current_session
-
-
-def everything(face: Face, handle: str) -> bytes:
-    """All that is stored of a session."""
-    record = record_of(face, handle)
-    assert record is not None
-    return record.pack()
 
 
 @pytest.mark.parametrize("where", ["first", "last"])

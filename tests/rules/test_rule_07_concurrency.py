@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from tests.faces import Browser, Face, Turn
+from tests.faces import Face
 from tests.planting import heard, pack, plant, stored
+from tests.rules.scene import begin, two_processes
 from typed_sessions import Key, ListKey, LostUpdate, Session
 
 
@@ -22,21 +22,6 @@ def union(base: Cart, mine: Cart, theirs: Cart) -> Cart:
     """What both have added, and nothing that one of them has removed."""
     kept = [item for item in base.items if item in mine.items and item in theirs.items]
     return Cart([*kept, *(item for item in (*theirs.items, *mine.items) if item not in base.items)])
-
-
-def begin(face: Face, write: Callable[[Session], object]) -> Browser:
-    """A browser with a session that is stored."""
-    browser = face.browser()
-    with browser.visit() as session:
-        write(session)
-    return browser
-
-
-def two_processes(face: Face, browser: Browser) -> tuple[Turn, Turn]:
-    """Two requests of one browser that both are open, each at a manager of its own over the one store."""
-    first = browser.open()
-    face.manager = face.another()
-    return first, browser.open()
 
 
 def test_rule_07_requests_that_write_different_keys_both_succeed(face: Face) -> None:

@@ -2,27 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
-from tests.faces import Browser, Face, Turn
+from tests.faces import Face
+from tests.rules.scene import begin, two_processes
 from typed_sessions import ListKey, Session
-
-
-def begin(face: Face, write: Callable[[Session], object]) -> Browser:
-    """A browser with a session that is stored."""
-    browser = face.browser()
-    with browser.visit() as session:
-        write(session)
-    return browser
-
-
-def two_processes(face: Face, browser: Browser) -> tuple[Turn, Turn]:
-    """Two requests of one browser that both are open, each at a manager of its own over the one store."""
-    first = browser.open()
-    face.manager = face.another()
-    return first, browser.open()
 
 
 def test_rule_07_list_elements_never_collide(face: Face) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.faces import Browser, Face, Turn
+from tests.faces import Face
 from tests.planting import heard, record_of
+from tests.rules.scene import known, opens, values
 from typed_sessions import (
     AddressPolicy,
     CommitRefused,
@@ -27,31 +28,6 @@ from typed_sessions import (
 @pytest.fixture
 def user() -> Key[str]:
     return Key("user", str)
-
-
-def signed_in(face: Face, user: Key[str]) -> tuple[Browser, str]:
-    browser = face.browser()
-    with browser.visit() as session:
-        session[user] = "ann"
-    with browser.visit() as session:
-        return browser, session.handle
-
-
-def cookies_in(turn: Turn) -> list[str]:
-    return [value for name, value in turn.headers if name == "Set-Cookie"]
-
-
-def everything(face: Face, handle: str) -> bytes:
-    """All that is stored of a session: its times and flags, too."""
-    record = record_of(face, handle)
-    assert record is not None
-    return record.pack()
-
-
-def opens(browser: Browser, handle: str) -> bool:
-    """Whether a browser's cookies open the session; asked without a use."""
-    view = browser.face.call(browser.face.manager.get_session(browser.request()))
-    return view is not None and view.handle == handle
 
 
 def test_rule_09_renew_replaces_the_secret_and_keeps_the_data(face: Face) -> None:
@@ -74,7 +50,7 @@ def test_rule_09_renew_replaces_the_secret_and_keeps_the_data(face: Face) -> Non
 
 def test_rule_09_both_cookies_are_new(face: Face, user: Key[str]) -> None:
     """The secret, and the tag with it; the session stays the same, and no half of the old pair goes with one of the new (C7)."""
-    browser, handle = signed_in(face, user)
+    browser, handle = known(face, user)
     old = browser.copy()
     with browser.visit() as session:
         session.renew()
@@ -89,7 +65,7 @@ def test_rule_09_both_cookies_are_new(face: Face, user: Key[str]) -> None:
 
 def test_rule_09_what_changed_is_committed_with_the_renewal(face: Face, user: Key[str]) -> None:
     """A sign-in writes and renews in one commit, before or after one another."""
-    browser, _ = signed_in(face, user)
+    browser, _ = known(face, user)
     before, after = Key("before", int), Key("after", int)
     with browser.visit() as session:
         session[before] = 1
@@ -101,7 +77,7 @@ def test_rule_09_what_changed_is_committed_with_the_renewal(face: Face, user: Ke
 
 def test_rule_09_clear_drops_the_data(face: Face, user: Key[str]) -> None:
     """`renew(clear=True)` begins with an empty session under the same locator; what is written after it is there."""
-    browser, handle = signed_in(face, user)
+    browser, handle = known(face, user)
     name = Key("name", str)
     with browser.visit() as session:
         session[name] = "dropped"
@@ -119,7 +95,7 @@ def test_rule_09_nothing_of_before_a_clear_comes_back(face: Face, user: Key[str]
     """Not by an `update`, which begins from its default, not by a change in place, nor as an object of this process."""
     visits, cart, facts = Key("visits", int), Key("cart", list[str]), ListKey("facts", str)
     database = Key("database", object, resident=True)
-    browser, _ = signed_in(face, user)
+    browser, _ = known(face, user)
     with browser.visit() as session:
         session[visits], session[cart], session[database] = 5, ["old"], object()
         session[facts].append("old")
@@ -137,7 +113,7 @@ def test_rule_09_nothing_of_before_a_clear_comes_back(face: Face, user: Key[str]
 def test_rule_09_an_object_of_this_process_that_is_set_after_a_clear_stays(face: Face, user: Key[str]) -> None:
     """It belongs to what begins then."""
     database = Key("database", object, resident=True)
-    browser, _ = signed_in(face, user)
+    browser, _ = known(face, user)
     before, after = object(), object()
     with browser.visit() as session:
         session[database] = before
@@ -151,7 +127,7 @@ def test_rule_09_an_object_of_this_process_that_is_set_after_a_clear_stays(face:
 def test_rule_09_the_absolute_lifetime_is_not_reset(make_face: Callable[..., Face], user: Key[str]) -> None:
     """However often it is renewed, the session is over `lifetime` seconds after its creation (L2, ASVS 7.3.2)."""
     face = make_face(timeout=None, lifetime=1_000)
-    browser, handle = signed_in(face, user)
+    browser, handle = known(face, user)
     for _ in range(3):
         face.clock.advance(300)
         with browser.visit() as session:
@@ -167,7 +143,7 @@ def test_rule_09_the_absolute_lifetime_is_not_reset(make_face: Callable[..., Fac
 def test_rule_09_the_argument_goes_before_the_option(make_face: Callable[..., Face], user: Key[str]) -> None:
     """`renew(overlap=0)` at sign-in is without an overlap, whatever the manager's rotation has."""
     face = make_face(overlap=30)
-    browser, handle = signed_in(face, user)
+    browser, handle = known(face, user)
     old = browser.copy()
     with browser.visit() as session:
         session.renew(overlap=0)
@@ -177,7 +153,7 @@ def test_rule_09_the_argument_goes_before_the_option(make_face: Callable[..., Fa
 @pytest.mark.parametrize("overlap", [-1, float("inf"), float("nan"), True], ids=repr)
 def test_rule_09_an_overlap_is_a_number_of_seconds(face: Face, user: Key[str], overlap: Any) -> None:
     """Anything else is refused at the call, which has done nothing."""
-    browser, handle = signed_in(face, user)
+    browser, handle = known(face, user)
     with browser.visit() as session, pytest.raises(PolicyError, match="overlap"):
         session.renew(overlap=overlap)
     assert opens(browser, handle)
@@ -185,7 +161,7 @@ def test_rule_09_an_overlap_is_a_number_of_seconds(face: Face, user: Key[str], o
 
 def test_rule_09_of_two_sign_ins_one_wins(face: Face, user: Key[str]) -> None:
     """The other is refused as a whole and gets no cookie; exactly one secret opens the session, and the browser has it (R3)."""
-    browser, handle = signed_in(face, user)
+    browser, handle = known(face, user)
     before = browser.copy()
     refused = heard(face, CommitRefused)
     first, second = browser.open(), browser.open()
@@ -194,7 +170,7 @@ def test_rule_09_of_two_sign_ins_one_wins(face: Face, user: Key[str]) -> None:
         turn.session.renew()
     second.send()
     first.send()
-    assert (len(cookies_in(first)), len(cookies_in(second))) == (0, 2)
+    assert (len(values(first.headers, "Set-Cookie")), len(values(second.headers, "Set-Cookie"))) == (0, 2)
     second.arrive()
     first.arrive()
     assert [(event.reason, event.names) for event in refused] == [("renewed", ("user",))]
@@ -206,7 +182,7 @@ def test_rule_09_of_two_sign_ins_one_wins(face: Face, user: Key[str]) -> None:
 
 def test_rule_09_of_two_rotations_one_wins(face: Face, user: Key[str]) -> None:
     """With an overlap the other's changes are committed all the same, and the browser keeps the winner's cookies."""
-    browser, handle = signed_in(face, user)
+    browser, handle = known(face, user)
     refused = heard(face, CommitRefused)
     first, second = browser.open(), browser.open()
     for turn, number in ((first, 1), (second, 2)):
@@ -214,7 +190,7 @@ def test_rule_09_of_two_rotations_one_wins(face: Face, user: Key[str]) -> None:
         turn.session.renew(overlap=60)
     second.send()
     first.send()
-    assert (len(cookies_in(first)), len(cookies_in(second))) == (0, 2)
+    assert (len(values(first.headers, "Set-Cookie")), len(values(second.headers, "Set-Cookie"))) == (0, 2)
     second.arrive()
     first.arrive()
     assert refused == []
@@ -225,7 +201,7 @@ def test_rule_09_of_two_rotations_one_wins(face: Face, user: Key[str]) -> None:
 
 def test_rule_09_a_request_whose_rotation_lost_may_not_renew_later(face: Face, user: Key[str]) -> None:
     """After a commit in the middle it is a request under the previous secret."""
-    browser, handle = signed_in(face, user)
+    browser, handle = known(face, user)
     first, second = browser.open(), browser.open()
     second.session.renew(overlap=60)
     second.finish()
@@ -234,14 +210,14 @@ def test_rule_09_a_request_whose_rotation_lost_may_not_renew_later(face: Face, u
     with pytest.raises(Rejected, match="previous id"):
         first.session.renew(overlap=0)
     first.finish()
-    assert cookies_in(first) == []
+    assert values(first.headers, "Set-Cookie") == []
     assert opens(browser, handle)
 
 
 @pytest.mark.parametrize("catch_up", ["commit", "refresh"])
 def test_rule_09_a_request_that_learns_of_a_rotation_may_not_renew(face: Face, user: Key[str], catch_up: str) -> None:
     """Having seen the new state does not make it a request under the new secret."""
-    browser, handle = signed_in(face, user)
+    browser, handle = known(face, user)
     first, second = browser.open(), browser.open()
     second.session.renew(overlap=60)
     second.finish()
@@ -250,7 +226,7 @@ def test_rule_09_a_request_that_learns_of_a_rotation_may_not_renew(face: Face, u
     with pytest.raises(Rejected, match="previous id"):
         first.session.renew(overlap=0)
     first.finish()
-    assert cookies_in(first) == []
+    assert values(first.headers, "Set-Cookie") == []
     assert opens(browser, handle)
 
 
@@ -277,14 +253,14 @@ def test_rule_09_a_request_from_before_a_sign_in_sees_nothing_of_what_is_in_it_a
         with pytest.raises(SessionEnded):
             face.call(look(thief.session))
     thief.finish()
-    assert cookies_in(thief) == []
+    assert values(thief.headers, "Set-Cookie") == []
     with browser.visit() as session:
         assert (session[user], session[visits]) == ("ann", 2)
 
 
 def test_rule_09_refresh_raises_after_a_sign_in_elsewhere(face: Face, user: Key[str]) -> None:
     """Also in a request that came under the previous secret of an earlier rotation."""
-    browser, _ = signed_in(face, user)
+    browser, _ = known(face, user)
     old = browser.copy()
     with browser.visit() as session:
         session.renew(overlap=600)
@@ -301,7 +277,7 @@ def test_rule_09_refresh_raises_after_a_sign_in_elsewhere(face: Face, user: Key[
 
 def test_rule_09_a_renewal_binds_the_session_to_where_it_was_asked_for(face: Face, user: Key[str]) -> None:
     """The new tag is of the address of the request that renews: from then on that one is the bound address."""
-    browser, handle = signed_in(face, user)
+    browser, handle = known(face, user)
     browser.address = "10.1.2.99"  # the same network
     with browser.visit() as session:
         assert session.address == "10.1.2.3"
@@ -318,27 +294,27 @@ def test_rule_09_a_new_session_may_be_renewed_in_its_first_request(face: Face, u
     turn.session[user] = "ann"
     turn.session.renew()
     turn.finish()
-    assert len(cookies_in(turn)) == 2
+    assert len(values(turn.headers, "Set-Cookie")) == 2
     with browser.visit() as session:
         assert session[user] == "ann"
 
 
 def test_rule_09_renewing_twice_in_a_request_sets_one_pair_of_cookies(face: Face, user: Key[str]) -> None:
     """Also with a commit in between: the browser gets the last secret, and only that opens the session (C11)."""
-    browser, handle = signed_in(face, user)
+    browser, handle = known(face, user)
     turn = browser.open()
     for _ in range(2):
         turn.session.renew()
         face.call(face.manager.commit(turn.session))
     turn.session.renew()
     turn.finish()
-    assert len(cookies_in(turn)) == 2
+    assert len(values(turn.headers, "Set-Cookie")) == 2
     assert opens(browser, handle)
 
 
 def test_rule_09_outside_of_a_request_there_is_no_cookie_to_renew(face: Face, user: Key[str]) -> None:
     """`edit` raises at the call, since nobody would get the new secret."""
-    browser, handle = signed_in(face, user)
+    browser, handle = known(face, user)
 
     def work(session: Session) -> None:
         with pytest.raises(HeadersSent):
@@ -355,7 +331,7 @@ def test_rule_09_who_learns_of_a_renewal_does_not_send_the_old_cookie_again(
 ) -> None:
     """A lasting cookie is sent again when a use is written; not by a request that has seen that it was replaced meanwhile (rule 23)."""
     face = make_face(cookie_policy=CookiePolicy(max_age=3600))
-    browser, handle = signed_in(face, user)
+    browser, handle = known(face, user)
     face.clock.advance(61)
     first, second = browser.open(), browser.open()
     second.session.renew(overlap=overlap)
@@ -366,14 +342,14 @@ def test_rule_09_who_learns_of_a_renewal_does_not_send_the_old_cookie_again(
     elif learn == "refresh" and overlap:
         face.call(face.manager.refresh(first.session))
     first.finish()
-    assert cookies_in(first) == []
+    assert values(first.headers, "Set-Cookie") == []
     assert opens(browser, handle)
 
 
 def test_rule_09_a_previous_secret_is_one_wherever_it_comes_from(make_face: Callable[..., Face], user: Key[str]) -> None:
     """Where a foreign address is only reported: the previous secret opens the session, may not renew, and gets no cookie."""
     face = make_face(cookie_policy=CookiePolicy(max_age=3600), address_policy=AddressPolicy(mismatch="report"))
-    owner, handle = signed_in(face, user)
+    owner, handle = known(face, user)
     thief = owner.copy()
     thief.address = "192.0.2.1"
     with owner.visit() as session:
@@ -384,7 +360,7 @@ def test_rule_09_a_previous_secret_is_one_wherever_it_comes_from(make_face: Call
     with pytest.raises(Rejected):
         turn.session.renew(overlap=0)
     turn.finish()
-    assert cookies_in(turn) == []
+    assert values(turn.headers, "Set-Cookie") == []
     assert opens(owner, handle)
 
 
@@ -393,7 +369,7 @@ def test_rule_09_who_loses_a_rotation_clears_nothing(face: Face, user: Key[str],
     """Of two `renew(clear=True)` at once the other's values, lists and objects of this process stay, and what it has written itself is
     committed; a value that it had begun anew by an `update` is told as a `LostUpdate`."""
     visits, note, facts, database = Key("visits", int), Key("note", str), ListKey("facts", str), Key("database", object, resident=True)
-    browser, handle = signed_in(face, user)
+    browser, handle = known(face, user)
     lost = heard(face, LostUpdate)
     first, second = browser.open(), browser.open()
     kept = object()
@@ -410,7 +386,7 @@ def test_rule_09_who_loses_a_rotation_clears_nothing(face: Face, user: Key[str],
         assert second.session[user] == "bob"
         assert second.session[database] is kept
     second.send()
-    assert (len(cookies_in(first)), len(cookies_in(second))) == (2, 0)
+    assert (len(values(first.headers, "Set-Cookie")), len(values(second.headers, "Set-Cookie"))) == (2, 0)
     first.arrive()
     second.arrive()
     assert opens(browser, handle)

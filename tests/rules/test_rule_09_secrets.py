@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.faces import Browser, Face, Turn
+from tests.faces import Browser, Face
 from tests.planting import heard, record_of
+from tests.rules.scene import everything, known, opens, values
 from typed_sessions import CookiePolicy, Key, Rejected, ReusedOldId
 from typed_sessions.record import REUSED
 
@@ -17,34 +18,9 @@ def user() -> Key[str]:
     return Key("user", str)
 
 
-def signed_in(face: Face, user: Key[str]) -> tuple[Browser, str]:
-    browser = face.browser()
-    with browser.visit() as session:
-        session[user] = "ann"
-    with browser.visit() as session:
-        return browser, session.handle
-
-
-def cookies_in(turn: Turn) -> list[str]:
-    return [value for name, value in turn.headers if name == "Set-Cookie"]
-
-
-def everything(face: Face, handle: str) -> bytes:
-    """All that is stored of a session: its times and flags, too."""
-    record = record_of(face, handle)
-    assert record is not None
-    return record.pack()
-
-
-def opens(browser: Browser, handle: str) -> bool:
-    """Whether a browser's cookies open the session; asked without a use."""
-    view = browser.face.call(browser.face.manager.get_session(browser.request()))
-    return view is not None and view.handle == handle
-
-
 def test_rule_09_by_default_the_previous_secret_opens_nothing(face: Face, user: Key[str]) -> None:
     """Not even in the same second: a sign-in needs that (session fixation)."""
-    browser, handle = signed_in(face, user)
+    browser, handle = known(face, user)
     thief = browser.copy()
     with browser.visit() as session:
         session.renew()
@@ -60,7 +36,7 @@ def test_rule_09_by_default_the_previous_secret_opens_nothing(face: Face, user: 
 @pytest.mark.parametrize("behind", [0.5, 30.0, 86_400.0])
 def test_rule_09_nor_does_it_where_a_clock_is_behind(face: Face, user: Key[str], behind: float) -> None:
     """Another process whose clock has not come to the renewal, or this one after its clock was set back: no overlap is none."""
-    browser, handle = signed_in(face, user)
+    browser, handle = known(face, user)
     thief = browser.copy()
     with browser.visit() as session:
         session.renew()
@@ -75,7 +51,7 @@ def test_rule_09_nor_does_it_where_a_clock_is_behind(face: Face, user: Key[str],
 def test_rule_09_who_is_shut_out_sees_nothing_of_what_came_after(face: Face, user: Key[str]) -> None:
     """A request with the old cookie was under way: its changes are applied to what the new owner has, and it is shown nothing of that."""
     history, cart = Key("history", list[str]), Key("cart", list[str], merge=lambda base, mine, theirs: [*theirs, *mine])
-    browser, _ = signed_in(face, user)
+    browser, _ = known(face, user)
     with browser.visit() as session:
         session[history], session[cart] = ["x"], ["x"]
     turn = browser.copy().open()
@@ -96,7 +72,7 @@ def test_rule_09_with_an_overlap_the_previous_secret_opens_for_so_long(
 ) -> None:
     """Up to the last second, and not in the one after (routine rotation)."""
     face = make_face(**({"overlap": 30} if by_option else {}))
-    browser, handle = signed_in(face, user)
+    browser, handle = known(face, user)
     old = browser.copy()
     with browser.visit() as session:
         session.renew() if by_option else session.renew(overlap=30)
@@ -112,7 +88,7 @@ def test_rule_09_with_an_overlap_the_previous_secret_opens_for_so_long(
 def test_rule_09_a_request_under_the_previous_secret_works_and_gets_no_cookie(make_face: Callable[..., Face], user: Key[str]) -> None:
     """It reads and writes; its answer must not put the old cookie over the new one, which the browser may have by then."""
     face = make_face(cookie_policy=CookiePolicy(max_age=3600))
-    browser, _ = signed_in(face, user)
+    browser, _ = known(face, user)
     old = browser.copy()
     with browser.visit() as session:
         session.renew(overlap=300)
@@ -120,14 +96,14 @@ def test_rule_09_a_request_under_the_previous_secret_works_and_gets_no_cookie(ma
     turn = old.open()
     turn.session[user] = "ben"
     turn.finish()
-    assert cookies_in(turn) == []
+    assert values(turn.headers, "Set-Cookie") == []
     with browser.visit() as session:
         assert session[user] == "ben"
 
 
 def test_rule_09_a_request_under_the_previous_secret_may_not_renew(face: Face, user: Key[str]) -> None:
     """Without an overlap (sign-in) it is refused with status 409, and nothing has happened."""
-    browser, handle = signed_in(face, user)
+    browser, handle = known(face, user)
     old = browser.copy()
     with browser.visit() as session:
         session.renew(overlap=60)
@@ -141,7 +117,7 @@ def test_rule_09_a_request_under_the_previous_secret_may_not_renew(face: Face, u
 
 def test_rule_09_a_rotation_under_the_previous_secret_is_no_work(face: Face, user: Key[str]) -> None:
     """With an overlap nothing more is wanted than that somebody has renewed lately: no error, no cookie, the rest is committed."""
-    browser, handle = signed_in(face, user)
+    browser, handle = known(face, user)
     old = browser.copy()
     with browser.visit() as session:
         session.renew(overlap=60)
@@ -149,7 +125,7 @@ def test_rule_09_a_rotation_under_the_previous_secret_is_no_work(face: Face, use
     turn.session.renew(overlap=60)
     turn.session[user] = "ben"
     turn.finish()
-    assert cookies_in(turn) == []
+    assert values(turn.headers, "Set-Cookie") == []
     assert opens(browser, handle)
     with browser.visit() as session:
         assert session[user] == "ben"
@@ -157,7 +133,7 @@ def test_rule_09_a_rotation_under_the_previous_secret_is_no_work(face: Face, use
 
 def test_rule_09_the_previous_secret_after_its_time_is_reported(face: Face, user: Key[str]) -> None:
     """`ReusedOldId` says from where; the session lives on, and the cookies are left alone: the browser may hold newer ones by now."""
-    browser, handle = signed_in(face, user)
+    browser, handle = known(face, user)
     old = browser.copy("10.1.2.77")
     with browser.visit() as session:
         session.renew(overlap=10)
@@ -169,7 +145,7 @@ def test_rule_09_the_previous_secret_after_its_time_is_reported(face: Face, user
     turn = old.open()
     assert not turn.session.exists
     turn.finish()
-    assert cookies_in(turn) == []
+    assert values(turn.headers, "Set-Cookie") == []
     assert [(event.session.handle, event.address) for event in reports] == [(handle, "10.1.2.77")]
     assert opens(browser, handle)
 
@@ -177,7 +153,7 @@ def test_rule_09_the_previous_secret_after_its_time_is_reported(face: Face, user
 def test_rule_09_the_policy_may_end_the_session_for_it(make_face: Callable[..., Face], user: Key[str]) -> None:
     """`old_id="end"`: whoever presents an old id, the thief or the owner, ends the session for both, and it is reported."""
     face = make_face(old_id="end")
-    browser, handle = signed_in(face, user)
+    browser, handle = known(face, user)
     thief = browser.copy()
     with browser.visit() as session:
         session.renew()
@@ -193,7 +169,7 @@ def test_rule_09_the_policy_may_end_the_session_for_it(make_face: Callable[..., 
 
 def test_rule_09_only_the_previous_secret_is_an_old_id(face: Face, user: Key[str]) -> None:
     """The one before it is a wrong secret like any other: nothing is remembered of it, so nothing is said."""
-    browser, handle = signed_in(face, user)
+    browser, handle = known(face, user)
     older = browser.copy()
     for _ in range(2):
         with browser.visit() as session:
@@ -265,7 +241,7 @@ def test_rule_09_a_wrong_secret_changes_nothing(face: Face, user: Key[str], spoi
 def test_rule_09_a_wrong_secret_does_not_keep_a_session_alive(make_face: Callable[..., Face], user: Key[str]) -> None:
     """A forger who knows the locator (it is no secret) cannot prolong the session's idle time."""
     face = make_face(timeout=600, granularity=60)
-    browser, handle = signed_in(face, user)
+    browser, handle = known(face, user)
     forger = browser.copy()
     wrong_secret(forger)
     for _ in range(7):
@@ -276,7 +252,7 @@ def test_rule_09_a_wrong_secret_does_not_keep_a_session_alive(make_face: Callabl
 
 def test_rule_09_an_old_secret_after_its_time_changes_nothing_either(face: Face, user: Key[str]) -> None:
     """It is a wrong secret by then."""
-    browser, handle = signed_in(face, user)
+    browser, handle = known(face, user)
     old = browser.copy()
     with browser.visit() as session:
         session.renew(overlap=10)

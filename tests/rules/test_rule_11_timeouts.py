@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.faces import Browser, Face
-from tests.rules.scene import Unswept, handle_of, is_open, listen, live, record_of, stored
+from tests.planting import record_of
+from tests.rules.scene import Unswept, handle_of, is_open, listen, live, stored
 from typed_sessions import CommitRefused, End, Key, SessionEnded
 
 Make = Callable[..., Face]

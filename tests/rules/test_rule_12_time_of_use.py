@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.faces import FACES, Browser, Face
+from tests.faces import Browser, Face
 from tests.rules.scene import BOTH, Unswept, cookies_set, handle_of, is_open, live, stored
 from tests.watched import Watched
 from typed_sessions import AddressPolicy, CookiePolicy, Key, MemoryStore
@@ -17,14 +17,6 @@ from typed_sessions.testing import FakeClock
 Make = Callable[..., Face]
 
 HOUR, DAY = 3600.0, 86400.0
-
-
-@pytest.fixture(params=FACES)
-def memory_face(request: pytest.FixtureRequest) -> Iterator[Face]:
-    """A face on the one store that snapshots are for."""
-    face = Face(request.param, MemoryStore())
-    yield face
-    face.close()
 
 
 def signed_in(face: Face) -> Browser:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.faces import FACES, PEER, Browser, Face
+from tests.faces import PEER, Browser, Face
 from tests.rules.scene import handle_of, is_open, listen, live
 from tests.watched import Watched
 from typed_sessions import Client, End, Key, MemoryStore, StoreUnavailable, keeper
@@ -21,14 +21,6 @@ Make = Callable[..., Face]
 
 LEASE = 60.0
 WEEK = 7 * 86400.0
-
-
-@pytest.fixture(params=FACES)
-def memory_face(request: pytest.FixtureRequest) -> Iterator[Face]:
-    """A face on the one store that snapshots are for."""
-    face = Face(request.param, MemoryStore())
-    yield face
-    face.close()
 
 
 def begun(face: Face, *names: str, hook: Callable[[Any], None] = lambda _: None) -> Browser:

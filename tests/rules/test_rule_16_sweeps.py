@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from tests.faces import Browser, Face
-from tests.rules.scene import handle_of, is_open, listen, live, record_of
+from tests.planting import record_of
+from tests.rules.scene import handle_of, is_open, listen, live
 from tests.watched import Watched
 from typed_sessions import End, Key, MemoryStore
 from typed_sessions.core import FIRST_SHARE, SWEEP_STEP, next_share

@@ -9,7 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.faces import Browser, Face
-from tests.rules.scene import BOTH, cookies_set, expired, handle_of, live, record_of, stored
+from tests.planting import record_of
+from tests.rules.scene import BOTH, cookies_set, expired, handle_of, live, stored
 from tests.watched import Watched
 from typed_sessions import CookiePolicy, Key, Rejected
 

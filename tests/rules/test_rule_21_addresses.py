@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tests.faces import Browser, Face
-from tests.rules.scene import BOTH, cookies_set, expired, handle_of, is_open, listen, live, record_of, stored
+from tests.planting import record_of
+from tests.rules.scene import BOTH, cookies_set, expired, handle_of, is_open, listen, live, stored
 from typed_sessions import AddressMismatch, AddressPolicy, CookiePolicy, End, Key, NoPeerAddress, Rejected
 
 Make = Callable[..., Face]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.faces import Browser, Face
-from tests.rules.restarts import Server, signed_in
+from tests.rules.restarts import Server, sign_out, signed_in
 from tests.rules.scene import handle_of, is_open
 from tests.watched import Watched
 from typed_sessions import Key, MemoryStore
@@ -19,14 +19,6 @@ pytestmark = pytest.mark.stores("memory")
 HOUR, DAY = 3600.0, 86_400.0
 ENTRY = 43
 """Bytes of an end in a journal."""
-
-
-def sign_out(browser: Browser) -> Browser:
-    """End the session; a thief, who still has the cookies."""
-    thief = browser.copy()
-    with browser.visit() as session:
-        session.end()
-    return thief
 
 
 def renew(browser: Browser, **options: Any) -> Browser:

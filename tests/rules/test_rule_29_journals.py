@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faces import Browser, Face
-from tests.rules.restarts import Server, signed_in
+from tests.faces import Face
+from tests.rules.restarts import Server, sign_out, signed_in
 from tests.rules.scene import is_open
 from typed_sessions import Key, StoreUnavailable
 from typed_sessions.keeper import JOURNALS
@@ -20,14 +20,6 @@ from typed_sessions.keeper import JOURNALS
 pytestmark = pytest.mark.stores("memory")
 
 HOUR, DAY = 3600.0, 86_400.0
-
-
-def sign_out(browser: Browser) -> Browser:
-    """End the session; a thief, who still has the cookies."""
-    thief = browser.copy()
-    with browser.visit() as session:
-        session.end()
-    return thief
 
 
 def save(face: Face, path: Path | str) -> None:

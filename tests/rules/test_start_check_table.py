@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from tests.faces import Browser, Face
-from tests.rules.scene import BOTH, cookies_set, expired, handle_of, live, record_of, stored, values
+from tests.planting import record_of
+from tests.rules.scene import BOTH, cookies_set, expired, handle_of, live, stored, values
 from typed_sessions import AddressMismatch, AddressPolicy, End, Event, Key, Rejected, ReusedOldId, Session, current_session, redirect
 from typed_sessions.lifecycle import STRAGGLE
 
