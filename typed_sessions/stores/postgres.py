@@ -32,7 +32,7 @@ from .base import Created
 from .postgres_schema import VERSION, schema_sql
 from .postgres_verbs import Row, Statement, Verbs
 from .postgres_wire import AsyncConnection, Connection, connecting, is_full, is_refusal, may_go_on, may_repeat
-from .turns import Links, Turns, left_of, stirs
+from .turns import Links, Turns, left_of, made_in_thread, stirs
 
 R = TypeVar("R")
 
@@ -277,38 +277,10 @@ class PostgresStore(_Store):
         return None
 
     def _connect(self, until: float) -> Connection:
-        """A new connection, made in a thread: a name lookup, several addresses and a sign-in in steps have no common time limit."""
-        made: list[Connection] = []
-        failed: list[BaseException] = []
-        lock = threading.Lock()
-        late = False
-
-        def connect() -> None:
-            try:
-                connection = Connection.connect(self._url, **self._connecting)
-            except BaseException as cause:
-                failed.append(cause)
-                return
-            with lock:
-                if not late:
-                    made.append(connection)
-                    return
-            connection.close()
-
-        thread = threading.Thread(target=connect, name="typed_sessions: connecting to PostgreSQL", daemon=True)
         try:
-            thread.start()
-        except RuntimeError as problem:
+            return made_in_thread(lambda: Connection.connect(self._url, **self._connecting), Connection.close, until, "PostgreSQL")
+        except (psycopg.Error, OSError) as problem:
             raise self._unreached(problem) from problem
-        thread.join(max(0.0, until - monotonic()))
-        with lock:
-            late = not made
-        if made:
-            return made[0]
-        cause = failed[0] if failed else TimeoutError()
-        if isinstance(cause, psycopg.Error | OSError):
-            raise self._unreached(cause) from cause
-        raise cause
 
 
 # ------------------------------------------------------------------ for asyncio

@@ -32,7 +32,7 @@ from .redis_cluster import Cluster, Node, Pause, is_elsewhere
 from .redis_connect import Connecting, until_of
 from .redis_verbs import Command, Reply, Trips
 from .redis_wire import AsyncLink, Link, abort, missing, pack, plain, refused, texts
-from .turns import Links, Turns, left_of
+from .turns import Links, Turns, left_of, made_in_thread
 
 R = TypeVar("R")
 
@@ -216,41 +216,17 @@ class RedisStore(Connecting):
         return None
 
     def _connect(self, until: float, node: Node | None) -> Link:
-        """A new connection, made in a thread: a name lookup, several addresses and a sign-in in steps have no common time limit."""
-        made: list[Link] = []
-        failed: list[BaseException] = []
-        lock = threading.Lock()
-        late = False
+        def connect() -> Link:
+            connection = self._connection(node)
+            connection.connect()
+            return Link(connection)
 
-        def connect() -> None:
-            try:
-                connection = self._connection(node)
-                connection.connect()
-                link = Link(connection)
-            except BaseException as cause:
-                failed.append(cause)
-                return
-            with lock:
-                if not late:
-                    made.append(link)
-                    return
-            link.close()
-
-        thread = threading.Thread(target=connect, name="typed_sessions: connecting to Redis", daemon=True)
         try:
-            thread.start()
-        except RuntimeError as problem:
-            raise self._unreached(problem, node) from problem
-        thread.join(max(0.0, until - monotonic()))
-        with lock:
-            late = not made
-        if made:
-            self._was_reached = True
-            return made[0]
-        cause = failed[0] if failed else TimeoutError()
-        if isinstance(cause, (redis.RedisError, OSError)):
-            raise self._unreached(plain(cause), node) from cause
-        raise cause
+            link = made_in_thread(connect, Link.close, until, "Redis")
+        except (redis.RedisError, OSError) as problem:
+            raise self._unreached(plain(problem), node) from problem
+        self._was_reached = True
+        return link
 
 
 # ------------------------------------------------------------------ for asyncio

@@ -1,4 +1,4 @@
-"""Who may talk to a server now: turns by a deadline, for the stores whose connections are their own. It knows no driver.
+"""Who may talk to a server now: connections and turns by a deadline, for the stores whose connections are their own. It knows no driver.
 
 A server takes so many connections at most, of all its clients together. Where it refuses another one, and some of ours are in use, whoever
 wants it waits for one of these (`reach`): it comes back within milliseconds, and to who waits before anybody else.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import select
+import threading
 import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -38,6 +39,42 @@ def stirs(descriptor: int) -> bool:
     poller = select.poll()
     poller.register(descriptor, select.POLLIN)
     return bool(poller.poll(0))
+
+
+def made_in_thread(make: Callable[[], L], close: Callable[[L], object], until: float, server: str) -> L:
+    """What `make` gives, made in a thread: a name lookup, several addresses and a sign-in in steps have no common time limit.
+
+    Raises what `make` raises; TimeoutError when it takes too long, and then what it gives all the same is closed; and OSError if there is
+    no room for another thread.
+    """
+    made: list[L] = []
+    failed: list[BaseException] = []
+    lock = threading.Lock()
+    late = False
+
+    def work() -> None:
+        try:
+            link = make()
+        except BaseException as problem:
+            failed.append(problem)
+            return
+        with lock:
+            if not late:
+                made.append(link)
+                return
+        close(link)
+
+    thread = threading.Thread(target=work, name=f"typed_sessions: connecting to {server}", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as problem:
+        raise OSError(str(problem)) from problem
+    thread.join(max(0.0, until - monotonic()))
+    with lock:
+        late = not made
+    if made:
+        return made[0]
+    raise failed.pop() if failed else TimeoutError()
 
 
 class _Lending(Generic[L]):
