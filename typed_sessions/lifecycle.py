@@ -19,7 +19,7 @@ neither cookie can be made from what a store or a snapshot holds (rules 17, 20).
     previous    the secret before a renew, in its overlap, with the address cookie that went with it
     live        everything is right
 
-4. `ANSWERS` says what the request gets, by that word and by `create`: the table of the design, line by line.
+4. `ANSWERS` says what the request gets, by that word and by `create`: the table of tests/RULES.md (§4), line by line.
 
 A refused request is never attached to the session whose id it presented (rule 18), whatever `create` says.
 

@@ -174,7 +174,7 @@ MOVES: dict[str, Callable[[Fields, Fields], tuple[Fields, Fields]]] = {
 def test_rule_29_a_value_that_was_moved_is_refused(
     make_face: Callable[..., Face], name: Key[str], other: Key[str], move: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """§6, X6: the locator and the key's name are sealed with it, and a broken seal is never read in another way."""
+    """X6: the locator and the key's name are sealed with it, and a broken seal is never read in another way."""
     caplog.set_level(logging.CRITICAL)
     face = make_face(seal=SealingKeys.generate())
     browsers = [face.browser() for _ in range(2)]

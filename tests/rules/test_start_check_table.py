@@ -1,6 +1,6 @@
 """The table of `start_check`, cell by cell: what is handed out, which cookies are set or expired, what is stored, and what is told.
 
-A `Row` is a line of the design's table, with one of its sub-cases; each is run with the three values of `create`, on every face.
+A `Row` is a line of that table (§4), with one of its sub-cases; each is run with the three values of `create`, on every face.
 """
 
 from __future__ import annotations

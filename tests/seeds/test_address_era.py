@@ -147,7 +147,7 @@ def test_a_wrong_address_cookie_gets_nobody_in(face: Face, create: Any) -> None:
 
 @case("ad-get_session-unchecked", "improve", "get_session checks both cookies and the address")
 def test_get_session_checks_like_everybody(face: Face) -> None:
-    """With the key alone, or from elsewhere, it gives None; with all of it the session, for reading (§2)."""
+    """With the key alone, or from elsewhere, it gives None; with all of it the session, for reading."""
     name = Key("name", str)
     browser = face.browser()
     with browser.visit() as session:

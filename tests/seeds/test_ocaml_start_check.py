@@ -109,7 +109,7 @@ def test_without_a_cookie_the_error_is_the_one_that_was_asked_for(face: Face) ->
 @case("oc-sticky-connection", "improve", "who somebody is comes from the cookies of each request, never from the connection")
 @pytest.mark.parametrize("jar", [{}, {"foo": "bar"}, UNKNOWN])
 def test_a_connection_is_nobody(face: Face, jar: dict[str, str]) -> None:
-    """On the connection of a session, a request without its cookies gets another session, or none (§2; issue: clients)."""
+    """On the connection of a session, a request without its cookies gets another session, or none."""
     owner, next_one = face.browser(), face.browser()
     next_one.jar = dict(jar)
     with connected(face) as connection:

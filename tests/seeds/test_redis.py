@@ -57,7 +57,7 @@ def two_servers(face: Face, **options: Any) -> tuple[Browser, Browser]:
     return here, there
 
 
-@case("redis-commands", "improve", "one round trip per verb, whatever the session holds: the table of the design, counted")
+@case("redis-commands", "improve", "one round trip per verb, whatever the session holds: the table of round trips (§5), counted")
 def test_a_request_makes_the_trips_that_the_design_says(face: Face) -> None:
     """A look is one trip, a write two, a new session one, an end one more; what is no id of ours costs none (§5)."""
     keys = [Key(f"key{n}", int) for n in range(100)]

@@ -1,4 +1,4 @@
-"""What the verbs of SQLiteStore cost (§5 of the design): statements, syncs, and moves in the index. A contract, not a measurement."""
+"""What the verbs of SQLiteStore cost (§5): statements, syncs, and moves in the index. A contract, not a measurement."""
 
 from __future__ import annotations
 

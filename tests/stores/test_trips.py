@@ -1,4 +1,4 @@
-"""Round trips of the stores that have a server, counted at the wire (§5 of the design): a contract, not a measurement."""
+"""Round trips of the stores that have a server, counted at the wire (§5): a contract, not a measurement."""
 
 from __future__ import annotations
 
