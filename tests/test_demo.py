@@ -258,8 +258,9 @@ def test_the_page_comes_from_here_alone(visitor: Visitor) -> None:
 
 
 def test_what_is_not_there(visitor: Visitor) -> None:
-    """404 for what is not there; HEAD has no body; a method that nobody knows is refused."""
+    """404 for what is not there, 400 for what is no address; HEAD has no body; a method that nobody knows is refused."""
     assert visitor.ask("GET", "/../page.html").status == 404
+    assert visitor.ask("GET", "ftp://[").status == 400
     answer = visitor.ask("HEAD", "/")
     assert (answer.status, answer.text) == (200, "")
     assert visitor.ask("HEAD", "/live").text == ""

@@ -83,7 +83,11 @@ class DemoHandler(SessionHandler):
     # -------------------------------------------------------------- what is asked for
 
     def do_GET(self) -> None:
-        target = urlsplit(self.path)
+        try:
+            target = urlsplit(self.path)
+        except ValueError:  # such as "http://[": that is for whoever asks, not for the log
+            self._answer(HTTPStatus.BAD_REQUEST, "text/plain; charset=utf-8", b"400: not an address\n")
+            return
         if target.path == "/":
             self._page(target.query)
         elif target.path == "/live":
