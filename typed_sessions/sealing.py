@@ -32,6 +32,7 @@ class SealingKeys:
     To rotate while several processes run, put the new key *behind* the old one, `[old, new]`, and restart every process; then in front,
     `[new, old]`, and restart every process again. In one step, a process that is not restarted yet cannot read what the restarted ones
     write, and overwrites it. Keep the old key for as long as values sealed with it may live, or until `typed-sessions reseal` is done.
+    Rotate before one key has sealed 2**32 values (NIST SP 800-38D 8.3): each write counts, so at 100 a second once a year.
     `read_plain=True` also accepts values that are not sealed, for the time in which a store is changed over; otherwise such a value counts
     as absent. A manager without `seal=` reads nothing that is sealed, so processes that begin to seal are restarted all at once.
     Raises `PolicyError` for anything but keys of 32 bytes.
