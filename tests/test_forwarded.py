@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
@@ -217,6 +218,30 @@ def test_a_huge_header_costs_linear_time(huge: str) -> None:
         assert BEHIND_TWO.origin(PROXY, sent(forwarded=[text])).address is None
         assert BEHIND_TWO.origin(PROXY, sent(xff=[text], proto=[text])).address is None
     assert time.perf_counter() - started < 3
+
+
+def calls_for(forwarded: str) -> int:
+    """How many functions of Python's own are called to read this header, beside one that leads to an address."""
+    calls = 0
+
+    def count(_frame: object, event: str, _arg: object) -> None:
+        nonlocal calls
+        calls += event == "c_call"
+
+    sys.setprofile(count)
+    try:
+        found = BEHIND_PROXY.origin(PROXY, sent([forwarded], [CLIENT]))
+    finally:
+        sys.setprofile(None)
+    assert found.address is None
+    return calls
+
+
+@pytest.mark.parametrize("quotes", ['"', '""', '\\"', '"\\', '","', 'a="b";'])
+def test_quotes_beyond_the_longest_element_are_not_looked_at(quotes: str) -> None:
+    """A proxy that writes X-Forwarded-For passes `Forwarded` on as it came, so all of it may be the client's, at every request."""
+    short, long = (calls_for(quotes * (length // len(quotes))) for length in (10_000, 100_000))
+    assert short == long < 5_000
 
 
 # ------------------------------------------------------------------ both headers

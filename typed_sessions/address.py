@@ -268,26 +268,29 @@ def _elements_from_right(text: str) -> Iterator[str]:
         quote = text.rfind('"', comma + 1, position)
         if quote >= 0:
             position = _opening_quote(text, quote)
-            if position >= 0:
+            if position >= 0 and end - position <= LONGEST_ELEMENT:
                 continue
             comma = -1
         found += 1
         if comma < 0 or found == MOST_HOPS:
-            yield text[:end]  # a lone quote, or more than one element, makes it unparsable: the walk ends here
+            yield text[:end]  # a lone quote, its length, or more than one element makes it unparsable: the walk ends here
             return
         yield text[comma + 1 : end]
         end = position = comma
 
 
 def _opening_quote(text: str, closing: int) -> int:
-    """Where the quoted string that ends at `closing` begins; -1 if nowhere."""
+    """Where the quoted string that ends at `closing` begins; -1 if nowhere within the longest element."""
+    start = max(closing - LONGEST_ELEMENT, 0)
     quote = closing
     while True:
-        quote = text.rfind('"', 0, quote)
+        quote = text.rfind('"', start, quote)
+        if quote < 0:
+            return -1
         first = quote
-        while first > 0 and text[first - 1] == "\\":
+        while first > start and text[first - 1] == "\\":
             first -= 1
-        if quote < 0 or (quote - first) % 2 == 0:
+        if (quote - first) % 2 == 0:
             return quote
 
 
