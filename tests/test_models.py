@@ -15,6 +15,7 @@ from typed_sessions import Key, KeyTypeError, ListKey, Request, SessionManager, 
 from typed_sessions.testing import login
 
 T = TypeVar("T")
+REQUEST = Request(headers=(), peer=PEER)
 
 
 class Person(pydantic.BaseModel):
@@ -57,10 +58,18 @@ def test_a_model_is_refused_with_the_functions_that_carry_it() -> None:
     anything: Any = Person
     with pytest.raises(KeyTypeError) as caught:
         Key("m", anything)
-    advised = 'Key("m", save=lambda m: m.model_dump_json().encode(), load=Person.model_validate_json)'
+    advised = 'Key("m", save=lambda m: m.model_dump_json().encode(), load=Person.model_validate_json, deterministic=True)'
     assert str(caught.value).endswith(advised)
     key: Key[Person] = eval(advised)
     assert next_request(key, Person(name="ann", age=7)) == Person(name="ann", age=7)
+    sessions = SessionManager()
+    session, finish = sessions.start_check(REQUEST)
+    session[key] = Person(name="ann")
+    sessions.commit(session)
+    session[key].age = 8  # in place, which is saved as it is of a dataclass
+    finish()
+    [stored] = sessions.all()
+    assert stored[key].age == 8
 
 
 def test_what_has_models_in_it_is_carried_by_an_adapter() -> None:
@@ -73,6 +82,8 @@ def test_what_has_models_in_it_is_carried_by_an_adapter() -> None:
     key: Key[dict[str, Person | None]] = eval(declared, {"Key": Key, "adapter": adapter})
     value = {"ann": Person(name="ann"), "bob": None}
     assert next_request(key, value) == value
+    assert key.codec is not None
+    assert key.codec.comparable
 
 
 @pytest.mark.parametrize("of", [Person, dict[str, Person], complex, type(Ellipsis)])

@@ -30,8 +30,8 @@ class Advice(NamedTuple):
 
 FOR_KEY: Final = Advice(
     "give functions of your own for it (save= and load=), or keep it in this process only (resident=True)",
-    'its own functions do it, Key("m", save=lambda m: m.model_dump_json().encode(), load={model}.model_validate_json)',
-    'pydantic does it, adapter = TypeAdapter({form}) and Key("m", save=adapter.dump_json, load=adapter.validate_json)',
+    'its own functions do it, Key("m", save=lambda m: m.model_dump_json().encode(), load={model}.model_validate_json, deterministic=True)',
+    'pydantic does it, adapter = TypeAdapter({form}) and Key("m", save=adapter.dump_json, load=adapter.validate_json, deterministic=True)',
 )
 FOR_LIST: Final = Advice(
     'make bytes of each element yourself, ListKey("l", bytes), or keep them all under one key, Key("l", save=..., load=...) with functions '
