@@ -383,6 +383,7 @@ class SessionManager(Configured[Store]):
     def autosave(self, path: str | os.PathLike[str], /, *, every: float = 60) -> None:
         """Save to `path` every so many seconds, and when the manager is closed. A failure is logged, and tried again next time.
 
+        A program that a SIGTERM may stop has to see to it that it is closed then (see the README).
         A process that is forked afterwards saves nothing, and logs that with its first request: call this in the process that serves.
         If two processes save to one path, each overwrites what the other has saved; both log a warning, once.
         Raises `PolicyError` as `save_sessions` does, and for less than a thousandth of a second.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -103,6 +105,37 @@ def test_rule_29_closing_saves(face: Face, tmp_path: Path) -> None:
     assert server.restart() == 1
     with browser.visit() as session:
         assert session[name] == "ann"
+
+
+PROGRAM = """
+import atexit, os, signal, sys
+from typed_sessions import Key, SessionManager
+from typed_sessions.testing import login
+
+def serve():
+    login(sessions, {Key("name", str): "ann"})
+    os.kill(os.getpid(), signal.SIGTERM)
+
+sessions = SessionManager()
+sessions.autosave(sys.argv[1], every=3600)
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+if sys.argv[2] == "atexit":
+    atexit.register(sessions.close)
+    serve()
+else:
+    with sessions:
+        serve()
+"""
+
+
+@pytest.mark.parametrize("way", ["block", "atexit"])
+def test_rule_29_a_program_that_is_told_to_stop_has_saved(way: str, tmp_path: Path) -> None:
+    """By SIGTERM, as the README has it: at the end of the manager's block, or of the interpreter."""
+    path = tmp_path / "sessions.snapshot"
+    program = subprocess.run([sys.executable, "-c", PROGRAM, path, way], stderr=subprocess.PIPE, text=True, timeout=60)
+    assert program.stderr.rstrip().endswith("KeyboardInterrupt")
+    with SessionManager() as sessions:
+        assert sessions.load_sessions(path) == 1
 
 
 def test_rule_29_closing_cleans_up_and_then_saves(face: Face, tmp_path: Path) -> None:
