@@ -351,7 +351,7 @@ def test_the_command_can_be_stopped(file: Path) -> None:
 
 
 def test_what_could_not_be_rewritten_is_not_left_behind(file: Path) -> None:
-    """Stopped with values left that it could not read, it does not say where to go on: from there all is well, and the key dropped."""
+    """Stopped with values left that it could not read, it does not say where to go on: from there it would find that all is well."""
     store = SQLiteStore(file)
     face = Face("sync", store, seal=SealingKeys([bytes(32)]))
     for session in store.scan(None, 5)[0]:

@@ -87,6 +87,15 @@ def test_a_path_may_be_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ("postgresql://localhost:65536/app", "its port is no number from 1 to 65535"),
         ("redis://localhost/shop", "a database of Redis is a number, .*prefix=shop"),
         ("redis://localhost/0/1", "a database of Redis is a number"),
+        ("redis:localhost:6379", "behind redis: come two slashes"),
+        ("postgresql:localhost/app", "behind postgresql: come two slashes"),
+        ("postgresql://ann:sesame@localhost/app?pool_size=5", "there is no option 'pool_size', neither here nor in libpq"),
+        # What Python quotes of a URL that it cannot read, or libpq takes for the host, may be a part of the password.
+        ("redis://ann:open[sesame]@localhost/0", "'\\[', .* has to be percent-encoded"),
+        ("postgresql://ann:open[sesame]@localhost/app", "'\\[', .* has to be percent-encoded"),
+        ("redis://ann:℀sesame@localhost/0", "has to be percent-encoded"),
+        ("postgresql://ann:open@sesame@localhost/app", "two '@' before its host; a password with .* has to be percent-encoded"),
+        ("postgres://ann:sesame@@localhost/app", "two '@' before its host"),
     ],
 )
 def test_what_a_wrong_url_is_told(url: str, words: str) -> None:

@@ -158,12 +158,14 @@ def _parsed(url: object) -> tuple[str, str, dict[str, Any]]:
         if path not in ("", "//", "///"):
             raise PolicyError("a store's URL: memory: has no path; for a file write sqlite:///sessions.db")
         return kind, "", _options(kind, query)[0]
+    if kind != "sqlite" and not rest.startswith("//"):
+        raise PolicyError(f"a store's URL: behind {scheme}: come two slashes, and then where it is; expected {_FORMS}")
     if "#" in url:  # urlsplit would take the rest for a fragment, and drop it with the options in it
         raise PolicyError("a store's URL: a '#' has to be percent-encoded, as %23; in a password '/', '?' and '@' too")
     try:
         parts = urlsplit(url)
-    except ValueError as problem:
-        raise PolicyError(f"a store's URL: {shown_url(url)} cannot be read: {problem}; expected {_FORMS}") from None
+    except ValueError:  # which quotes what is in brackets: a part of a password, perhaps
+        raise _unencoded(f"{shown_url(url)} cannot be read", "[', ']', '/") from None
     options, others = _options(kind, parts.query)
     if kind == "sqlite":
         if not rest.startswith("///"):
@@ -219,9 +221,9 @@ def _options(kind: str, query: str) -> tuple[dict[str, Any], dict[str, str]]:
     return options, others
 
 
-def _unencoded(sign: str) -> PolicyError:
+def _unencoded(sign: str, first: str = "/") -> PolicyError:
     """Nothing of it is quoted: where the password begins and ends nobody can tell."""
-    return PolicyError(f"a store's URL: {sign}; a password with '/', '#', '?' or '@' in it has to be percent-encoded")
+    return PolicyError(f"a store's URL: {sign}; a password with '{first}', '#', '?' or '@' in it has to be percent-encoded")
 
 
 def _unknown(kind: str, name: str) -> PolicyError:

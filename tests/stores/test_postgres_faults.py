@@ -412,7 +412,11 @@ def test_wrong_options(options: dict[str, Any], words: str) -> None:
 
 
 def test_a_wrong_url() -> None:
-    """What it says never holds the password."""
+    """What it says never holds the password, nor what is left of it behind an '@' in it, which libpq takes for the host."""
     with pytest.raises(PolicyError, match="expected postgresql://user:password@host") as caught:
         AsyncPostgresStore("postgresql://ann:sesame@local host:port:/app")
     assert "sesame" not in str(caught.value)
+    with pytest.raises(PolicyError, match="has to be percent-encoded") as caught:
+        AsyncPostgresStore("postgresql://ann:open@sesame@localhost/app")
+    assert "sesame" not in str(caught.value)
+    assert "localhost" in repr(AsyncPostgresStore("postgresql://ann:open%40sesame@localhost/app"))

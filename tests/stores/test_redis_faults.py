@@ -403,3 +403,22 @@ def test_what_cannot_be_a_redis_store_is_refused(kind: type[RedisStore] | type[A
         kind(f"redis://localhost{path}")
     with pytest.raises(PolicyError, match="half a character"):
         kind("redis://localhost", prefix="\ud800")
+
+
+@pytest.mark.parametrize(("kind", "module"), [(RedisStore, redis), (AsyncRedisStore, redis.asyncio)])
+def test_a_client_in_the_place_of_a_url(kind: Any, module: Any) -> None:
+    """Is told how to give it; and a client for asyncio is told from one for threads."""
+    with pytest.raises(PolicyError, match=r"expected a URL, .* not a redis\..*Redis; a client is client="):
+        kind(module.Redis())
+    other = redis.asyncio if module is redis else redis
+    with pytest.raises(PolicyError, match=r"expected a .*, not a " + other.Redis.__module__):
+        kind(client=other.Redis())
+
+
+@pytest.mark.parametrize("kind", [RedisStore, AsyncRedisStore])
+@pytest.mark.parametrize("password", ["open[sesame]", "[sesame", "℀sesame", "12/sesame"])
+def test_a_url_that_cannot_be_read(kind: type[RedisStore] | type[AsyncRedisStore], password: str) -> None:
+    """What it says never holds the password."""
+    with pytest.raises(PolicyError, match=r"has to be percent-encoded|its database is no number") as caught:
+        kind(f"redis://ann:{password}@localhost/0")
+    assert "sesame" not in str(caught.value)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import re
 import threading
 import weakref
 from collections.abc import Sequence
@@ -42,6 +43,8 @@ nothing was done."""
 _LONGEST_WAIT = 2**31 - 1
 """Milliseconds; the server takes no more."""
 _PORTS = range(1, 65_536)
+_ENCODED = "a password with '/', '#', '?' or '@' in it has to be percent-encoded"
+_TWO_ATS = re.compile(r"postgres(ql)?://[^/?#]*@[^/?#]*@")
 _NOT_THERE = ("3F000", "42P01")
 """SQLSTATE of a schema or a table that does not exist."""
 _NO_FUNCTION = "42883"
@@ -63,14 +66,20 @@ class _Store:
         try:
             where = conninfo.conninfo_to_dict(url)
         except psycopg.Error:  # whose text shows the URL, and a password in it
+            unknown = _unknown_option(url)
+            if unknown is not None:
+                raise PolicyError(f"{name}: there is no option {unknown!r}, neither here nor in libpq") from None
             raise PolicyError(
                 f"{name}: that is no PostgreSQL URL; expected postgresql://user:password@host:port/database or libpq's key=value pairs"
             ) from None
         ports = str(where.get("port") or "").split(",")
         if not all(not port or (port.isdecimal() and len(port) <= 5 and int(port) in _PORTS) for port in ports):
             # Not quoted: it may be the beginning of a password that was not percent-encoded.
+            raise PolicyError(f"{name}: its port is no number from 1 to 65535; {_ENCODED}")
+        if _TWO_ATS.match(url):
+            # libpq ends the password at the first one, and would take the rest of it for the host, which is shown.
             raise PolicyError(
-                f"{name}: its port is no number from 1 to 65535; a password with '/', '#', '?' or '@' in it has to be percent-encoded"
+                f"{name}: there are two '@' before its host; a password with '/', '#', '?' or '@' in it has to be percent-encoded"
             )
         self._verbs = Verbs(name, schema, max_bytes, max_keys)
         self._url = url
@@ -128,6 +137,14 @@ class _Store:
         done = ": the answer was lost, it may have been applied, and is not repeated" if unknown else ""
         why = "" if monotonic() >= until else f" ({_text(problem)})"
         return StoreUnavailable(f"{self._where} {said}{done}{why}", unknown=unknown)
+
+
+def _unknown_option(url: str) -> str | None:
+    """The first option behind the '?' of a URL that libpq does not know, if there is one, and it cannot be a part of a password."""
+    query = url.partition("?")[2]
+    known = {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()}
+    names = [] if "@" in query else [piece.partition("=")[0] for piece in query.split("&") if "=" in piece]
+    return next((name for name in names if name.isidentifier() and name not in known and name != "ssl"), None)
 
 
 def _text(problem: BaseException | str) -> str:

@@ -33,8 +33,16 @@ _FORBIDDEN = ("NOPERM", "ACL failure", "The user executing the script")
 _CLOSED = ("reset by peer", "losed by server", "Broken pipe", "Connection lost", "UNEXPECTED_EOF")
 """What is seen of a server that hears no TLS where it expects some, and of one that has as many clients as it takes."""
 _FULL = "max number of clients reached"
+_SAYS_NOTHING_OF_IT = ("Redis URL must specify", "Invalid value for ", "its database")
+"""How the texts begin, of redis-py and of ours, that quote nothing of a URL but the name of an option."""
 _FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _POLICY = Command(("INFO", "memory"))
+
+
+def _kind(thing: object) -> str:
+    """The type of something, with its module if it has one: clients for threads and for asyncio have the same name."""
+    kind = type(thing)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
 
 
 def until_of(parcel: Parcel, until: float) -> float:
@@ -51,11 +59,15 @@ class Connecting:
         name = type(self).__name__
         if (url is None) == (client is None):
             raise PolicyError(f"{name}: expected a URL, such as {name}('redis://localhost:6379/0'), or client=, one of the two")
+        if url is not None and not isinstance(url, str):
+            raise PolicyError(
+                f"{name}: expected a URL, such as {name}('redis://localhost:6379/0'), not a {_kind(url)}; a client is client="
+            )
         if not isinstance(deadline, (int, float)) or isinstance(deadline, bool) or not 0 < deadline < math.inf:
             raise PolicyError(f"{name}(deadline={deadline!r}): expected a number of seconds above 0")
         if client is not None and not isinstance(client, (kind.Redis, kind.RedisCluster)):
             raise PolicyError(
-                f"{name}(client=...): expected a {kind.__name__}.Redis or a {kind.__name__}.RedisCluster, not a {type(client).__name__}"
+                f"{name}(client=...): expected a {kind.__name__}.Redis or a {kind.__name__}.RedisCluster, not a {_kind(client)}"
             )
         self._verbs = Verbs(name, prefix, max_bytes, max_keys)
         self._deadline = float(deadline)
@@ -109,8 +121,9 @@ class Connecting:
 
     def _no_url(self, problem: Exception) -> PolicyError:
         why = str(problem)
-        if why.startswith("Port "):  # it quotes what may be the beginning of a password that was not percent-encoded
-            why = "its port is no number; a password with '/', '#', '?' or '@' in it has to be percent-encoded"
+        if not why.startswith(_SAYS_NOTHING_OF_IT):  # it quotes what may be a part of a password that was not percent-encoded
+            what = "its port is no number" if why.startswith("Port ") else "it cannot be read"
+            why = f"{what}; a password with '[', ']', '/', '#', '?' or '@' in it has to be percent-encoded"
         return PolicyError(f"{type(self).__name__}: that is no Redis URL: {why}")
 
     def __repr__(self) -> str:
