@@ -73,6 +73,33 @@ def test_a_role_with_settings_of_old(make: Callable[..., Face], server: Postgres
         server.execute("ALTER ROLE web RESET ALL")
 
 
+TRAPS = """
+CREATE SCHEMA traps;
+CREATE FUNCTION traps.cardinality(bytea[]) RETURNS int LANGUAGE sql AS 'SELECT 0';
+CREATE FUNCTION traps.array_position(bytea[], bytea) RETURNS int LANGUAGE sql AS 'SELECT 1';
+CREATE FUNCTION traps.least(float8, float8) RETURNS float8 LANGUAGE sql AS 'SELECT 0.0';
+CREATE FUNCTION traps.octet_length(bytea) RETURNS int LANGUAGE sql AS 'SELECT 1 / 0';
+CREATE FUNCTION traps.hashtextextended(text, int) RETURNS int8 LANGUAGE sql AS 'SELECT (1 / $2)::int8';
+CREATE FUNCTION traps.pg_advisory_xact_lock(int) RETURNS int LANGUAGE sql AS 'SELECT 1 / 0';
+CREATE FUNCTION traps.joined(bytea[], bytea[]) RETURNS bytea[] LANGUAGE sql AS 'SELECT NULL::bytea[]';
+CREATE OPERATOR traps.|| (LEFTARG = bytea[], RIGHTARG = bytea[], FUNCTION = traps.joined);
+"""
+
+
+@pytest.mark.parametrize("path", ["traps", "traps, pg_catalog"])
+def test_functions_of_others(make: Callable[..., Face], server: PostgresServer, name: Key[str], path: str) -> None:
+    """Whoever may create something where a role looks for functions (up to PostgreSQL 14 that is everybody, in `public`) does not come
+    into ours: they would do for the role whatever was written in there, and lose what is stored."""
+    if not server.execute("SELECT 1 FROM pg_namespace WHERE nspname = 'traps'"):
+        server.execute(TRAPS)
+    server.execute("DROP SCHEMA IF EXISTS typed_sessions CASCADE")
+    server.execute(f"ALTER ROLE web SET search_path = {path}")
+    try:
+        whole_life(make(server.url.replace("postgres@", "web@"), deadline=5), name, ListKey("log", str))
+    finally:
+        server.execute("ALTER ROLE web RESET ALL")
+
+
 def test_columns_of_a_later_version(server: PostgresServer) -> None:
     """Behind those that are known, each with a default: they are passed over, and stay as they are."""
     store = PostgresStore(server.url, schema="later")

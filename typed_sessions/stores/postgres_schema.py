@@ -70,7 +70,10 @@ DO $$ BEGIN
 END $$
 """
 
-_RETURNS = "RETURNS TABLE (said text, much int8, r {s}.session) LANGUAGE plpgsql"
+_PATH = "search_path = pg_catalog, pg_temp"
+"""What a function of ours calls by its name alone is PostgreSQL's own, whatever others have made where the user's role looks first: a
+function of theirs would run with the rights of that role (CVE-2018-1058). It holds in what a verb calls, and in what that calls."""
+_RETURNS = "RETURNS TABLE (said text, much int8, r {s}.session) LANGUAGE plpgsql SET {path}"
 _WAIT = "PERFORM set_config('lock_timeout', p_wait::text, true);"
 """At the head of a function that a verb calls: `p_wait` is in milliseconds, and holds until the transaction ends."""
 
@@ -140,7 +143,7 @@ $$
     """
 CREATE OR REPLACE FUNCTION {s}.touch_{v}(
     p_locator bytea, p_digest bytea, p_timeout float8, p_granularity float8, p_now float8, p_wait int4
-) RETURNS bool LANGUAGE plpgsql AS $$
+) RETURNS bool LANGUAGE plpgsql SET {path} AS $$
 DECLARE r {s}.session;
 BEGIN
     {wait}
@@ -400,7 +403,7 @@ END
 $$
 """,
     """
-CREATE OR REPLACE FUNCTION {s}.clear_{v}(p_locator bytea, p_names bytea[], p_wait int4) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION {s}.clear_{v}(p_locator bytea, p_names bytea[], p_wait int4) RETURNS void LANGUAGE plpgsql SET {path} AS $$
 DECLARE
     r {s}.session;
     hooked bool := false;
@@ -463,7 +466,7 @@ SCAN: Final = "SELECT 'live', 0, s.* FROM {s}.session s WHERE s.locator > %s AND
 
 def filled(sql: str, schema: str) -> str:
     """A text of this module for one schema."""
-    given = {"s": f'"{schema}"', "v": VERSION, "wait": _WAIT, "each": MOST_EACH, "none": f"decode('{NO_TAG.hex()}', 'hex')"}
+    given = {"s": f'"{schema}"', "v": VERSION, "path": _PATH, "wait": _WAIT, "each": MOST_EACH, "none": f"decode('{NO_TAG.hex()}', 'hex')"}
     return sql.format(**given, returns=_RETURNS.format(**given))
 
 
@@ -472,6 +475,7 @@ def schema_sql(schema: str) -> str:
     made stays, and works on."""
     parts = [
         "BEGIN ISOLATION LEVEL READ COMMITTED",
+        f"SET LOCAL {_PATH}",
         # Two processes that start at once: CREATE ... IF NOT EXISTS is not safe against itself.
         "SELECT pg_advisory_xact_lock(hashtextextended('typed_sessions', 0))",
         f'CREATE SCHEMA IF NOT EXISTS "{schema}"',
