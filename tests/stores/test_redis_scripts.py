@@ -239,6 +239,21 @@ def test_every_key_has_a_ttl(redis_server: RedisServer, store: RedisStore, hooke
     assert all(KEEP_HOOKED - 60 <= seconds <= KEEP_HOOKED + 660 for seconds in left)
 
 
+@pytest.mark.parametrize("timeout", [86_400.0, None])
+def test_a_short_session_takes_no_ttl_from_a_long_one(redis_server: RedisServer, store: RedisStore, timeout: float | None) -> None:
+    """The sorted set of a bucket outlives the longest of its sessions: without it nobody would find that one, and run its hooks."""
+    long, short = OLD.copy({"a": pack_field(1, 1, 1, b"x")}), OLD.copy()
+    long.timeout, short.timeout = timeout, 1.0
+    short.locator = OLD.locator[:1] + b"short".ljust(15)
+    for record in (long, short):
+        assert store.create(record, NOW) == "created"
+    assert store.touch(short.locator, short.digest, Idle(1.0, 0.1), NOW + 0.5)
+    assert store.end(short.locator, "ended", NOW + 0.5, 60.0) is not None
+    with redis_server.client() as client:
+        index, value = (client.ttl(key) for key in keys_of(redis_server, store))
+    assert index == value if timeout is None else index >= value > KEEP_HOOKED
+
+
 def test_a_change_of_what_is_long_over_takes_no_ttl_away(redis_server: RedisServer, store: RedisStore) -> None:
     """Where the last hooked value is taken out of a session that came due days ago, it is kept for a sweep as if it had only now."""
     late = NOW + 3 * 86_400
