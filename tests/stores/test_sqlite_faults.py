@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import sqlite3
 import threading
 import time
@@ -246,11 +247,35 @@ def test_the_database_of_another_program_is_refused_and_kept(path: Path) -> None
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+@pytest.mark.parametrize("bound", [None, 10])
+def test_what_was_restored_from_a_dump_is_refused_and_says_what_to_do(path: Path, tmp_path: Path, bound: int | None) -> None:
+    """A dump has the tables, and not what tells them from those of another program; with that put back, nothing is missing."""
+    original = SQLiteStore(path, max_sessions=bound)
+    record = started(original, b"dumped")
+    original.close()
+    dumped = sqlite3.connect(path)
+    copy = sqlite3.connect(tmp_path / "copy.db")
+    copy.executescript("\n".join(dumped.iterdump()))
+    dumped.close()
+    with pytest.raises(StoreUnavailable, match=r"restored from an SQL dump.*\.backup.*It was left as it is") as caught:
+        SQLiteStore(tmp_path / "copy.db")
+    pragmas = re.findall("PRAGMA [a-z_]+=[0-9]+;", str(caught.value))
+    assert len(pragmas) == 2
+    copy.executescript("".join(pragmas))
+    copy.close()
+    (tmp_path / "copy.db").chmod(0o600)
+    restored = SQLiteStore(tmp_path / "copy.db", max_sessions=bound)
+    assert value_of(found(restored, record)) == b"dumped"
+    assert write(restored, record, b"1").status == "committed"
+    started(restored)
+    restored.close()
+
+
 def test_a_folder_in_the_place_of_the_file(tmp_path: Path) -> None:
     """And a folder that is not there."""
     with pytest.raises(StoreUnavailable, match="no file, but a folder"):
         SQLiteStore(tmp_path)
-    with pytest.raises(StoreUnavailable, match="No such file or directory"):
+    with pytest.raises(StoreUnavailable, match=r"No such file or directory; there is no folder .*missing: create it"):
         SQLiteStore(tmp_path / "missing" / "sessions.db")
 
 

@@ -215,6 +215,8 @@ def test_a_folder_that_cannot_be_written(path: Path, store: SQLiteStore) -> None
     assert "this user may not write it" in said[0] or os.getuid() != 0
     assert "readonly database" in said[1] or "unable to open database file" in said[1]
     assert "Permission denied" in said[2]
+    for text in said[1:]:
+        assert f"; this user may not write to the folder {folder}, and SQLite keeps more files there" in text
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")  # the child runs nothing of other threads

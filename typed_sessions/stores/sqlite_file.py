@@ -21,7 +21,7 @@ from contextlib import suppress
 from typing import Any, NoReturn, TypeAlias, TypeVar, final
 
 from ..errors import StoreUnavailable, TooLarge
-from .sqlite_places import BESIDE, Files, create, files_at, is_bereft, may_write
+from .sqlite_places import BESIDE, Files, create, files_at, is_bereft, may_write, why_not
 
 R = TypeVar("R")
 
@@ -55,6 +55,12 @@ BOUND: tuple[str, ...] = (
     "CREATE TRIGGER session_gone AFTER DELETE ON session WHEN OLD.ended = 0 BEGIN UPDATE bound SET live = live - 1; END",
     """CREATE TRIGGER session_ended AFTER UPDATE OF ended ON session WHEN OLD.ended = 0 AND NEW.ended = 1
         BEGIN UPDATE bound SET live = live - 1; END""",
+)
+_COLUMNS = ["locator", "record", "checksum", "due", "fresh", "ended"]
+_ANOTHERS = "a database of another program; sessions need a file of their own"
+_DUMPED = (
+    "sessions restored from an SQL dump, which leaves out what tells them from the data of other programs. Copy the file with .backup of "
+    f"sqlite3; or run in this one: PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={len(SCHEMA)};"
 )
 _FORK_PATIENCE = 1.0
 """Seconds for which a fork waits for calls that are under way in other threads."""
@@ -381,7 +387,8 @@ class SQLiteFile:
             if alone and connection.in_transaction:
                 connection.execute("ROLLBACK")
         if application != APPLICATION_ID and (application or version or not empty):
-            raise StoreUnavailable(f"{self.path}: a database of another program; sessions need a file of their own. It was left as it is")
+            columns = [] if application or version else [row[1] for row in connection.execute("PRAGMA table_info(session)")]
+            raise StoreUnavailable(f"{self.path}: {_DUMPED if columns == _COLUMNS else _ANOTHERS}. It was left as it is")
         if version > len(SCHEMA):
             raise StoreUnavailable(
                 f"{self.path}: written by a later version of typed_sessions (schema {version}, this one knows {len(SCHEMA)}): "
@@ -418,13 +425,13 @@ class SQLiteFile:
 
     def _refuse(self, problem: Problem | OSError) -> NoReturn:
         if isinstance(problem, OSError):
-            raise StoreUnavailable(f"{self.path}: {problem.strerror or problem}") from problem
+            raise StoreUnavailable(f"{self.path}: {problem.strerror or problem}{why_not(self.path)}") from problem
         if _is_busy(problem):
             raise StoreUnavailable(f"{self.path}: busy: another process was writing for {self.deadline:g} s") from problem
         if isinstance(problem, UnicodeDecodeError) or "malformed" in str(problem) or "not a database" in str(problem):
             logger.error("%s: %s; it was left as it is", self.path, problem)
             raise StoreUnavailable(f"{self.path}: damaged, or no SQLite database ({problem}); it was left as it is") from problem
-        raise StoreUnavailable(f"{self.path}: {problem}") from problem
+        raise StoreUnavailable(f"{self.path}: {problem}{why_not(self.path)}") from problem
 
     # -------------------------------------------------------------- forks
 

@@ -86,3 +86,13 @@ def _is_of_another(words: Sequence[str], place: str) -> bool:
 def may_write(path: str) -> bool:
     """Whether this user may write the file."""
     return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
+def why_not(path: str) -> str:
+    """What to add to an error if the folder is what this user may not write to, or is not there."""
+    folder = os.path.dirname(os.path.realpath(path))
+    if not os.path.isdir(folder):
+        return f"; there is no folder {folder}: create it"
+    if may_write(folder):
+        return ""
+    return f"; this user may not write to the folder {folder}, and SQLite keeps more files there beside its own: make it writable"
