@@ -382,7 +382,7 @@ class AsyncSessionManager(Carrying):
     async def end(self, handle: str, /) -> bool:
         """As `SessionManager.end`."""
         locator = locator_of(handle)
-        return locator is not None and await self.run(endings.end(self._core, locator, "ended"))
+        return locator is not None and await self.run(endings.end_by_handle(self._core, locator))
 
     async def end_all(self, where: Callable[[SessionView], bool] | None = None, /, *, keep: Session | None = None) -> int:
         """As `SessionManager.end_all`."""

@@ -18,7 +18,7 @@ from .events import End
 from .exchange import Exchange
 from .keys import AnyKey, Key, NoClient, key_of, known_keys, somebody_cleans_up
 from .record import FIELD_FLAGS_AT, FIELD_HOOKED, EndReason, Record, field_revision
-from .session import Session, SessionView, carrying
+from .session import Session, SessionView, carrying, open_here, tracking_of
 from .steps import Ask, Pause, Plan, Tell, Whole, Work, emit, tell
 from .tracking import Tracking
 
@@ -40,6 +40,18 @@ def end(core: Core, locator: bytes, reason: EndReason, by: Exchange | None = Non
     if by is None and carrier is None:
         carrier = carrying()
     ended: bool = yield Whole(_end(core, locator, reason, by, carrier))
+    return ended
+
+
+def end_by_handle(core: Core, locator: bytes) -> Plan[bool]:
+    """End whatever session somebody names. That of the request in which this runs has been ended by it, which expires the cookies."""
+    ended = yield from end(core, locator, "ended")
+    session = open_here()
+    exchange = None if session is None else tracking_of(session).owner
+    if ended and isinstance(exchange, Exchange) and exchange.tracking is not None:
+        record = exchange.tracking.record
+        if record is not None and record.locator == locator:
+            exchange.resend, exchange.resend_due, exchange.issued, exchange.expire = False, False, None, True
     return ended
 
 

@@ -340,10 +340,13 @@ class SessionManager(Configured[Store]):
                 return
 
     def end(self, handle: str, /) -> bool:
-        """End a session by its handle; False if there is none. Raises TypeError for anything but text."""
+        """End a session by its handle; False if there is none. Raises TypeError for anything but text.
+
+        That of the request in which this is called ends as by `session.end()`, which expires its cookies.
+        """
         self._may_wait()
         locator = locator_of(handle)
-        return locator is not None and run(endings.end(self._core, locator, "ended"))
+        return locator is not None and run(endings.end_by_handle(self._core, locator))
 
     def end_all(self, where: Callable[[SessionView], bool] | None = None, /, *, keep: Session | None = None) -> int:
         """End every session, or those for which `where(view)`; how many. `keep` is spared ("sign out everywhere else", ASVS 7.4.5)."""

@@ -424,17 +424,23 @@ def carrying() -> Client | None:
     return client if isinstance(client, Client) else None
 
 
+def open_here() -> Session | None:
+    """The session of the running request or listener, if it is open already."""
+    session = getattr(_opener.get(), "session", None)
+    return session if isinstance(session, Session) else None
+
+
 @final
 class Opened:
     """An opener for a session that is open already."""
 
-    __slots__ = ("_session",)
+    __slots__ = ("session",)
 
     def __init__(self, session: Session) -> None:
-        self._session = session
+        self.session: Session = session
 
     def current(self) -> Session:
-        return self._session
+        return self.session
 
 
 @contextmanager

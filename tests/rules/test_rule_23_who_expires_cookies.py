@@ -41,6 +41,40 @@ def test_rule_23_the_request_that_ended_it(face: Face) -> None:
     assert expired(refused.value.headers) == BOTH
 
 
+@pytest.mark.parametrize("renewed", [False, True])
+@pytest.mark.parametrize("how", ["end", "end_all"])
+def test_rule_23_the_request_that_ended_its_own_by_the_handle(face: Face, how: str, renewed: bool) -> None:
+    """As "sign out everywhere" does, with no session to keep; not the request that ends another one's."""
+    other, browser = begun(face), begun(face)
+    turn = browser.open()
+    if renewed:
+        turn.session.renew()
+        face.call(face.manager.commit(turn.session))
+    with turn.finisher.current():
+        assert face.call(face.manager.end(handle_of(other)))
+        assert not face.call(face.manager.end(handle_of(other)))
+        if how == "end":
+            assert face.call(face.manager.end(turn.session.handle))
+        else:
+            assert face.call(face.manager.end_all()) == 1
+    assert expired(turn.finish()) == BOTH
+    assert browser.jar == {}
+
+
+def test_rule_23_not_the_request_that_ends_another_by_its_handle(face: Face) -> None:
+    """Nor one whose own session had ended already when it tried: the browser may have signed in again meanwhile."""
+    other, browser = begun(face), begun(face)
+    turn = browser.open()
+    with turn.finisher.current():
+        assert face.call(face.manager.end(handle_of(other)))
+    assert cookies_set(turn.finish()) == {}
+    turn = browser.open()
+    assert face.call(face.manager.end(handle_of(browser)))
+    with turn.finisher.current():
+        assert not face.call(face.manager.end(handle_of(browser)))
+    assert cookies_set(turn.finish()) == {}
+
+
 @pytest.mark.parametrize("how", ["malformed", "unknown", "over", "ended before"])
 def test_rule_23_the_request_whose_cookie_was_dead_when_it_came(face: Face, how: str) -> None:
     """It brought a cookie that opens nothing, and nothing else of that name was there when it was opened."""

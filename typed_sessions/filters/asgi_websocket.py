@@ -132,6 +132,10 @@ class WebSocket:
         peer = scope.get("client")
         self.client: Client = Client(peer[0] if peer else None, self._close)
 
+    @property
+    def session(self) -> Session | None:
+        return self.exchange.session
+
     def current(self) -> Session:
         return current(self.exchange)
 

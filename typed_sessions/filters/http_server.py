@@ -77,6 +77,10 @@ class _Request:
         self._exchange = exchange
         self.session_client: Client | None = client
 
+    @property
+    def session(self) -> Session | None:
+        return self._exchange.session
+
     def current(self) -> Session:
         if self._exchange.session is not None:
             return self._exchange.session
