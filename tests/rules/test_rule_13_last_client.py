@@ -243,7 +243,7 @@ def test_rule_13_what_goes_wrong_keeps_the_value(face: Face, caplog: pytest.LogC
 def test_rule_13_a_hook_that_says_nothing_keeps_the_value(face: Face, caplog: pytest.LogCaptureFixture) -> None:
     """A forgotten `return` is no False: the value stays, `cleanup_delete` gets it at the end, and the log says what to return."""
     deleted: list[str] = []
-    silent = Key("silent", str, cleanup_no_client=cast("Any", asking([], None)), cleanup_delete=deleted.append)
+    silent = Key("silent", str, cleanup_no_client=asking([], cast("Any", None)), cleanup_delete=deleted.append)
     browser = face.browser()
     with Connection(face) as connection:
         on(browser, connection, silent)
