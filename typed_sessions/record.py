@@ -20,7 +20,7 @@ It has one packed form, which the memory store keeps and a snapshot writes:
     then    17    only with ENDED: reason (1), ended at (float), claimed until (float)
     rest          a MessagePack map from key name to field
 
-A field is the revision that wrote it (4 bytes), its key's version (2), flags (1: HOOKED, LIST, SEALED, TWIN) and the
+A field is the revision that wrote it (4 bytes), its key's version (2), flags (1: HOOKED, LIST, SEALED, TWIN, COPY) and the
 payload. The payload of a list is a MessagePack array of (sequence, version, flags, element bytes), by sequence.
 All numbers are little-endian.
 """
@@ -45,7 +45,7 @@ NO_TAG = bytes(TAG_DIGEST_BYTES)
 """In the place of a digest: nothing that a request presents equals it."""
 
 REUSED, HOOKED, OWN_TIMEOUT, ENDED, PERSISTENT, TRANSIENT, PREVIOUS, DEADLINE = (1 << n for n in range(8))
-FIELD_HOOKED, FIELD_LIST, FIELD_SEALED, FIELD_TWIN = 1, 2, 4, 8
+FIELD_HOOKED, FIELD_LIST, FIELD_SEALED, FIELD_TWIN, FIELD_COPY = 1, 2, 4, 8, 16
 _KEPT = ~(PREVIOUS | DEADLINE | ENDED)
 """The flags that are not told by something else in the record."""
 

@@ -13,7 +13,7 @@ from .changes import Changes, ListChange, Write
 from .codecs import TypedCodec
 from .errors import KeyTypeError
 from .keys import Key, ListKey
-from .record import FIELD_HOOKED, FIELD_SEALED, FIELD_TWIN, FIRST_REVISION, Record, field_revision, unpack_field
+from .record import FIELD_COPY, FIELD_HOOKED, FIELD_SEALED, FIELD_TWIN, FIRST_REVISION, Record, field_revision, unpack_field
 from .residents import ABSENT, ResidentChange
 from .slots import Item, ListSlot, Slot
 from .view import View, encoded, logger
@@ -91,8 +91,8 @@ class Tracking(View, eq=False):
                 old = self._for_older_code(slot, payload)
                 older_base = None if base is None else field_revision(slot.older)
                 if old is not None:
+                    writes[key.was] = self._write(key.was, *old, flags | FIELD_COPY, older_base, locator)
                     flags |= FIELD_TWIN
-                    writes[key.was] = self._write(key.was, *old, flags, older_base, locator)
                 elif older_base is not None:
                     writes[key.was] = _as_it_is(slot.older, older_base)
             writes[name] = self._write(name, payload, key.version, flags, base, locator)
@@ -380,4 +380,4 @@ def _as_it_is(packed: bytes | None, base: int) -> Write:
     if packed is None:
         return Write(None, base=base)
     field = unpack_field(packed)
-    return Write(field.payload, field.version, field.flags & ~FIELD_TWIN, base)
+    return Write(field.payload, field.version, field.flags & ~(FIELD_TWIN | FIELD_COPY), base)

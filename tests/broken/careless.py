@@ -12,6 +12,7 @@ from tests.broken.stores import Sound
 from typed_sessions.changes import GONE, Changes, Idle, Outcome, Use, apply_touch
 from typed_sessions.errors import TooLarge
 from typed_sessions.record import (
+    FIELD_COPY,
     FIELD_LIST,
     FIELD_TWIN,
     Element,
@@ -310,7 +311,8 @@ class LosingTwins(Sound):
     """A commit that keeps only the flags that its author knew: what old code deletes under the old name of a key comes back."""
 
     def put(self, record: Record) -> None:
-        known = {name: bytes((*packed[:6], packed[6] & ~FIELD_TWIN, *packed[7:])) for name, packed in record.fields.items()}
+        unknown = FIELD_TWIN | FIELD_COPY
+        known = {name: bytes((*packed[:6], packed[6] & ~unknown, *packed[7:])) for name, packed in record.fields.items()}
         super().put(record.copy(known))
 
 

@@ -21,7 +21,7 @@ from typed_sessions import SealingKeys, Store, open_store
 from typed_sessions.changes import Changes, ListChange, Write
 from typed_sessions.lifecycle import issue, new_record
 from typed_sessions.options import SessionOptions
-from typed_sessions.record import FIELD_SEALED, FIELD_TWIN, Record
+from typed_sessions.record import FIELD_COPY, FIELD_SEALED, FIELD_TWIN, Record
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SESSIONS = {"sqlite": "100000"}
@@ -155,12 +155,20 @@ def test_what_would_be_dropped_is_told_with_the_reason(store: Store, store_url: 
 def test_a_renamed_key_is_told_by_both_names(store: Store, store_url: str, folder: Path) -> None:
     """While a row of the old name has anything but copies, `was=` is needed."""
     session(store, {"visits": Write(pack(1))})
-    session(store, {"visits": Write(pack(2), 1, FIELD_TWIN), "hits": Write(pack(2), 1, FIELD_TWIN)})
+    session(store, {"visits": Write(pack(2), 1, FIELD_COPY), "hits": Write(pack(2), 1, FIELD_TWIN)})
     session(store, {"hits": Write(pack(3))})
     session(store, {"hits": Write(pack(4), 1, FIELD_TWIN)})  # of which older code has removed the other
     run = check(folder, "--store", store_url, "--keys", "shop_keys")
     assert run.status == 0
     assert run.table == {("hits", 1): {"as it is": 2, "removed": 1}, ("visits (now hits)", 1): {"as it is": 1, "copy": 1}}
+
+
+def test_a_key_that_is_renamed_again_finds_everything(store: Store, store_url: str, folder: Path) -> None:
+    """What the release before has stored under both of its names too; the older of these is no key's any more."""
+    session(store, {"calls": Write(pack(2), 1, FIELD_COPY), "visits": Write(pack(2), 1, FIELD_TWIN)})
+    run = check(folder, "--store", store_url, "--keys", "shop_keys")
+    assert run.status == 0
+    assert run.table == {("calls", 1): {"carried through": 1}, ("visits (now hits)", 1): {"as it is": 1}}
 
 
 def test_modules_can_be_named_together_or_one_by_one(store: Store, store_url: str, folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..changes import Changes, Write
 from ..errors import TooLarge
-from ..record import FIELD_HOOKED, FIELD_SEALED, FIELD_TWIN, LOCATOR_BYTES, Ending, Previous, unpack_field
+from ..record import FIELD_COPY, FIELD_HOOKED, FIELD_SEALED, FIELD_TWIN, LOCATOR_BYTES, Ending, Previous, unpack_field
 from .report import expect, expect_that
 from .stand import START, Checks, Stand, renewing, same, use_of, values_of, writing
 
@@ -105,7 +105,8 @@ async def any_name_is_a_name(stand: Stand) -> None:
 async def versions_and_flags_of_a_value_are_kept(stand: Stand) -> None:
     """A value's version (up to 65,535) and flags are stored with it; they are what a reader decodes by."""
     record = await stand.begin()
-    flags = {"none": 0, "hooked": FIELD_HOOKED, "sealed": FIELD_SEALED, "twin": FIELD_TWIN, "all": FIELD_HOOKED | FIELD_SEALED | FIELD_TWIN}
+    flags = {"none": 0, "hooked": FIELD_HOOKED, "sealed": FIELD_SEALED, "twin": FIELD_TWIN, "copy": FIELD_COPY}
+    flags["all"] = FIELD_HOOKED | FIELD_SEALED | FIELD_TWIN | FIELD_COPY
     writes = {name: Write(b"1", 65_535, flag) for name, flag in flags.items()}
     after = await stand.committed(record, Changes({**writes, "old": Write(b"2", 1)}))
     await stand.expect_stored(after)
