@@ -208,6 +208,22 @@ def test_rule_03_the_hooks_of_a_renamed_value_run_once(browser: Browser) -> None
         assert record_of(browser.face, handle) is None
 
 
+def test_rule_03_a_copy_under_a_name_that_is_gone_waits_for_no_hook(browser: Browser) -> None:
+    """When `was=` has been taken away, a session that ends is gone with its hooks, and not kept for `reap_grace` (rule 13)."""
+    cleaned: list[int] = []
+    visitor = browser.face.browser()
+    with isolated_keys(), visitor.visit() as session:
+        session[Key("basket", int, was="cart", cleanup_delete=cleaned.append)] = 1
+    Key("basket", int, cleanup_delete=cleaned.append)
+    with visitor.visit() as session:
+        session.end()
+    assert cleaned == [1]
+    face = browser.face
+    face.clock.advance(100)  # a claim that was left is free by then
+    records, _ = face.call(face.store.sweep(face.clock(), 10, 60.0, 604_800.0))
+    assert not records
+
+
 def test_rule_03_a_last_client_that_leaves_drops_both_copies(face: Face) -> None:
     """`cleanup_no_client` says False: the value is gone for every release."""
     browser = face.browser()
