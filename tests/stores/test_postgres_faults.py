@@ -289,6 +289,22 @@ def test_a_sign_in_that_does_not_come(proxy: Proxy, make: Callable[..., Face], n
     signed_in(face, name)
 
 
+@pytest.mark.parametrize("options", ["&connect_timeout=2", ""])
+def test_one_of_several_hosts_is_gone(
+    proxy: Proxy, postgres_server: PostgresServer, make: Callable[..., Face], name: Key[str], options: str
+) -> None:
+    """It does not answer, and the next one is asked while there is time; a URL may say how long each is waited for."""
+    hosts = ",".join(f"127.0.0.1:{port}" for port in (proxy.port, postgres_server.port))
+    proxy.manner = "mute"
+    face = make(f"postgresql://postgres@{hosts}/postgres?target_session_attrs=read-write{options}", deadline=30 if options else 5)
+    begin = time.monotonic()
+    browser = signed_in(face, name)
+    assert time.monotonic() - begin < 2 + SLACK
+    begin = time.monotonic()
+    assert read(browser, name) == "ann"
+    assert time.monotonic() - begin < SLACK
+
+
 def test_nobody_listens(make: Callable[..., Face]) -> None:
     """Said at once, with what the system says, and without the password."""
     face = make(f"postgresql://ann:sesame@127.0.0.1:{free_port()}/app", deadline=5)

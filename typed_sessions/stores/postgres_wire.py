@@ -150,10 +150,18 @@ def connecting(where: Mapping[str, Any], deadline: float) -> dict[str, Any]:
         "context": _Context(),
         # Whatever the database's own, the user's or the URL's: without one (SQL_ASCII) text comes back as bytes. Pools know it.
         "client_encoding": "UTF8",
-        # libpq counts in whole seconds; whoever waits does so by its own clock.
-        "connect_timeout": max(2, math.ceil(deadline)),
+        "connect_timeout": _connect_timeout(where, deadline),
         **{name: value for name, value in _KEEPALIVE.items() if name not in where},
     }
+
+
+def _connect_timeout(where: Mapping[str, Any], deadline: float) -> int:
+    """Seconds for each host: one that says nothing, as its machine is gone, must leave time for the next. Whole ones, two at least, as libpq
+    has it; whoever waits for all of it does so by a clock of its own."""
+    hosts = str(where.get("host") or where.get("hostaddr") or "").count(",") + 1
+    most = math.ceil(deadline) if hosts == 1 else int(deadline / hosts)
+    asked = str(where.get("connect_timeout") or "")
+    return max(2, min(most, int(asked)) if asked.isdecimal() and int(asked) > 0 else most)
 
 
 def _said(problem: psycopg.Error) -> bool:
