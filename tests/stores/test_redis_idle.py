@@ -10,6 +10,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from tests.stores.proxy import Proxy
 from tests.stores.records import IDLE, NOW, new, value_of
 from typed_sessions import Key, StoreUnavailable
 from typed_sessions.stores.redis import AsyncRedisStore
+from typed_sessions.stores.redis_wire import Link
 
 _names = itertools.count()
 
@@ -177,6 +179,17 @@ def test_what_nobody_has_asked_for(make: Callable[..., Face], proxy: Proxy) -> N
         proxy.say(unasked)
         face.call(turns() if face.kind == "async" else None)
         assert value_of(face.call(face.store.open(record.locator, None, IDLE, NOW))) == b"1"
+
+
+def test_what_a_server_pushes() -> None:
+    """What it says beside an answer is not taken for one, in the protocol that tells them apart (RESP3, which a client may ask for)."""
+    ours, theirs = socket.socketpair()
+    link = Link(SimpleNamespace(_sock=ours))
+    theirs.sendall(b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n:1\r\n")
+    assert link.exchange(b"PING", 1, time.monotonic() + DEADLINE) == [1]
+    assert link.is_sound()
+    link.close()
+    theirs.close()
 
 
 async def turns() -> None:

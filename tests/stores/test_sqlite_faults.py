@@ -153,6 +153,33 @@ def test_a_sweep_keeps_the_deadline(path: Path, store: SQLiteStore) -> None:
     hasty.close()
 
 
+def test_a_sweep_that_cannot_go_on_gives_what_it_has(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process writes for longer than the deadline between two of its transactions: what the first has claimed is given out, since
+    nobody else would hear of it; and if there is nothing yet, it raises."""
+    store = SQLiteStore(path, deadline=DEADLINE)
+    for _ in range(2 * 64):
+        started(store, hooked=True)
+    other = sqlite3.connect(path, isolation_level=None)
+    do = store._file.write
+
+    def write_once(*arguments: Any) -> Any:
+        done = do(*arguments)
+        other.execute("BEGIN IMMEDIATE")
+        return done
+
+    monkeypatch.setattr(store._file, "write", write_once)
+    swept, more = store.sweep(NOW + 1_000, 1_000, LEASE, GRACE)
+    assert (len(swept), more) == (64, True)
+    with pytest.raises(StoreUnavailable, match="busy"):
+        store.sweep(NOW + 1_000, 1_000, LEASE, GRACE)
+    other.close()
+    monkeypatch.undo()
+    rest, more = store.sweep(NOW + 1_000, 1_000, LEASE, GRACE)
+    assert {record.locator for record in rest}.isdisjoint(record.locator for record in swept)
+    assert (len(rest), more) == (64, False)
+    store.close()
+
+
 def test_a_file_that_is_locked_as_it_is_opened(path: Path) -> None:
     """Opening keeps the deadline too."""
     other = sqlite3.connect(path, isolation_level=None)

@@ -156,8 +156,8 @@ def connecting(where: Mapping[str, Any], deadline: float) -> dict[str, Any]:
 
 
 def _connect_timeout(where: Mapping[str, Any], deadline: float) -> int:
-    """Seconds for each host: one that says nothing, as its machine is gone, must leave time for the next. Whole ones, two at least, as libpq
-    has it; whoever waits for all of it does so by a clock of its own."""
+    """Seconds for each host: one that says nothing, as its machine is gone, must leave time for the next. Whole ones, two at least, as
+    libpq has it; whoever waits for all of it does so by a clock of its own."""
     hosts = str(where.get("host") or where.get("hostaddr") or "").count(",") + 1
     most = math.ceil(deadline) if hosts == 1 else int(deadline / hosts)
     asked = str(where.get("connect_timeout") or "")
