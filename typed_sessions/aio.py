@@ -200,7 +200,11 @@ class AsyncSessionManager(Carrying):
                 if draft.residents:
                     await self.run(plans.create(core, exchange, now))
                     return
-                created: Created = await self._told(tracking, core.store.create, draft.record, now)
+                try:
+                    created: Created = await self._told(tracking, core.store.create, draft.record, now)
+                except asyncio.CancelledError:
+                    await self.run(plans.withdraw(core, draft.record))
+                    raise
                 if created == "created" and not core.has_listeners:
                     core.born(exchange, draft, {}, now)
                 else:

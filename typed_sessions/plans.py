@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from asyncio import CancelledError
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from .changes import Outcome
 from .core import Core, Draft
-from .endings import clean_late, close_client, end, sweep_step
+from .endings import LEASE, clean_late, close_client, end, sweep_step
 from .errors import COMMIT_FAILURES, Conflict, HeadersSent, Rejected, RejectedReason, SessionEnded, SessionError, StoreUnavailable
 from .events import AddressMismatch, Begin, CommitRefused, LostUpdate, ReusedOldId, ValueRefused
 from .exchange import Exchange, Guard
@@ -17,7 +18,7 @@ from .lifecycle import ANSWERS, Presented, ended_by, idle_of, issue, opens, rene
 from .record import Record, SessionId
 from .residents import Made
 from .session import Opened, Session, SessionView, enter, leave
-from .steps import Ask, Pause, Plan, Tell, Work, emit
+from .steps import Ask, Pause, Plan, Tell, Whole, Work, emit
 from .stores.base import Created
 from .tracking import Tracking
 
@@ -146,10 +147,14 @@ def create(core: Core, exchange: Exchange, now: float, draft: Draft | None = Non
             break
         draft = core.draft(exchange, now, forced=True)
         assert draft is not None
-        if draft.residents:
-            created = yield from _create_with_residents(core, exchange, draft, now)
-        else:
-            created = yield from _told(exchange, Ask(core.store.create, (draft.record, now)))
+        try:
+            if draft.residents:
+                created = yield from _create_with_residents(core, exchange, draft, now)
+            else:
+                created = yield from _told(exchange, Ask(core.store.create, (draft.record, now)))
+        except CancelledError:
+            yield from withdraw(core, draft.record)
+            raise
     tracking, session = exchange.tracking, exchange.session
     if created == "taken" or draft is None or tracking is None or session is None:
         raise _repeated()
@@ -161,6 +166,20 @@ def create(core: Core, exchange: Exchange, now: float, draft: Draft | None = Non
         yield from emit(core, Begin(SessionView(tracking)), session)
         if tracking.end_asked or tracking.changes() is not None:
             yield from commit(core, exchange, now, strict=False)
+
+
+def withdraw(core: Core, record: Record) -> Plan[None]:
+    """The request was cancelled while its session was being created: nobody will learn of its id. It goes, if it is there, and nobody hears
+    of the end of what has not begun."""
+    yield Whole(_withdraw(core, record))
+
+
+def _withdraw(core: Core, record: Record) -> Plan[None]:
+    try:
+        if (yield Ask(core.store.end, (record.locator, "ended", core.clock(), LEASE))) is not None:
+            yield Ask(core.store.clear, (record.locator, None))
+    except StoreUnavailable as problem:
+        logger.debug("a session that nobody knows of could not be ended, and stays for its timeout: %s", problem)
 
 
 def _create_with_residents(core: Core, exchange: Exchange, draft: Draft, now: float) -> Plan[Created]:

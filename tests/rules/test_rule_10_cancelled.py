@@ -11,7 +11,7 @@ import pytest
 
 from tests.faces import PEER
 from tests.filters.servers import in_loop
-from typed_sessions import AsyncSessionManager, End, Key, MemoryStore, Request
+from typed_sessions import AsyncSessionManager, Begin, End, Key, MemoryStore, Request
 from typed_sessions.testing import FakeClock
 
 log: list[str] = []
@@ -108,19 +108,18 @@ async def test_rule_10_who_is_cancelled_is_cancelled() -> None:
 
 
 class Hanging:
-    """An asynchronous store whose first commit does its work, and never answers."""
+    """An asynchronous store of which a verb, as long as it hangs, does its work and never answers."""
 
     blocking = False
 
-    def __init__(self) -> None:
-        self.store, self.commits, self.hangs = MemoryStore(), 0, False
+    def __init__(self, hangs_at: str = "commit") -> None:
+        self.store, self.commits, self.hangs_at, self.hangs = MemoryStore(), 0, hangs_at, False
 
     async def _do(self, verb: str, *args: Any) -> Any:
         result = getattr(self.store, verb)(*args)
-        if verb == "commit":
-            self.commits += 1
-            if self.hangs:
-                await asyncio.get_running_loop().create_future()
+        self.commits += verb == "commit"
+        if verb == self.hangs_at and self.hangs:
+            await asyncio.get_running_loop().create_future()
         return result
 
     async def create(self, *args: Any) -> Any:
@@ -172,3 +171,33 @@ def test_rule_28_what_a_cancelled_commit_may_have_stored_is_not_stored_again() -
         await sessions.aclose()
 
     asyncio.run(test())
+
+
+@pytest.mark.parametrize("how", ["with its first value", "with the request", "with a value of this process", "with a listener"])
+@in_loop
+async def test_rule_15_a_session_whose_creation_was_cancelled_leaves_nothing(how: str) -> None:
+    """Nobody will ever learn of its id: it does not stay, to end later without having begun; and no hook of its values runs."""
+    store, clock = Hanging("create"), FakeClock()
+    sessions = AsyncSessionManager(cast("Any", store), clock=clock)
+    name = Key("name", str, cleanup_delete=log.append)
+    here = Key("here", object, resident=True)
+    log.clear()
+    sessions.on(End, lambda _: log.append("End"))
+    if how == "with a listener":
+        sessions.on(Begin, lambda _: log.append("Begin"))
+    store.hangs = True
+    if how == "with the request":
+        call: Any = sessions.start_check(Request(headers=[], peer=PEER), create=True)
+    else:
+        session, finish = await sessions.start_check(Request(headers=[], peer=PEER))
+        session[name] = "ann"
+        if how == "with a value of this process":
+            session[here] = object()
+        call = finish()
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(call, 0.05)
+    assert len(store.store) == 0
+    clock.advance(10_000)
+    assert await sessions.sweep() == 0
+    assert log == []
+    await sessions.aclose()
