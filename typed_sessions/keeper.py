@@ -3,6 +3,7 @@
 A snapshot's records are 16 bytes of locator and a packed record (see `record`). The journal's entries are ended locators, with the packed
 record for as long as its hooks have not run (rule 13), and for a renewed session the packed record without its fields: digests, never
 secrets. A field without a name says that the renewal (or one before it) dropped every field of an earlier revision than its own.
+The end of a session that never was, of 16 zero bytes, says until when an older snapshot may keep any alive, by a timeout that is none now.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ logger: logging.Logger = logging.getLogger("typed_sessions")
 
 
 _CLEARED = ""
+_ANY = bytes(LOCATOR_BYTES)
 LONGEST = 400 * 86_400.0
 """Seconds: browsers keep no cookie for longer (RFC 6265bis 5.5), so a session may have had this timeout of its own in another process."""
 _AND_GRANULARITY = 1.1
@@ -76,20 +78,32 @@ class _Held:
     """The longest timeout of its own that a session has in one by this keeper."""
     used: float = -math.inf
     """The latest use of any session in one by this keeper: under a clock that was ahead it is later than when that was saved."""
+    until: float = -math.inf
+    """When the last of the sessions in them, without a timeout of its own, is over."""
+    timeout: float = 0.0
+    """The longest timeout of those in the last snapshot of all, which a process that loads it takes for that of every one before."""
 
     def with_cut(self, records: Iterable[tuple[bytes, bytes]]) -> _Held:
-        newest, own_timeout, latest = self.newest, self.own_timeout, self.used
+        newest, own_timeout, latest, until, longest = self.newest, self.own_timeout, self.used, self.until, 0.0
         for _, packed in records:
             flags, created, used, timeout = times_of(packed)
             newest = max(newest, created)
             latest = max(latest, used)
+            timeout = min(timeout, LONGEST)
             if flags & OWN_TIMEOUT:
-                own_timeout = max(own_timeout, min(timeout, LONGEST))
-        return _Held(newest, self.loaded, own_timeout, latest)
+                own_timeout = max(own_timeout, timeout)
+            else:
+                longest = max(longest, timeout)
+                until = max(until, used + timeout * _AND_GRANULARITY)
+        return _Held(newest, self.loaded, own_timeout, latest, until, longest)
 
-    def with_loaded(self, records: Iterable[Record]) -> _Held:
+    def with_loaded(self, records: Sequence[Record], until: float) -> _Held:
         loaded = max((record.created for record in records), default=-math.inf)
-        return replace(self, newest=max(self.newest, loaded), loaded=max(self.loaded, loaded))
+        for record in records:
+            if not record.flags & OWN_TIMEOUT:
+                timeout = LONGEST if record.timeout is None else min(record.timeout, LONGEST)
+                until = max(until, record.used + timeout * _AND_GRANULARITY)
+        return replace(self, newest=max(self.newest, loaded), loaded=max(self.loaded, loaded), until=max(self.until, until))
 
     def all_loaded(self) -> _Held:
         """The same, if others may hold it too."""
@@ -141,6 +155,8 @@ class Keeper:
         self._let_go: WeakSet[Journal] = WeakSet()
         self._ended: set[bytes] | None = None
         """While something is loaded: what has ended since it was begun to be read."""
+        self._until_noted: dict[str, float] = {}
+        """By path, what its journal says of `_ANY`."""
         self._cleared: dict[bytes, int] = {}
         """By locator: the revision in which a renewal dropped everything, until the session ends."""
         self._lock = threading.Lock()
@@ -198,6 +214,7 @@ class Keeper:
                 if not self._looked:
                     held = held.all_loaded()
                     self._looked = True
+                self._note_longer(path, journal, held, now)
             finally:
                 self._held = held if self._looked else held.or_any()
             count = write_snapshot(path, (locator + packed for locator, packed in records), now=now)
@@ -256,8 +273,11 @@ class Keeper:
             records[record.locator] = record
             if self._timeout is not None and not record.flags & OWN_TIMEOUT:
                 self._timeout = None if record.timeout is None else max(self._timeout, record.timeout)
+        until = -math.inf
         for entry in entries:
-            if entry.kind == "ended":
+            if entry.locator == _ANY:
+                until = self._until_noted[name] = max(until, entry.until or until)
+            elif entry.kind == "ended":
                 records.pop(entry.locator, None)
                 if entry.payload:
                     _wait(records, entry)
@@ -265,7 +285,7 @@ class Keeper:
                 self._renew(records, entry)
         # Those whose time ran out meanwhile too: they are not open to anybody, but their ends are still to be told and cleaned up after.
         ended = self._ended or ()
-        self._held = self._held.with_loaded(records.values())
+        self._held = self._held.with_loaded(list(records.values()), until)
         return self.store.restore([record for record in records.values() if record.locator not in ended], now), problems
 
     @property
@@ -328,6 +348,13 @@ class Keeper:
             # an entry from before would look newer than what is renewed from now on.
             record.revision = renewed.revision
 
+    def _note_longer(self, path: str, journal: Journal, held: _Held, now: float) -> None:
+        """Before a snapshot in which no session has as long a timeout as in one before: whoever loads it would not know of that."""
+        noted = self._until_noted.get(path, -math.inf)
+        if held.until > max(noted, now + held.timeout * _AND_GRANULARITY):
+            journal.append([Entry("ended", _ANY, held.until + self._lead)])
+            self._until_noted[path] = held.until
+
     def _note(self, entries: Sequence[Entry], now: float) -> None:
         self._latest.now = now
         failure: StoreUnavailable | None = None
@@ -348,6 +375,7 @@ class Keeper:
         timeouts = [record.timeout, self._timeout, held.longest(record)]
         begun = max(now, record.used, self._saved_at, held.used) + self._lead
         idle = None if None in timeouts else begun + max(seconds for seconds in timeouts if seconds is not None) * _AND_GRANULARITY
+        idle = None if idle is None else max(idle, held.until + self._lead)
         if record.deadline is None:
             return idle
         deadline = record.deadline + self._lead

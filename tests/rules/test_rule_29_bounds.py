@@ -175,6 +175,46 @@ def test_rule_29_an_end_is_remembered_for_as_long_as_timeouts_really_were(face: 
     assert size(server) < 6 * ENTRY
 
 
+@pytest.mark.parametrize("before", [DAY, None])
+def test_rule_29_an_older_snapshot_of_a_process_with_a_longer_timeout(
+    face: Face, tmp_path: Path, name: Key[str], before: float | None
+) -> None:
+    """L4: the timeout was lowered, and the process that ends the session was started after that: no session there has a longer one."""
+    server = Server(face, tmp_path, timeout=before)
+    browser = signed_in(face, name, "ann")
+    server.save()
+    backup = server.copy("backup")
+    server.options = {"timeout": 600}
+    server.restart()
+    for _ in range(2):
+        face.clock.advance(300)
+        with browser.visit() as session:
+            session[name] = "bob"
+    assert session_timeout(browser) == 600
+    for _ in range(2):
+        server.save()
+        server.restart()
+    thief = sign_out(browser)
+    assert server.journal.stat().st_size < 200
+    for _ in range(3):  # the journal forgets what can be forgotten
+        face.clock.advance(HOUR)
+        server.save()
+        server.restart()
+    server.put_back(backup)
+    server.restart()
+    assert not is_open(thief)
+    face.clock.advance(500 * DAY)
+    for _ in range(2):
+        server.save()
+        server.restart()
+    assert server.journal.stat().st_size == 0
+
+
+def session_timeout(browser: Browser) -> float | None:
+    with browser.visit() as session:
+        return session.timeout
+
+
 @pytest.mark.parametrize("how", ["the same process", "a clock that was ahead", "another process", "another manager"])
 def test_rule_29_but_for_as_long_as_the_longest_of_any_snapshot(face: Face, server: Server, name: Key[str], how: str) -> None:
     """L4, L10: the session's own timeout was a day in an older one; and it may have been used under a clock that was hours ahead."""
