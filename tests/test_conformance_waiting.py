@@ -174,6 +174,19 @@ class Mixed(ForTasks):
         return None
 
 
+class OpenAlone(stores.Sound):
+    """One of its verbs is awaited."""
+
+    async def open(self, *args: Any) -> Any:  # type: ignore[override]  # the mistake
+        return super().open(*args)
+
+
+class Saying(stores.Sound):
+    """What says whether it does I/O is a text."""
+
+    blocking: Any = "no"
+
+
 class Handing:
     """Plain functions that return coroutines, and no `blocking`."""
 
@@ -196,9 +209,11 @@ class Handing:
         (check_store, lambda: ForTasks(stores.Sound()), ["use check_async_store"]),
         (check_store, lambda: MemoryStore, ["make_store gave the class MemoryStore, expected an instance"]),
         (check_async_store, lambda: Mixed(stores.Sound()), ["`commit` is a plain function, and `open` is not"]),
+        (check_store, OpenAlone, ["`commit` is a plain function, and `open` is not"]),
+        (check_store, Saying, ["`blocking` is 'no', expected True (a verb does I/O) or False"]),
         (check_async_store, Handing, ["`blocking` is missing", "`async def`"]),
     ],
-    ids=["verbs", "awaited", "class", "mixed", "handing"],
+    ids=["verbs", "awaited", "class", "mixed", "open alone", "saying", "handing"],
 )
 def test_what_is_no_store_is_told_once(check: Callable[..., Report], make: Callable[[], Any], said: list[str]) -> None:
     """All that can be seen to be wrong at once, and nothing of the checks for which there is nothing to ask."""

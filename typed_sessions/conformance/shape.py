@@ -34,7 +34,7 @@ def faults(store: object, asynchronous: bool) -> list[str]:
     if isinstance(store, type):
         return [f"make_store gave the class {store.__name__}, expected an instance"]
     awaited = is_awaited(store)
-    if awaited and not asynchronous:
+    if awaited and not asynchronous and all(inspect.iscoroutinefunction(getattr(store, verb, None)) for verb in VERBS):
         return ["check_store was given an asynchronous store: use check_async_store"]
     found: list[str] = []
     for verb, arguments in VERBS.items():
@@ -45,8 +45,10 @@ def faults(store: object, asynchronous: bool) -> list[str]:
             found.append(f"`{verb}` is {'a' if awaited else 'no'} plain function, and `open` is {'not' if awaited else 'one'}")
         elif not _takes(function, arguments):
             found.append(f"`{verb}` cannot be called with ({', '.join(arguments)}): it is {verb}{inspect.signature(function)}")
-    if not awaited and not isinstance(getattr(store, "blocking", None), bool):
-        said = "`blocking` is missing, expected True (a verb does I/O) or False"
+    blocking = getattr(store, "blocking", None)
+    if not awaited and not isinstance(blocking, bool):
+        is_what = "missing" if blocking is None else shortened(repr(blocking), 80)
+        said = f"`blocking` is {is_what}, expected True (a verb does I/O) or False"
         if asynchronous:
             said += "; or make the verbs coroutine functions (`async def`), which is how an asynchronous store is told from another"
         found.append(said)
