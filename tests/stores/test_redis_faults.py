@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -142,6 +143,32 @@ def test_a_sign_in_that_does_not_come(proxy: Proxy, make: Callable[..., Face], n
         signed_in(face, name)
     proxy.manner = "pass"
     signed_in(face, name)
+
+
+def test_the_first_address_of_a_name_is_gone(redis_server: RedisServer, name: Key[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the URL says how long each is waited for, the next one is asked within the deadline."""
+    look_up, address = socket.getaddrinfo, ("127.0.0.1", redis_server.port)
+    with socket.socket() as gone:
+        gone.bind(("127.0.0.1", 0))
+        gone.listen(0)
+        waiting = [socket.socket() for _ in range(4)]  # more than it takes, and it takes none of them: nobody else hears from it
+        for one in waiting:
+            one.setblocking(False)
+            one.connect_ex(gone.getsockname())
+
+        def both(host: Any, *args: Any, **options: Any) -> Any:
+            if host != "sessions.test":
+                return look_up(host, *args, **options)
+            return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", where) for where in (gone.getsockname(), address)]
+
+        monkeypatch.setattr(socket, "getaddrinfo", both)
+        store = RedisStore(f"redis://sessions.test:{redis_server.port}?socket_connect_timeout=0.2", deadline=10)
+        begin = time.monotonic()
+        signed_in(Face("sync", store), name)
+        assert time.monotonic() - begin < 0.2 + SLACK
+        store.close()
+        for one in waiting:
+            one.close()
 
 
 def test_a_clients_own_retries_do_not_count(make: Callable[..., Face], kind: str, name: Key[str]) -> None:

@@ -45,6 +45,11 @@ def _kind(thing: object) -> str:
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
 
 
+def _shorter(asked: object, deadline: float) -> float:
+    """How long each address of a host's name is waited for: what a URL or a client says, if that leaves time for the next address."""
+    return min(float(asked), deadline) if isinstance(asked, (int, float)) and asked > 0 else deadline
+
+
 def until_of(parcel: Parcel, until: float) -> float:
     """Until when a parcel may take."""
     now = monotonic()
@@ -89,7 +94,7 @@ class Connecting:
             "retry_on_error": [],
             "retry_on_timeout": False,
             "socket_timeout": self._deadline,
-            "socket_connect_timeout": self._deadline,
+            "socket_connect_timeout": _shorter(pool.connection_kwargs.get("socket_connect_timeout"), self._deadline),
             "health_check_interval": 0,
         }
         options = self._connection_options
