@@ -5,6 +5,7 @@ What a type checker would have said before is passed as Any.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import tracemalloc
 from collections.abc import Callable
@@ -32,6 +33,7 @@ from typed_sessions import (
     PolicyError,
     Request,
     SealingKeys,
+    SessionError,
     SessionManager,
     SessionOptions,
     redirect,
@@ -420,6 +422,31 @@ def test_what_is_as_good_is_taken() -> None:
     session.require(bool, error=(HTTPStatus.FORBIDDEN, ()))
     assert redirect("/login", HTTPStatus.FOUND) == (302, (("Location", "/login"),))
     assert [value for name, value in finish() if name == "Set-Cookie" and "Max-Age=0" in value]
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_session_of_another_managers(kind: str) -> None:
+    """A second manager, made by mistake, does not store the session where its cookie is never looked up; nothing is lost by it."""
+    name = Key("name", str)
+
+    async def work() -> None:
+        stores = MemoryStore(), MemoryStore()
+        mine, other = (anything(store) if kind == "sync" else AsyncSessionManager(store) for store in stores)
+
+        async def done(result: Any) -> Any:
+            return await result if inspect.isawaitable(result) else result
+
+        session, finish = await done(mine.start_check(REQUEST))
+        session[name] = "ann"
+        for verb in (other.commit, other.refresh):
+            with pytest.raises(SessionError, match=r"another manager's, and <MemoryStore .* is not where .* imported by all others"):
+                await done(verb(session))
+            with pytest.raises(TypeError, match=r"expected a Session, such as current_session\(\) gives; not a value of type str"):
+                await done(verb(session.handle))
+        await done(finish())
+        assert [len(store) for store in stores] == [1, 0]
+
+    asyncio.run(work())
 
 
 def test_a_url_in_the_place_of_a_store_is_not_shown() -> None:

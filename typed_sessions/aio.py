@@ -23,10 +23,10 @@ from .exchange import BAD_REQUEST, Exchange, Guard, Request
 from .finish import AsyncFinish, close_exchange
 from .keeper import absolute
 from .lifecycle import judge
-from .manager import SCAN_PAGE, exchange_of, still_open
+from .manager import SCAN_PAGE, exchange_of, own_tracking, still_open
 from .policy import CookiePolicy
 from .record import Record
-from .session import Create, Error, Session, SessionView, tracking_of
+from .session import Create, Error, Session, SessionView
 from .settings import locator_of, to_be_ended
 from .stores.base import Created
 from .tracking import Tracking
@@ -307,11 +307,11 @@ class AsyncSessionManager(Carrying):
 
     async def commit(self, session: Session, /) -> None:
         """As `SessionManager.commit`."""
-        await self.commit_exchange(exchange_of(session), strict=True)
+        await self.commit_exchange(exchange_of(self._core, session), strict=True)
 
     async def refresh(self, session: Session, /) -> None:
         """As `SessionManager.refresh`."""
-        tracking = tracking_of(session)
+        tracking = own_tracking(self._core, session)
         if isinstance(tracking.owner, Exchange):
             await self._alone(tracking.owner, self._refresh, tracking)
         else:

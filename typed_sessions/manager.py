@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, TypeVar, final
+from typing import Any, TypeVar, cast, final
 
 from typing_extensions import Self, override
 
@@ -19,6 +19,7 @@ from . import endings, plans, steps
 from .background import Background
 from .changes import Use
 from .clients import Client
+from .core import Core
 from .durations import check_seconds
 from .errors import SessionEnded, SessionError
 from .events import Event
@@ -31,6 +32,7 @@ from .record import Record
 from .session import Create, Error, Session, SessionView, tracking_of
 from .settings import Configured, locator_of, to_be_ended
 from .stores.base import Store
+from .tracking import Tracking
 
 E = TypeVar("E", bound=Event)
 R = TypeVar("R")
@@ -270,11 +272,11 @@ class SessionManager(Configured[Store]):
         Raises `SessionEnded`, and what `finish()` raises. After a `StoreUnavailable` that is `unknown` the changes are dropped: they may
         have been stored, and nothing stores them once more.
         """
-        self.commit_exchange(exchange_of(session), strict=True)
+        self.commit_exchange(exchange_of(self._core, session), strict=True)
 
     def refresh(self, session: Session, /) -> None:
         """Read what others have committed since; own uncommitted changes stay. Raises `SessionEnded`, also after a renew elsewhere."""
-        tracking = tracking_of(session)
+        tracking = own_tracking(self._core, session)
         if tracking.closed:
             tracking.refuse_closed()
         record = tracking.record
@@ -430,9 +432,26 @@ class SessionManager(Configured[Store]):
         self.close()
 
 
-def exchange_of(session: Session) -> Exchange:
+def own_tracking(core: Core, session: Session) -> Tracking:
+    """What is behind a session that a manager is handed."""
+    try:
+        tracking = tracking_of(session)
+    except AttributeError:
+        raise TypeError(f"expected a Session, such as current_session() gives; not a value of type {type(session).__name__}") from None
+    around = tracking.around
+    another = around is not core and isinstance(around, Core) and around.store is not core.store
+    if another and (is_cuttable(core.store) or is_cuttable(cast("Core", around).store)):
+        # One of the two is a memory of its own: a new session would be stored where its cookie is never looked up.
+        raise SessionError(
+            f"this session is another manager's, and {core.store!r} is not where that keeps it: use the manager that the filter has, "
+            "which is made in one module and imported by all others"
+        )
+    return tracking
+
+
+def exchange_of(core: Core, session: Session) -> Exchange:
     """The exchange a session belongs to."""
-    tracking = tracking_of(session)
+    tracking = own_tracking(core, session)
     if tracking.closed:
         tracking.refuse_closed()
     if not isinstance(tracking.owner, Exchange):
