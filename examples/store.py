@@ -54,7 +54,7 @@ class DictStore:
                 raise StoreFull(f"DictStore(max_sessions={self._max_sessions}) is full, and each session was used more than once")
             for one in leaving:
                 # Kept until a sweep gives it out, whether it has hooks or not.
-                self._keep_ended(one, Ending(_reason(one) if one.due <= now else "evicted", now, 0.0))
+                self._keep_ended(one, Ending(one.over_by if one.due <= now else "evicted", now, 0.0))
             self._put(record)
             return "crowded" if leaving else "created"
 
@@ -70,10 +70,7 @@ class DictStore:
     def touch(self, locator: bytes, digest: bytes, idle: Idle, now: float) -> bool:
         with self._lock:
             record = self._living(locator)
-            if record is None or record.due <= now:
-                return False
-            previous = record.previous
-            if digest != record.digest and (previous is None or digest != previous.digest or not previous.opens(now)):
+            if record is None or record.due <= now or not record.opened_by(digest, now):
                 return False
             used = apply_touch(record, idle, now)
             if used is not None:
@@ -103,7 +100,7 @@ class DictStore:
             for record in due[:limit]:
                 ending = record.ending
                 if ending is None:
-                    swept.append(self._end(record, Ending(_reason(record), now, now + lease)))
+                    swept.append(self._end(record, Ending(record.over_by, now, now + lease)))
                 elif ending.at + grace <= now:
                     del self._packed[record.locator]
                     swept.append(record)
@@ -155,10 +152,6 @@ class DictStore:
         if not record.hooked:
             del self._packed[record.locator]
         return ended
-
-
-def _reason(record: Record) -> EndReason:
-    return "lifetime" if record.due == record.deadline else "timeout"
 
 
 def _is_due(record: Record, now: float, grace: float) -> bool:

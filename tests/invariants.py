@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from tests.interleave import Pause
 from tests.stage import PEER, Asked, Call, Script, Stage
 from typed_sessions import Begin, CommitRefused, End, Key, ListKey, LostUpdate, Request, Session
-from typed_sessions.lifecycle import STRAGGLE, Presented, opens, present
+from typed_sessions.lifecycle import STRAGGLE, Presented, present
 from typed_sessions.record import Record
 
 
@@ -321,7 +321,7 @@ def dead_when_opened(stage: Stage, request: Asked) -> bool:
         record: Record | None = call.result
         if record is None or record.due <= call.args[3]:
             return True
-        return not opens(record, presented_by(request.presented).digest, call.args[3])
+        return not record.opened_by(presented_by(request.presented).digest, call.args[3])
     return False
 
 
@@ -332,7 +332,7 @@ def straggles(stage: Stage, request: Asked) -> bool:
         if record is None or record.due <= call.args[3] or record.previous is None:
             return False
         now, digest = call.args[3], presented_by(request.presented).digest
-        return not opens(record, digest, now) and now < record.previous.until + STRAGGLE
+        return not record.opened_by(digest, now) and now < record.previous.until + STRAGGLE
     return False
 
 

@@ -136,12 +136,6 @@ def judge(presented: Presented, record: Record | None, address: str | None, poli
     return "previous" if policy.same(record.address, address) else "address"
 
 
-def opens(record: Record, digest: bytes, now: float) -> bool:
-    """Whether a secret of this digest, proved earlier, still opens the record: the current one, or the previous one in its overlap."""
-    previous = record.previous
-    return digest == record.digest or (previous is not None and digest == previous.digest and previous.opens(now))
-
-
 def issue(draw: Draw, locator: bytes | None = None) -> SessionId:
     """A new id; with `locator`, a new secret for that session. `draw` is a source of random bytes (I1)."""
     random = draw(_RAW_BYTES + TAG_BYTES)
@@ -196,10 +190,10 @@ def renewal(record: Record, session_id: SessionId, address: str | None, overlap:
     return Renewal(record.digest if presented is None else presented, session_id.digest, session_id.tag_digest, address, overlap)
 
 
-def ended_by(verdict: Verdict, record: Record, policy: AddressPolicy, options: SessionOptions, now: float) -> EndReason | None:
+def ended_by(verdict: Verdict, record: Record, policy: AddressPolicy, options: SessionOptions) -> EndReason | None:
     """The reason for which a verdict ends the session, if it does: only what is over, or what the policies ask for."""
     if verdict == "expired":
-        return "lifetime" if record.deadline is not None and record.deadline <= min(now, record.idle_due) else "timeout"
+        return record.over_by
     if verdict in ("cookie", "address") and policy.mismatch == "end":
         return "address"
     if verdict == "old" and options.old_id == "end":

@@ -26,7 +26,7 @@ from .events import Event
 from .exchange import BAD_REQUEST, Exchange, Guard, Request
 from .finish import Finish, close_exchange
 from .keeper import absolute
-from .lifecycle import judge, opens
+from .lifecycle import judge
 from .policy import CookiePolicy
 from .record import Record
 from .session import Create, Error, Session, SessionView, tracking_of
@@ -465,7 +465,7 @@ def still_open(seen: Record, current: Record | None, now: float) -> Record:
     """The current record if the secret that opened the session still does. Raises `SessionEnded`."""
     if current is None or now >= current.due:
         raise SessionEnded("the session has ended")
-    if not opens(current, seen.digest, now):
+    if not current.opened_by(seen.digest, now):
         # Otherwise whoever held the session open before a sign-in would see what is in it after (session fixation).
         raise SessionEnded("the session was renewed by another request: this request's id opens it no more")
     return current

@@ -14,7 +14,7 @@ from .errors import COMMIT_FAILURES, Conflict, HeadersSent, Rejected, RejectedRe
 from .events import AddressMismatch, Begin, CommitRefused, LostUpdate, ReusedOldId, ValueRefused
 from .exchange import Exchange, Guard
 from .finish import forget_changes
-from .lifecycle import ANSWERS, Presented, ended_by, idle_of, issue, opens, renewal, straggles
+from .lifecycle import ANSWERS, Presented, ended_by, idle_of, issue, renewal, straggles
 from .record import Record, SessionId
 from .residents import Made
 from .session import Opened, Session, SessionView, enter, leave
@@ -57,7 +57,7 @@ def open_session(core: Core, exchange: Exchange, presented: Presented | None, re
         if verdict == "address" and core.address_policy.mismatch == "report" and presented is not None:
             exchange.verdict = "live" if presented.digest == record.digest else "previous"
             return (yield from _resume(core, exchange, presented, record, now))
-    reason = None if record is None else ended_by(verdict, record, core.address_policy, core.options, now)
+    reason = None if record is None else ended_by(verdict, record, core.address_policy, core.options)
     if reason is not None and record is not None:
         exchange.client = client
         yield from end(core, record.locator, reason, carrier=client)
@@ -364,7 +364,7 @@ def _note_secret(tracking: Tracking, record: Record, stored: Record, now: float)
     """
     if stored.digest != record.digest:
         tracking.old_secret = True
-        if not opens(stored, record.digest, now):
+        if not stored.opened_by(record.digest, now):
             tracking.shut_out(record)
 
 

@@ -205,7 +205,7 @@ class Record(msgspec.Struct, eq=False):
     timeout: float | None
     """For how many seconds without a use it lives; None for ever."""
     granularity: float
-    """How many seconds apart uses are written; the timeout is as much longer (`idle_due`)."""
+    """How many seconds apart uses are written; the timeout is as much longer (`due`)."""
     revision: int = 0
     """One more at every commit."""
     address: str | None = None
@@ -238,15 +238,20 @@ class Record(msgspec.Struct, eq=False):
         return fields
 
     @property
-    def idle_due(self) -> float:
-        """When the idle timeout is over (seconds since 1970, `inf` for never), counted from the last *written* use."""
-        return math.inf if self.timeout is None else self.used + self.timeout + self.granularity
-
-    @property
     def due(self) -> float:
-        """When the session is over by either timeout."""
+        """When it is over by either timeout (seconds since 1970, `inf` for never); the idle one counts from the last *written* use."""
         idle = math.inf if self.timeout is None else self.used + self.timeout + self.granularity
         return idle if self.deadline is None or idle < self.deadline else self.deadline
+
+    @property
+    def over_by(self) -> EndReason:
+        """Why it is over when it is `due`: "lifetime", also where the idle timeout is over at the same moment, or "timeout"."""
+        return "lifetime" if self.due == self.deadline else "timeout"
+
+    def opened_by(self, digest: bytes, now: float) -> bool:
+        """Whether a secret of this digest, proved earlier, still opens it: the current one, or the previous one in its overlap."""
+        previous = self.previous
+        return digest == self.digest or (previous is not None and digest == previous.digest and previous.opens(now))
 
     @property
     def hooked(self) -> bool:

@@ -126,7 +126,7 @@ class Store(Protocol):
     def touch(self, locator: bytes, digest: bytes, idle: Idle, now: float) -> bool:
         """Write a use that the caller has judged. False if there is no such session under this digest, or it is over.
 
-        The digest is that of the secret: the current one, or the previous one in its overlap (`previous.opens(now)`), as with `open`. A
+        The digest is that of the secret: the current one, or the previous one in its overlap (`record.opened_by`), as with `open`. A
         use that was written less than a granularity ago is not written again, and the answer is True all the same.
         """
         ...
@@ -155,8 +155,8 @@ class Store(Protocol):
 
         Each returned record is the caller's to clean up; its `ending` says why it ended. Costs what came due, not what lives.
 
-        * A session that is over (`record.due <= now`) is ended as `end` does it. The reason is "lifetime" if `deadline` is `due`, also
-          where the idle timeout is over by now as well, and "timeout" otherwise.
+        * A session that is over (`record.due <= now`) is ended as `end` does it. The reason is `record.over_by`: "lifetime" if
+          `deadline` is `due`, also where the idle timeout is over by now as well, and "timeout" otherwise.
         * An ended record whose lease is over (`claimed_until <= now`) is claimed again, as `Ending.claimed_again` says: for `lease`
           seconds, or an eighth of the time since its end. For one that nobody has claimed yet, because it had to make room, `at` becomes
           `now`: whoever is given a record tells of the end only if it is claimed for no longer than a lease from `at`. Without hooked

@@ -159,10 +159,7 @@ class SQLiteStore:
     def touch(self, locator: bytes, digest: bytes, idle: Idle, now: float) -> bool:
         def work(cursor: Cursor) -> bool:
             record = _live(cursor, locator)
-            if record is None or now >= record.due:
-                return False
-            previous = record.previous
-            if digest != record.digest and (previous is None or digest != previous.digest or not previous.opens(now)):
+            if record is None or now >= record.due or not record.opened_by(digest, now):
                 return False
             after = apply_touch(record, idle, now)
             if after is not None:
@@ -361,7 +358,7 @@ def _look(cursor: Cursor, row: _Row, now: float, lease: float, grace: float) -> 
     ending = record.ending
     if ending is None:
         if record.due <= now:
-            return _end(cursor, record, Ending(_why(record), now, now + lease))
+            return _end(cursor, record, Ending(record.over_by, now, now + lease))
         cursor.execute(_POSTPONE, (real(record.due), record.locator))
         return None
     if not record.hooked or now >= ending.at + grace:
@@ -394,13 +391,9 @@ def _reap(cursor: Cursor, now: float) -> bool:
         if record is None:
             cursor.execute(_DELETE_DAMAGED, row[:1])
         elif record.due <= now:
-            _mark(cursor, record, Ending(_why(record), now, 0.0))
+            _mark(cursor, record, Ending(record.over_by, now, 0.0))
         else:
             cursor.execute(_POSTPONE, (real(record.due), record.locator))
             continue
         found = True
     return found
-
-
-def _why(record: Record) -> EndReason:
-    return "lifetime" if record.due == record.deadline else "timeout"
