@@ -25,7 +25,7 @@ from .errors import SessionEnded, SessionError
 from .events import Event
 from .exchange import BAD_REQUEST, Exchange, Guard, Request
 from .finish import Finish, close_exchange
-from .keeper import absolute
+from .keeper import absolute, is_cuttable
 from .lifecycle import judge
 from .policy import CookiePolicy
 from .record import Record
