@@ -17,7 +17,7 @@ from .errors import StoreUnavailable
 from .events import End
 from .exchange import Exchange
 from .keys import AnyKey, Key, NoClient, key_of, known_keys, somebody_cleans_up
-from .record import FIELD_FLAGS_AT, FIELD_HOOKED, EndReason, Record, field_revision
+from .record import FIELD_COPY, FIELD_FLAGS_AT, FIELD_HOOKED, EndReason, Record, field_revision
 from .session import Session, SessionView, carrying, open_here, tracking_of
 from .steps import Ask, Pause, Plan, Tell, Whole, Work, emit, tell
 from .tracking import Tracking
@@ -137,6 +137,8 @@ def bury(
         if now < ending.at + core.options.reap_grace:
             hooked = (name for name, packed in record.fields.items() if packed[FIELD_FLAGS_AT] & FIELD_HOOKED)
             left = [name for name in hooked if not _can_read(stored, name)]
+            if all(key_of(name) is None and record.fields[name][FIELD_FLAGS_AT] & FIELD_COPY for name in left):
+                left = []  # copies under a name that is gone: their hooks run on the value, and nothing of that is left
         done = [name for name in record.fields if name not in left]
         try:
             if done or not left:  # what nobody here can read comes back after each lease, when all else is gone

@@ -91,8 +91,7 @@ class Tracking(View, eq=False):
                 old = self._for_older_code(slot, payload)
                 older_base = None if base is None else field_revision(slot.older)
                 if old is not None:
-                    # Without the mark of hooks: those run on the value, and a copy that nobody knows any more waits for none.
-                    writes[key.was] = self._write(key.was, *old, FIELD_COPY, older_base, locator)
+                    writes[key.was] = self._write(key.was, *old, flags | FIELD_COPY, older_base, locator)
                     flags |= FIELD_TWIN
                 elif older_base is not None:
                     writes[key.was] = _as_it_is(slot.older, older_base)
