@@ -1,4 +1,4 @@
-"""A Redis Cluster of the tests' own, of three masters, which may have a replica of the first."""
+"""A Redis Cluster of the tests' own, of three masters, which may have a replica of the first, and may speak TLS only to each other."""
 
 from __future__ import annotations
 
@@ -6,25 +6,39 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tests.redis_server import PATIENCE, RedisServer
+from tests.certificates import Authority
+from tests.redis_server import PATIENCE, RedisServer, free_port
 
 SLOTS = 16_384
 
 
 class RedisClusterServers:
-    def __init__(self, program: str, *, replica: bool = False) -> None:
+    def __init__(self, program: str, *more: str, replica: bool = False, authority: Authority | None = None) -> None:
         options = [*("--cluster-enabled", "yes"), *("--cluster-node-timeout", "1000"), *("--cluster-replica-validity-factor", "0")]
         options += [*("--repl-diskless-sync-delay", "0"), *("--unixsocket", "redis.sock")]
-        self.masters: Sequence[RedisServer] = [RedisServer(program, *options) for _ in range(3)]
+        options += more
+        self.ports: list[int] = []
+        """Where its masters expect TLS, if they do."""
+        if authority is not None:
+            its = authority.issue("node")
+            options += [*("--tls-cert-file", str(its.certificate)), *("--tls-key-file", str(its.key)), *("--tls-cluster", "yes")]
+            options += [*("--tls-ca-cert-file", str(authority.certificate)), *("--tls-auth-clients", "no")]
+            ports = (port for port in iter(free_port, None) if port < 55_536)  # as in RedisServer
+            self.ports = [next(ports) for _ in range(3)]
+        self.masters: Sequence[RedisServer] = [
+            RedisServer(program, *options, *(("--tls-port", str(self.ports[number])) if self.ports else ())) for number in range(3)
+        ]
         self.replica: RedisServer | None = RedisServer(program, *options) if replica else None
-        self.url = self.masters[0].url
         first = self.masters[0]
+        self.url = first.url
+        if authority is not None:
+            self.url = f"rediss://127.0.0.1:{self.ports[0]}/0?ssl_ca_certs={authority.certificate}"
         for number, master in enumerate(self.masters):
             begin, end = number * SLOTS // 3, (number + 1) * SLOTS // 3 - 1
             self.tell(master, "ADDSLOTSRANGE", begin, end)
             self.tell(master, "SET-CONFIG-EPOCH", number + 1)
         for server in self.all[1:]:
-            self.tell(server, "MEET", "127.0.0.1", first.port)
+            self.tell(server, "MEET", "127.0.0.1", self.ports[0] if self.ports else first.port)
         wait_for(lambda: all(map(self.is_whole, self.all)))
         if self.replica is not None:
             self.tell(self.replica, "REPLICATE", self.id_of(first))
