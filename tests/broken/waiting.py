@@ -77,6 +77,7 @@ class Waiting:
             self._store.records, self._begun = self._begun, None
 
     async def create(self, *args: Any) -> Any:
+        self._limits.check_new(args[0])
         return await self.transaction("create", *args)
 
     async def open(self, *args: Any) -> Any:
