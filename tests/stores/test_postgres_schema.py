@@ -101,7 +101,7 @@ def test_a_schema_that_is_there_waits_for_nobody(server: PostgresServer, mode: s
     store = PostgresStore(server.url, deadline=PATIENCE)
     with server.client() as other:
         other.execute("BEGIN")
-        other.execute(f"LOCK TABLE typed_sessions.session IN {mode} MODE")
+        other.execute(f"LOCK TABLE typed_sessions.session IN {mode} MODE".encode())
         store.create_schema()
         assert value_of(found(store, started(store, b"meanwhile"))) == b"meanwhile"
         other.execute("ROLLBACK")
