@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable, Coroutine
+from contextvars import ContextVar, copy_context
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from typed_sessions import AsyncSessionManager, End, Key, MemoryStore
+from typed_sessions import AsyncSessionManager, End, Key, MemoryStore, SessionManager
+from typed_sessions import Request as Asked
 from typed_sessions.testing import alogin, isolated_keys
 
 
@@ -42,6 +46,50 @@ def test_each_loop_begins_them_again_and_any_closes(tmp_path: Path, run: Callabl
             return await AsyncSessionManager(MemoryStore()).load_sessions(tmp_path / "sessions")
 
         assert asyncio.run(count()) == 2
+
+
+class Request:
+    """What one request has, and is gone with it."""
+
+
+REQUEST: ContextVar[Request] = ContextVar("REQUEST")
+ASKED = Asked(headers=(), peer="192.0.2.1")
+
+
+def test_what_is_begun_in_a_request_does_not_keep_it(tmp_path: Path) -> None:
+    """Autosave and the sweep go on for as long as the process; the context of the first request, with all that is in it, does not."""
+    kept: list[weakref.ref[Request]] = []
+
+    def first() -> None:
+        request = Request()
+        REQUEST.set(request)
+        kept.append(weakref.ref(request))
+
+    async def serve() -> None:
+        async def handle() -> None:
+            first()
+            session, finish = await asyncs.start_check(ASKED)
+            assert not session.exists
+            await finish()
+
+        await asyncio.create_task(handle())
+        await asyncio.sleep(0)  # the loop itself lets go of it
+        gc.collect()
+        assert [request() for request in kept] == [None]
+        await asyncs.aclose()
+
+    asyncs = AsyncSessionManager(gc="active")
+    asyncio.run(serve())
+
+    def handle() -> None:
+        first()
+        syncs.autosave(tmp_path / "sessions", every=3600)
+
+    syncs = SessionManager()
+    copy_context().run(handle)
+    gc.collect()
+    assert [request() for request in kept] == [None, None]
+    syncs.close()
 
 
 def test_closing_twice_at_the_same_time(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextvars import Context
 from typing import NamedTuple, final
 
 from .forks import tell_of_forks
@@ -50,7 +51,7 @@ class Background:
 
         thread = threading.Thread(target=loop, name=f"typed_sessions {name}", daemon=True)
         self._running[name] = _Running(every, work, stop, thread)
-        thread.start()
+        Context().run(thread.start)  # not in a request's context, which some Pythons give to threads (3.14 without the GIL)
 
     def stop(self, name: str) -> None:
         running = self._running.pop(name, None)

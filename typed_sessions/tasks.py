@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
+from contextvars import Context
 from typing import Any, TypeVar, final
 
 from .background import say_not_saved
@@ -56,7 +57,8 @@ class Tasks:
             for name, (every, work) in self.repeated.items():
                 task = self._running.get(name)
                 if task is None or task.done() or task.get_loop().is_closed():
-                    self._running[name] = loop.create_task(_repeat(name, every, work))
+                    # In no context: that of the request which happens to be the first would be kept for good.
+                    self._running[name] = Context().run(loop.create_task, _repeat(name, every, work))
 
     def after_fork(self) -> None:
         """In the child: nothing is begun yet, for the tasks were those of a loop of the parent's."""

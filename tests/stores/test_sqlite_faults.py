@@ -19,6 +19,7 @@ from tests.stores.records import IDLE, NOW, append, elements_of, found, new, sta
 from typed_sessions import SQLiteStore, StoreUnavailable, TooLarge
 from typed_sessions.changes import Changes, Write
 from typed_sessions.record import Record
+from typed_sessions.stores.sqlite_file import SQLiteFile
 
 LEASE, GRACE = 60.0, 604_800.0
 DEADLINE = 0.2
@@ -160,14 +161,14 @@ def test_a_sweep_that_cannot_go_on_gives_what_it_has(path: Path, monkeypatch: py
     for _ in range(2 * 64):
         started(store, hooked=True)
     other = sqlite3.connect(path, isolation_level=None)
-    do = store._file.write
+    do = SQLiteFile.write
 
-    def write_once(*arguments: Any) -> Any:
-        done = do(*arguments)
+    def write_once(*arguments: Any, **options: Any) -> Any:
+        done = do(*arguments, **options)
         other.execute("BEGIN IMMEDIATE")
         return done
 
-    monkeypatch.setattr(store._file, "write", write_once)
+    monkeypatch.setattr(SQLiteFile, "write", write_once)
     swept, more = store.sweep(NOW + 1_000, 1_000, LEASE, GRACE)
     assert (len(swept), more) == (64, True)
     with pytest.raises(StoreUnavailable, match="busy"):

@@ -155,9 +155,7 @@ class MemoryStore:
             record = None if stored is None else record_of(key, stored)
             if stored is None or record is None or record.ending is not None:
                 return False
-            previous = record.previous
-            current = digest == record.digest or (previous is not None and digest == previous.digest and previous.opens(now))
-            if not current or now >= record.due:
+            if now >= record.due or not record.opened_by(digest, now):
                 return False
             after = apply_touch(record, idle, now)
             if after is not None:
@@ -409,7 +407,7 @@ class MemoryStore:
             if expired:
                 # Kept until a sweep has told everybody, like an evicted one.
                 record = record.copy()
-                record.ending = Ending("lifetime" if record.due == record.deadline else "timeout", now, 0.0)
+                record.ending = Ending(record.over_by, now, 0.0)
                 shard.put(key, record.pack())
             elif record.ending is not None and record.ending.claimed_until <= now:
                 self._unclaimed.append(key)  # for a sweep; back in the wheel it would be found again at once, and for ever
@@ -459,8 +457,7 @@ class MemoryStore:
             due = record.due
             if ending is None:
                 if due <= now:
-                    reason: EndReason = "lifetime" if due == record.deadline else "timeout"
-                    return self._end(shard, key, record, Ending(reason, now, now + lease))
+                    return self._end(shard, key, record, Ending(record.over_by, now, now + lease))
             elif not record.hooked or now >= ending.at + grace:
                 shard.put(key, None)
                 return record
