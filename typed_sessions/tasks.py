@@ -58,7 +58,7 @@ class Tasks:
                 task = self._running.get(name)
                 if task is None or task.done() or task.get_loop().is_closed():
                     # In no context: that of the request which happens to be the first would be kept for good.
-                    self._running[name] = Context().run(loop.create_task, _repeat(name, every, work))
+                    self._running[name] = Context().run(_begin, loop, name, every, work)
 
     def after_fork(self) -> None:
         """In the child: nothing is begun yet, for the tasks were those of a loop of the parent's."""
@@ -93,6 +93,10 @@ def _in_this_loop(tasks: Iterable[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]
     """Those that can be waited for: what another loop has left undone, nobody will do, and nobody can wait for himself (in a listener)."""
     loop, me = asyncio.get_running_loop(), asyncio.current_task()
     return [task for task in tasks if not task.done() and task.get_loop() is loop and task is not me]
+
+
+def _begin(loop: asyncio.AbstractEventLoop, name: str, every: float, work: Callable[[], Coroutine[Any, Any, object]]) -> asyncio.Task[None]:
+    return loop.create_task(_repeat(name, every, work))
 
 
 async def _repeat(name: str, every: float, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
