@@ -240,6 +240,7 @@ def calls_for(forwarded: str) -> int:
 @pytest.mark.parametrize("quotes", ['"', '""', '\\"', '"\\', '","', 'a="b";'])
 def test_quotes_beyond_the_longest_element_are_not_looked_at(quotes: str) -> None:
     """A proxy that writes X-Forwarded-For passes `Forwarded` on as it came, so all of it may be the client's, at every request."""
+    calls_for(quotes)  # what the first call alone does: caches
     short, long = (calls_for(quotes * (length // len(quotes))) for length in (10_000, 100_000))
     assert short == long < 5_000
 

@@ -164,8 +164,11 @@ def _parsed(url: object) -> tuple[str, str, dict[str, Any]]:
         raise PolicyError("a store's URL: a '#' has to be percent-encoded, as %23; in a password '/', '?' and '@' too")
     try:
         parts = urlsplit(url)
+        readable = kind == "sqlite" or not set("[]") & set(parts.netloc.rpartition("@")[0])  # some Pythons take them there
     except ValueError:  # which quotes what is in brackets: a part of a password, perhaps
-        raise _unencoded(f"{shown_url(url)} cannot be read", "[', ']', '/") from None
+        readable = False
+    if not readable:
+        raise _unencoded(f"{shown_url(url)} cannot be read", "[', ']', '/")
     options, others = _options(kind, parts.query)
     if kind == "sqlite":
         if not rest.startswith("///"):
