@@ -35,6 +35,8 @@ _CLOSED = ("reset by peer", "losed by server", "Broken pipe", "Connection lost",
 _FULL = "max number of clients reached"
 _SAYS_NOTHING_OF_IT = ("Redis URL must specify", "Invalid value for ", "its database")
 """How the texts begin, of redis-py and of ours, that quote nothing of a URL but the name of an option."""
+_BRACKETS = re.compile(r"[^/]*//[^/?#@]*[\[\]][^/?#]*@")
+"""In a name or a password."""
 _FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _POLICY = Command(("INFO", "memory"))
 
@@ -84,6 +86,8 @@ class Connecting:
             # redis-py takes what is no number for database 0, where other applications may be.
             if isinstance(url, str) and _OTHER_DATABASE.match(url):
                 raise self._no_url(ValueError("its database is no number, as in redis://localhost:6379/0"))
+            if isinstance(url, str) and _BRACKETS.match(url):
+                raise self._no_url(ValueError("brackets"))  # some Pythons take them there
             pool = self._pool(url)
         else:
             pool = self._of_cluster(client) if isinstance(client, kind.RedisCluster) else client.connection_pool
