@@ -162,13 +162,13 @@ def _parsed(url: object) -> tuple[str, str, dict[str, Any]]:
         raise PolicyError(f"a store's URL: behind {scheme}: come two slashes, and then where it is; expected {_FORMS}")
     if "#" in url:  # urlsplit would take the rest for a fragment, and drop it with the options in it
         raise PolicyError("a store's URL: a '#' has to be percent-encoded, as %23; in a password '/', '?' and '@' too")
+    unreadable = _unencoded(f"{shown_url(url)} cannot be read", "[', ']', '/")
     try:
         parts = urlsplit(url)
-        readable = kind == "sqlite" or not set("[]") & set(parts.netloc.rpartition("@")[0])  # some Pythons take them there
     except ValueError:  # which quotes what is in brackets: a part of a password, perhaps
-        readable = False
-    if not readable:
-        raise _unencoded(f"{shown_url(url)} cannot be read", "[', ']', '/")
+        raise unreadable from None
+    if kind != "sqlite" and set("[]") & set(parts.netloc.rpartition("@")[0]):  # some Pythons take them there
+        raise unreadable
     options, others = _options(kind, parts.query)
     if kind == "sqlite":
         if not rest.startswith("///"):
