@@ -73,21 +73,6 @@ OPTIONS: dict[str, Case] = {
         ["timeout = '600'", "a positive number of seconds, or None"],
     ),
     "a lifetime of nothing": (lambda: SessionManager(lifetime=-1), PolicyError, ["lifetime = -1"]),
-    "a host for an origin": (
-        lambda: asgi.SessionMiddleware(app, AsyncSessionManager(), allowed_origins=["example.org"]),
-        PolicyError,
-        ["'example.org' is no origin", "'https://example.org'"],
-    ),
-    "a pattern for an origin": (
-        lambda: asgi.SessionMiddleware(app, AsyncSessionManager(), allowed_origins=["https://*.example.org"]),
-        PolicyError,
-        ["is no origin"],
-    ),
-    "a page for an origin": (
-        lambda: asgi.SessionMiddleware(app, AsyncSessionManager(), allowed_origins=["https://example.org/chat"]),
-        PolicyError,
-        ["is no origin"],
-    ),
     "a wrong word to create": (
         lambda: anything(create="on-write"),
         PolicyError,

@@ -334,16 +334,18 @@ def resumed(file: Path, said: str) -> str:
     return said
 
 
+AFTER_TWO_PAGES = """
+def stopping(*args, **options):
+    for number, done in enumerate(pages(*args, **options)):
+        yield done
+        stop(number, 1)
+tools.reseal = stopping
+"""
+
+
 def test_the_command_can_be_stopped(file: Path) -> None:
     """Ctrl-C between two pages: it says where to go on, and what it had rewritten stays so."""
-    said = stopped(
-        file,
-        "def stopping(*args, **options):\n"
-        "    for number, done in enumerate(pages(*args, **options)):\n"
-        "        yield done\n"
-        "        stop(number, 1)\n"
-        "tools.reseal = stopping\n",
-    )
+    said = stopped(file, AFTER_TWO_PAGES)
     assert "60  values rewritten" in said
     said = resumed(file, said)
     assert "40  values rewritten" in said
@@ -359,14 +361,7 @@ def test_what_could_not_be_rewritten_is_not_left_behind(file: Path) -> None:
         assert outcome.status == "committed"
     face.close()
     store.close()
-    said = stopped(
-        file,
-        "def stopping(*args, **options):\n"
-        "    for number, done in enumerate(pages(*args, **options)):\n"
-        "        yield done\n"
-        "        stop(number, 1)\n"
-        "tools.reseal = stopping\n",
-    )
+    said = stopped(file, AFTER_TWO_PAGES)
     assert "5  could not be rewritten" in said
     assert said.endswith("Stopped; begin again\n")
 

@@ -18,8 +18,6 @@ from tests.rules.scene import BOTH, cookies_set, expired, handle_of, live, store
 from typed_sessions import AddressMismatch, AddressPolicy, End, Event, Key, Rejected, ReusedOldId, Session, current_session, redirect
 from typed_sessions.lifecycle import STRAGGLE
 
-Make = Callable[..., Face]
-
 KEY, ADDR = "SESSION_KEY", "SESSION_ADDR"
 ELSEWHERE = "192.0.2.1"
 COLUMNS: tuple[Any, ...] = (False, True, "on_write")
@@ -237,7 +235,7 @@ class Told:
         self.events.append(name)
 
 
-def arranged(make_face: Make, row: Row) -> Scene:
+def arranged(make_face: Callable[..., Face], row: Row) -> Scene:
     # A granularity that keeps requests from clearing up in passing: what comes is of this request alone.
     face = make_face(address_policy=AddressPolicy(mismatch=row.mismatch), timeout=600, granularity=1e6)
     browsers: list[Browser] = []
@@ -260,7 +258,7 @@ def user_in(session: Session) -> str | None:
 
 @pytest.mark.parametrize("create", COLUMNS, ids=lambda create: f"create={create}")
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_start_check_table(make_face: Make, row: Row, create: Any) -> None:
+def test_start_check_table(make_face: Callable[..., Face], row: Row, create: Any) -> None:
     """One cell of the table."""
     scene = arranged(make_face, row)
     face, visitor = scene.face, scene.visitor
@@ -317,7 +315,7 @@ def test_start_check_table(make_face: Make, row: Row, create: Any) -> None:
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if not row.opens], ids=lambda row: row.name)
-def test_start_check_an_empty_session_that_is_written_to(make_face: Make, row: Row) -> None:
+def test_start_check_an_empty_session_that_is_written_to(make_face: Callable[..., Face], row: Row) -> None:
     """`create="on_write"`: the first committed value makes it a session, with an id of its own and cookies that replace what came."""
     scene = arranged(make_face, row)
     face, visitor = scene.face, scene.visitor
@@ -336,7 +334,7 @@ def test_start_check_an_empty_session_that_is_written_to(make_face: Make, row: R
         assert stored(face, handle_of(scene.ann)).pack() == before.pack()
 
 
-def test_start_check_create_is_the_managers_option_unless_it_is_given(make_face: Make) -> None:
+def test_start_check_create_is_the_managers_option_unless_it_is_given(make_face: Callable[..., Face]) -> None:
     """And the manager's default is "on_write"."""
     face = make_face()
     turn = face.browser().open()
@@ -363,7 +361,7 @@ class SignInFirst(Exception):
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if not row.opens], ids=lambda row: row.name)
-def test_start_check_nosession_is_raised_where_there_is_none(make_face: Make, row: Row) -> None:
+def test_start_check_nosession_is_raised_where_there_is_none(make_face: Callable[..., Face], row: Row) -> None:
     """The caller's own exception, where no session came with the request. What was refused is `Rejected` as before."""
     scene = arranged(make_face, row)
     mine = SignInFirst("sign in first")
@@ -381,7 +379,7 @@ def test_start_check_nosession_is_for_create_false(face: Face, create: Any) -> N
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if not row.opens], ids=lambda row: row.name)
-def test_start_check_error_is_the_answer(make_face: Make, row: Row) -> None:
+def test_start_check_error_is_the_answer(make_face: Callable[..., Face], row: Row) -> None:
     """Its status and headers, and behind them what the session has to say: deletions, `Vary`."""
     scene = arranged(make_face, row)
     with pytest.raises(Rejected) as refused:
@@ -409,7 +407,7 @@ class Check:
 
 @pytest.mark.parametrize("create", COLUMNS, ids=lambda create: f"create={create}")
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_start_check_check_runs_on_every_session_that_is_handed_out(make_face: Make, row: Row, create: Any) -> None:
+def test_start_check_check_runs_on_every_session_that_is_handed_out(make_face: Callable[..., Face], row: Row, create: Any) -> None:
     """New ones too, and before they are stored. True lets everything be as without it."""
     scene = arranged(make_face, row)
     check = Check(True)
@@ -426,7 +424,7 @@ def test_start_check_check_runs_on_every_session_that_is_handed_out(make_face: M
 
 @pytest.mark.parametrize("create", COLUMNS, ids=lambda create: f"create={create}")
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_start_check_check_that_says_false(make_face: Make, row: Row, create: Any) -> None:
+def test_start_check_check_that_says_false(make_face: Callable[..., Face], row: Row, create: Any) -> None:
     """False ends the session, or creates nothing of a new or unsaved one; its cookies are expired, and `error` is answered."""
     scene = arranged(make_face, row)
     face, visitor = scene.face, scene.visitor
