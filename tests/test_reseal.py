@@ -280,6 +280,28 @@ def test_the_command(file: Path, tmp_path: Path) -> None:
     store.close()
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_nobody_reads_what_it_did(file: Path, unbuffered: str) -> None:
+    """As `| head` when it has gone: status 2, for it could not be told, and no traceback. What was rewritten stays."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "typed_sessions", "reseal", "--store", f"sqlite:///{file}"],
+        cwd=ROOT,
+        env={**os.environ, "TYPED_SESSIONS_SEALING_KEYS": f"{NEW.hex()} {OLD.hex()}", "PYTHONUNBUFFERED": unbuffered},
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (2, "")
+    with command("--store", f"sqlite:///{file}", TYPED_SESSIONS_SEALING_KEYS=NEW.hex()) as run:
+        said, _ = run.communicate(timeout=60)
+    assert "100  were under it already" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "environment", "words"),
     [

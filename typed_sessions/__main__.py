@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -19,9 +20,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        return _run(parser, arguments)
+        status = _run(parser, arguments)
+        sys.stdout.flush()
     except KeyboardInterrupt:  # before the command had begun to listen for it, or after it was done
         return 130
+    except BrokenPipeError:  # whoever read what is printed has gone, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter writes there once more when it ends
+        return 2
+    return status
 
 
 def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
