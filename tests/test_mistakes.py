@@ -37,11 +37,13 @@ from typed_sessions import (
     NoSession,
     NotOpened,
     PolicyError,
+    Rejected,
     Session,
     SessionClosed,
     SessionError,
     SessionManager,
     current_session,
+    redirect,
 )
 from typed_sessions.filters import asgi, wsgi
 
@@ -234,6 +236,17 @@ USES: dict[str, Case] = {
     ),
     "an overlap as text": (used(lambda s: s.renew(overlap="60")), PolicyError, ["renew(overlap=...) = '60'"]),
     "a timeout beyond all numbers": (used(lambda s: setattr(s, "timeout", 10**5000)), PolicyError, ["a number of 16610 bits"]),
+    "a refusal that is only a status": (
+        lambda: cast("Any", Rejected)(403),
+        TypeError,
+        ["Rejected(403): the reason comes first", 'Rejected("require", 403)'],
+    ),
+    "a refusal that is none": (lambda: Rejected("require", 200), PolicyError, ["error = (200, ())", "a status of 300 to 599"]),
+    "a refusal with a status that is a whole answer": (
+        lambda: Rejected("require", cast("Any", redirect("/login"))),
+        PolicyError,
+        ["a status of 300 to 599 with header pairs"],
+    ),
     "an answer of no status": (
         used(lambda s: s.require(bool, error=(99, ()))),
         PolicyError,

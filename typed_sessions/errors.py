@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 Headers: TypeAlias = Sequence[tuple[str, str]]
 RejectedReason: TypeAlias = Literal["no_session", "bad_cookie", "other_address", "check", "require", "renewed", "clients", "origin"]
@@ -137,12 +137,17 @@ class Rejected(SessionError):
     """A check refused the request: answer with `status` and `headers`; `reason` says which check it was.
 
     "no_session" (none, and the filter creates none), "bad_cookie" (SESSION_ADDR is missing or wrong), "other_address", "check" (the
-    filter's), "require" (a handler's, and the one for `raise Rejected("require", 403)`), "renewed" (with the previous id, and it asks for
-    a new one), "clients" (the session has too many), "origin" (a WebSocket from another page).
+    filter's), "require" (a handler's, and yours: `raise Rejected("require", 403)`, `Rejected("require", *redirect("/login"))`), "renewed"
+    (with the previous id, and it asks for a new one), "clients" (the session has too many), "origin" (a WebSocket from another page).
+
+    Raises TypeError for a reason that is no text, and `PolicyError` for a status that is not of 300 to 599, or headers that are no pairs.
     """
 
     def __init__(self, reason: RejectedReason, status: int = 400, headers: Headers = (), message: str = "") -> None:
-        check_headers(headers)
+        # A status alone, as HTTPException(403) of other libraries has it, would be answered with that of the default.
+        if not isinstance(cast("object", reason), str):
+            raise TypeError(f'Rejected({reason!r}): the reason comes first, then the status, as in Rejected("require", 403)')
+        check_error((status, headers))
         super().__init__(message or f"the request was refused ({reason}): answer it with status {status}")
         self.reason: RejectedReason = reason
         self.status = status
