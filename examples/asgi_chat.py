@@ -69,11 +69,11 @@ async def read_form(receive: Receive) -> dict[str, str]:
 
 
 async def http(scope: Scope, receive: Receive, send: Send) -> None:
-    status, body = 404, b"not found\n"
+    status, body = 200, b""
     headers: Headers = ()
     match scope["method"], scope["path"]:
         case "GET", "/":
-            status, body = 200, PAGE.encode()  # nobody has looked at the session: it costs nothing
+            body = PAGE.encode()  # nobody has looked at the session: it costs nothing
         case "POST", "/sign-in":
             session = await open_session(scope)
             session.renew()
@@ -83,7 +83,7 @@ async def http(scope: Scope, receive: Receive, send: Send) -> None:
             (await open_session(scope)).end()
             status, headers = redirect("/")
         case _:
-            pass
+            status, body = 404, b"not found\n"
     pairs = [*headers, ("content-type", "text/html; charset=utf-8"), ("content-length", str(len(body)))]
     await send({"type": "http.response.start", "status": status, "headers": [(n.lower().encode(), v.encode()) for n, v in pairs]})
     await send({"type": "http.response.body", "body": body})
