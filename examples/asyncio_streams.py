@@ -16,7 +16,7 @@ from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import parse_qsl
 
-from typed_sessions import COMMIT_FAILURES, AsyncSessionManager, Client, Headers, Key, Rejected, Request, Session, redirect
+from typed_sessions import COMMIT_FAILURES, AsyncSessionManager, Client, CommitFailure, Headers, Key, Rejected, Request, Session, redirect
 
 visits = Key("visits", int)
 user = Key("user", str)
@@ -50,17 +50,23 @@ def page(method: str, path: str, form: dict[str, str], session: Session) -> Answ
             return Answer(404, (), "not found\n")
 
 
+def refused(problem: Rejected | CommitFailure, headers: Headers = ()) -> Answer:
+    """The error's status and headers. Its text is for whoever runs the server: it may say where the store is."""
+    print(problem, flush=True)
+    return Answer(problem.status, [*problem.headers, *headers], f"{HTTPStatus(problem.status).phrase}\n")
+
+
 async def respond(method: str, request: Request, form: dict[str, str]) -> Answer:
     """Open the session, make the page, commit what changed; only then is there an answer."""
     try:
         session, finish = await start(request)
-    except (Rejected, *COMMIT_FAILURES) as refused:
-        return Answer(refused.status, refused.headers, f"{refused}\n")
+    except (Rejected, *COMMIT_FAILURES) as problem:
+        return refused(problem)
     try:
         answer = page(method, request.path, form, session)
         return answer._replace(headers=[*answer.headers, *await finish()])
-    except (Rejected, *COMMIT_FAILURES) as refused:  # by the page, or because the commit has failed
-        return Answer(refused.status, [*refused.headers, *finish.discard()], f"{refused}\n")
+    except (Rejected, *COMMIT_FAILURES) as problem:  # by the page, or because the commit has failed
+        return refused(problem, finish.discard())
     except Exception:
         logging.exception("%s %s", method, request.path)
         return Answer(500, finish.discard(), "something went wrong\n")  # nothing of it is committed

@@ -230,13 +230,20 @@ def test_asyncio_streams_serves_many_requests_on_a_connection() -> None:
 
 
 def test_asyncio_streams_answers_refusals_and_failed_commits() -> None:
-    """`Rejected` and a failed commit are answered with their status, nothing is committed, and the connection goes on."""
+    """`Rejected` and a failed commit are answered with their status, nothing is committed, and the connection goes on.
+
+    What has happened is told to whoever runs the server, and not to the visitor: it may say where the store is.
+    """
     with running("asyncio_streams") as program:
         browser = Browser(program)
         browser.get("/")
         kept = browser.connection.sock
-        assert browser.get("/private").status == 403
-        assert browser.post("/sign-in", name="x" * 100_000).status == 500  # more than a session may hold
+        refused = browser.get("/private")
+        assert (refused.status, refused.text) == (403, "Forbidden\n")
+        assert "(require)" in program.line()
+        failed = browser.post("/sign-in", name="x" * 100_000)  # more than a session may hold
+        assert (failed.status, failed.text) == (500, "Internal Server Error\n")
+        assert "MemoryStore(max_bytes=65536)" in program.line()
         assert browser.get("/private").status == 403
         assert browser.post("/sign-in", name="ann").headers["Location"] == "/private"
         assert browser.get("/private").text == "hello ann\n"
