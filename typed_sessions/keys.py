@@ -76,9 +76,10 @@ class Key(_Declared, KeyView[T]):
     * hooked, `Key("photo", save=Photo.to_png, load=Photo.from_png)`: `save(value) -> bytes`, `load(bytes) -> value`;
     * resident, `Key("db", Connection, resident=True)`: any object; it stays in this process and is never stored.
 
-    cleanup_no_client  called with the value when the session's last client leaves, and when the session ends; False drops the value.
-                       A process that stops is no such leaving for what is stored outside of it
-    cleanup_delete     called with the value when the session ends, unless `cleanup_no_client` has dropped it
+    cleanup_no_client  called with the value when the session's last client leaves, and when the session ends; True keeps it, False drops
+                       it. A process that stops is no such leaving for what is stored outside of it
+    cleanup_delete     called with the value when the session ends, unless `cleanup_no_client` has dropped it. Neither is called for a value
+                       that is replaced or deleted before
     version, upgrade   bring a value that older code has stored forward when it is read: `upgrade(old, version)`, a function of what was
                        encoded, or a chain of typed steps, `Upgrades(OldType, to_the_next)`
     was, downgrade     the name that the key had before: both are kept up to date until the code that knows the old one is gone, and with
