@@ -329,7 +329,7 @@ class SessionManager(Configured[Store]):
     # -------------------------------------------------------------- all sessions
 
     def all(self) -> Iterator[SessionView]:
-        """Every session that is not over, for reading."""
+        """Every session that is not over, for reading: all are fetched from the store, some hundreds at a time."""
         self._may_wait()
         now = self._core.clock()
         after: bytes | None = None
@@ -351,7 +351,10 @@ class SessionManager(Configured[Store]):
         return locator is not None and run(endings.end_by_handle(self._core, locator))
 
     def end_all(self, where: Callable[[SessionView], bool] | None = None, /, *, keep: Session | None = None) -> int:
-        """End every session, or those for which `where(view)`; how many. `keep` is spared ("sign out everywhere else", ASVS 7.4.5)."""
+        """End every session, or those for which `where(view)`; how many. `keep` is spared ("sign out everywhere else", ASVS 7.4.5).
+
+        It looks at every session of the store, as `all` does: where there are many, keep the handles of a user's, and `end` those.
+        """
         chosen = to_be_ended(where, keep)
         return sum(self.end(view.handle) for view in self.all() if chosen(view))
 
