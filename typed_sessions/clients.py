@@ -27,7 +27,8 @@ class Client:
     """One connection: where it comes from, and how to close it.
 
     `close` may be called from any thread (by an asynchronous manager: in its event loop), once at most, when a session that was the
-    only one on the connection has ended.
+    only one on the connection has ended. `closing` is True from when a request on the connection has ended it: close the connection
+    behind that request's response.
     """
 
     __slots__ = ("_address", "_close", "carried", "closing", "gone", "shared")

@@ -290,7 +290,8 @@ class SessionManager(Configured[Store]):
     def edit(self, handle: str, /) -> AbstractContextManager[Session]:
         """A session by its handle, for writing outside of a request; committed at the end of the block, unless that raises.
 
-        Raises `NoSession` if there is none. No cookie can be sent from here: `renew` raises `HeadersSent`.
+        Raises `NoSession` if there is none, and at the end `SessionEnded` if it has ended meanwhile, or what `finish()` raises. That is no
+        use, so prolongs nothing. No cookie can be sent from here: `renew` raises `HeadersSent`.
         """
         return self._edit(handle)
 

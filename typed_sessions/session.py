@@ -72,7 +72,10 @@ class SessionListView(Sequence[T], Generic[T]):
 
 @final
 class SessionList(SessionListView[T], ListHabits):
-    """The values of a `ListKey` in one session, oldest first unless prepended. Changes are committed with the request."""
+    """The values of a `ListKey` in one session, oldest first unless prepended. Changes are committed with the request.
+
+    What is added and is not of the key's type raises `KeyTypeError`.
+    """
 
     __slots__ = ()
 

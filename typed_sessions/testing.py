@@ -53,8 +53,10 @@ class FakeClock:
 def login(manager: SessionManager, values: Mapping[Key[Any], object], *, address: str = "127.0.0.1", https: bool = False) -> dict[str, str]:
     """The cookies of a new session that holds `values`: give them to a test client, coming from `address`.
 
-    Any: keys of every type in one mapping; each value is checked against its key.
+    `https` is for a client whose URLs are https: there the cookies have other names. Raises `KeyTypeError` for a value that is not of its
+    key's type, and `SessionError` if the manager has `enabled=False`.
     """
+    # Any: keys of every type in one mapping
     if isinstance(cast("object", manager), AsyncSessionManager):
         raise TypeError("login(AsyncSessionManager): use alogin, and await it")
     session, finish = manager.start_check(Request(headers=(), peer=address, https=https), create=True, nosession=_disabled())

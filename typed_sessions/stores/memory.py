@@ -42,6 +42,8 @@ class MemoryStore:
     max_bytes     of one session: its values and their names, packed; a commit that would make it larger raises `TooLarge`
     max_keys      of one session, the same
     shards        among how many locks the sessions are spread, for threads not to wait for each other
+
+    Raises `PolicyError` for anything but whole numbers of at least 1.
     """
 
     blocking = False
