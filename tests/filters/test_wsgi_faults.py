@@ -133,6 +133,38 @@ def test_rejected_is_answered_wherever_it_is_raised(site: Site, where: str) -> N
     assert site.stored(jar) == 1
 
 
+@pytest.mark.parametrize("where", ["at the call", "in the body", "by a check", "by the commit"])
+def test_what_answers_a_head_in_the_applications_place_has_no_body(site: Site, where: str) -> None:
+    """RFC 9110 9.3.2: for a proxy, bytes behind the headers would be the beginning of the next answer, and servers leave it to us."""
+
+    def refuse(session: Session | None = None) -> bool:
+        raise Rejected("require", 403)
+
+    def app(_: dict[str, Any], start_response: Start) -> Iterator[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        current_session()[site.visits] = 9
+        if where == "in the body":
+            refuse()
+        yield b""
+
+    def called(request: dict[str, Any], start_response: Start) -> Iterable[bytes]:
+        if where == "at the call":
+            refuse()
+        return app(request, start_response)
+
+    jar = site.jar()
+    if where == "by the commit":
+        site.store.faults["commit"] = StoreUnavailable("it is down")
+    answers = [
+        wsgi(site.app(called, check=refuse if where == "by a check" else None), jar, validated=False, REQUEST_METHOD=method)
+        for method in ("HEAD", "GET")
+    ]
+    [head, get] = answers
+    assert head.status == get.status == (503 if where == "by the commit" else 403)
+    assert head.headers == get.headers
+    assert head.body == b"" != get.body
+
+
 def test_rejected_by_a_check_expires_the_cookies(site: Site) -> None:
     """§4: `check` runs before the application, which is not called; a session that is not sound ends."""
     jar = site.jar()

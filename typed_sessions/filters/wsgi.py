@@ -255,7 +255,8 @@ class _Response(Exchange, eq=False, kw_only=True):
         if not self.started:
             self.exc_info = None
         self._let_go(status, headers)
-        return [body]
+        # Many servers send to a HEAD what they are given: behind the headers it would be the beginning of the next answer.
+        return [b"" if self.source.get("REQUEST_METHOD") == "HEAD" else body]
 
     def abandon(self) -> None:
         self.sessions.abandon_exchange(self)
