@@ -38,12 +38,17 @@ def report(refused: Rejected | CommitFailure) -> None:
 
 
 def plain_answer(status: int, headers: Sequence[tuple[str, str]]) -> tuple[str, list[tuple[str, str]], bytes]:
-    """Status line, headers and body for a refusal: the status in words, unless the error's headers describe a body."""
+    """Status line, headers and body for a refusal: the status in words, unless the error's headers describe a body.
+
+    A 304 has none, so neither its length nor its type (RFC 9110 8.6).
+    """
     try:
         phrase = http.HTTPStatus(status).phrase
     except ValueError:
         phrase = "Refused"
-    body = b"" if status in (204, 304) else f"{status} {phrase}\n".encode()
+    if status == 304:
+        return f"{status} {phrase}", list(headers), b""
+    body = f"{status} {phrase}\n".encode()
     mine = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))]
     names = {name.lower() for name, _ in headers}
     return f"{status} {phrase}", [*headers, *(pair for pair in mine if pair[0].lower() not in names)], body

@@ -17,6 +17,7 @@ from tests.filters.asgi_site import Site as AsgiSite
 from tests.filters.asgi_site import says as asgi_says
 from tests.filters.servers import PEER, ASGIRequest, Jar, Socket, asgi, in_loop, scope, wsgi
 from tests.filters.wsgi_site import Site as WsgiSite
+from tests.filters.wsgi_site import says as wsgi_says
 from tests.watched import Watched
 from typed_sessions import (
     AsyncSessionManager,
@@ -307,6 +308,16 @@ async def test_a_body_that_the_server_sends_is_a_body(kind: str) -> None:
 
     await site.app(app)(scope(jar), receive, send)
     assert stored == [2]
+
+
+def test_a_refusal_without_a_body_does_not_describe_one() -> None:
+    """RFC 9110 8.6: a 304 has no length of its own; and `wsgiref.validate`, between which this is, allows no type."""
+
+    def refuse() -> str:
+        raise Rejected("require", 304, [("X-Why", "nothing new")])
+
+    answer = wsgi(WsgiSite().app(wsgi_says(refuse)))
+    assert (answer.status, answer.headers, answer.body) == (304, [("X-Why", "nothing new")], b"")
 
 
 # ------------------------------------------------------------------ the log
