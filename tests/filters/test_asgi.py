@@ -69,6 +69,28 @@ async def test_an_applications_own_headers_stay_its_own(site: Site) -> None:
     assert start["headers"] == [(b"content-type", b"text/plain")]
 
 
+@in_loop
+async def test_what_the_application_says_to_caches_is_one_header_with_ours(site: Site) -> None:
+    """Rule 24, C12: what is around the filter may read the first `Vary` only and replace both, as Starlette's GZip and CORS did."""
+    own = [(b"vary", b"accept-language"), (b"cache-control", b"public, max-age=60"), (b"vary", b"accept-encoding"), (b"x-mine", b"1")]
+
+    async def app(scope: Scope, _: Receive, send: Send) -> None:
+        if scope["path"] != "/":
+            session = await open_session(scope)
+            session.require(lambda _: scope["path"] != "/refuse", error=(403, [("Vary", "accept-language")]))
+            if scope["path"] == "/write":
+                session[site.visits] = 1
+        await send({"type": "http.response.start", "status": 200, "headers": iter(own)})
+        await send({"type": "http.response.body", "body": b"hello"})
+
+    write, read, refused, without = [await asgi(site.app(app), path=path) for path in ("/write", "/read", "/refuse", "/")]
+    assert write.all("vary") == read.all("vary") == ["accept-language, accept-encoding, Cookie"]
+    assert (write.all("cache-control"), len(write.all("set-cookie"))) == (["public, max-age=60, no-store"], 2)
+    assert (read.all("cache-control"), read.all("x-mine")) == (["public, max-age=60"], ["1"])
+    assert (refused.status, refused.all("vary")) == (403, ["accept-language, Cookie"])
+    assert without.headers == [(name.decode(), value.decode()) for name, value in own]
+
+
 @pytest.mark.parametrize("create", ["on_write", True])
 @in_loop
 async def test_two_tasks_open_one_session(site: Site, create: Any) -> None:

@@ -323,7 +323,7 @@ class _Response(Exchange, eq=False, kw_only=True):
                         return self._start(message, committing)
                 tracking.headers_sent = True
                 # Another message: the application may use its own for everybody.
-                message = {**message, "headers": [*message.get("headers", ()), *headers_of(self)]}
+                message = {**message, "headers": headers_of(self, message.get("headers", ()))}
             elif self.looked:
                 return self._start(message, None)
             self.headers_sent = True
@@ -344,7 +344,7 @@ class _Response(Exchange, eq=False, kw_only=True):
         if self.tracking is not None:
             self.tracking.headers_sent = True
         self.headers_sent = True
-        await self.raw_send({**message, "headers": [*message.get("headers", ()), *headers_of(self)]})
+        await self.raw_send({**message, "headers": headers_of(self, message.get("headers", ()))})
 
     async def _end(self, message: Message, committing: Awaitable[None]) -> None:
         await self._settled(committing)

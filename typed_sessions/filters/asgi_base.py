@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from types import NoneType
 from typing import Any, TypeAlias
 
@@ -26,6 +26,7 @@ AnySend: TypeAlias = Callable[[Any], Awaitable[None]]
 SET_COOKIE = b"set-cookie"
 _NO_STORE = (b"cache-control", b"no-store")
 _VARY = (b"vary", b"Cookie")
+_JOINED = frozenset({b"vary", b"cache-control"})
 _NAMES = {"Set-Cookie": SET_COOKIE, "Cache-Control": b"cache-control", "Vary": b"vary"}
 
 
@@ -52,16 +53,37 @@ def current(exchange: Exchange) -> Session:
     return exchange.session
 
 
-def headers_of(exchange: Exchange) -> list[tuple[bytes, bytes]]:
-    """`exchange.headers()` as ASGI wants them; what most responses have, and those that begin a session, without a detour."""
+def headers_of(exchange: Exchange, own: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The application's own headers and `exchange.headers()` as ASGI wants them; what most responses have, without a detour.
+
+    There is one `Vary` then, and one `Cache-Control`: what is around the filter may read the first of two only, and put what it makes of
+    that in the place of both, as the middleware of Starlette did until 1.9.
+    """
+    headers = [*own]
     if not exchange.looked:
-        return []
+        return headers
+    for name, _ in headers:
+        if name in _JOINED:
+            return joined([*headers, *encoded(exchange.headers())])
     if exchange.issued is None and not (exchange.expire or exchange.resend or exchange.failed or exchange.client is not None):
-        return [_VARY]
+        headers.append(_VARY)
+        return headers
     values = exchange.issued_headers()
     if values is None:
-        return encoded(exchange.headers())
-    return [(SET_COOKIE, values[0].encode("latin-1")), (SET_COOKIE, values[1].encode("latin-1")), _NO_STORE, _VARY]
+        return [*headers, *encoded(exchange.headers())]
+    return [*headers, (SET_COOKIE, values[0].encode("latin-1")), (SET_COOKIE, values[1].encode("latin-1")), _NO_STORE, _VARY]
+
+
+def joined(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Headers with one `Vary` and one `Cache-Control` (RFC 9110 5.3), where the application has its own."""
+    found: list[tuple[bytes, bytes]] = []
+    values: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        if name not in _JOINED:
+            found.append((name, value))
+        elif value not in values.setdefault(name, []):
+            values[name].append(value)
+    return [*found, *((name, b", ".join(parts)) for name, parts in values.items())]
 
 
 def encoded(headers: Sequence[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
@@ -72,5 +94,5 @@ def encoded(headers: Sequence[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
 def answer(kind: str, status: int, headers: Sequence[tuple[str, str]]) -> tuple[Message, Message]:
     """The two messages that refuse a request, with the status in words as the body."""
     _, pairs, body = plain_answer(status, headers)
-    start: Message = {"type": f"{kind}.start", "status": status, "headers": encoded(pairs)}
+    start: Message = {"type": f"{kind}.start", "status": status, "headers": joined(encoded(pairs))}
     return start, {"type": f"{kind}.body", "body": body}

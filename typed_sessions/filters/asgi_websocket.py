@@ -17,7 +17,7 @@ from ..exchange import Exchange, Guard
 from ..finish import close_exchange, discard_exchange, fail_exchange
 from ..refusals import report
 from ..session import Session
-from .asgi_base import SET_COOKIE, Message, Receive, Scope, Send, answer, current, encoded
+from .asgi_base import SET_COOKIE, Message, Receive, Scope, Send, answer, current, encoded, joined
 
 POLICY_VIOLATION = 1008
 INTERNAL_ERROR = 1011
@@ -29,7 +29,6 @@ _PORT = re.compile(r":[0-9]*\Z")
 _THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "[::1]"})
 """Hosts to which nobody is in between: there browsers take secure cookies over plain http."""
 _CONNECTION = b"connection"
-_JOINED = frozenset({b"vary", b"cache-control"})
 
 logger: logging.Logger = logging.getLogger("typed_sessions")
 
@@ -329,15 +328,3 @@ class WebSocket:
         elif not self._closed:
             self._closed = True
             await self._send({"type": "websocket.close", "code": POLICY_VIOLATION})
-
-
-def joined(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Headers with one `Vary` and one `Cache-Control` (RFC 9110 5.3), where the application has its own."""
-    found: list[tuple[bytes, bytes]] = []
-    values: dict[bytes, list[bytes]] = {}
-    for name, value in headers:
-        if name not in _JOINED:
-            found.append((name, value))
-        elif value not in values.setdefault(name, []):
-            values[name].append(value)
-    return [*found, *((name, b", ".join(parts)) for name, parts in values.items())]
