@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -321,3 +322,36 @@ def test_a_refusal_after_the_headers_closes_the_session(site: Site) -> None:
             browser.ask("/refused")
     with pytest.raises(SessionClosed):
         kept[0][site.visits]
+
+
+@pytest.mark.parametrize("whose", ["the client's", "the handler's", "caught"])
+def test_a_timeout_after_the_headers_commits_nothing_more(site: Site, whose: str, caplog: pytest.LogCaptureFixture) -> None:
+    """http.server takes any TimeoutError for a client that has gone, and goes on as if the handler had returned."""
+    given_up = threading.Event()
+
+    def page(handler: Handler) -> None:
+        session = handler.session
+        handler.begin(200, 100_000_000)
+        handler.end_headers()
+        session[site.visits] = 9
+        handler.close_connection = True
+        try:
+            if whose == "the client's":
+                handler.wfile.write(b"x" * 100_000_000)
+            raise TimeoutError("the database takes too long")
+        except TimeoutError as problem:
+            given_up.set()
+            if whose != "caught":
+                raise
+            handler.log_error("Request timed out: %r", problem)
+
+    with serving(site.handler({"/page": page}, timeout=0.1)) as server:
+        with Connection(server) as browser:
+            browser.ask("/visit")
+        with socket.create_connection(("127.0.0.1", server.port), 10) as raw:
+            raw.sendall(f"GET /page HTTP/1.1\r\nCookie: {browser.jar.header()}\r\n\r\n".encode())
+            assert given_up.wait(10)  # nothing is read until then
+    assert server.errors == []
+    with serving(site.handler()) as server, Connection(server, browser.jar) as browser:
+        assert browser.ask("/visits").text == ("9" if whose == "caught" else "1")
+    assert ["did not come to its end" in record.getMessage() for record in caplog.records] == [True] * (whose != "caught")

@@ -9,6 +9,7 @@ import io
 import logging
 import socket
 import ssl
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -20,7 +21,7 @@ from typing_extensions import override
 from ..clients import Client
 from ..errors import COMMIT_FAILURES, CommitFailure, Headers, NoSession, Rejected
 from ..exchange import BAD_REQUEST, Exchange, Guard, refuse_late
-from ..finish import close_exchange, discard_exchange, dropped, fail_exchange
+from ..finish import close_exchange, discard_exchange, dropped, fail_exchange, report_broken_off
 from ..manager import SessionManager
 from ..policy import CookiePolicy
 from ..refusals import plain_answer, refusal_of, report
@@ -110,6 +111,7 @@ class SessionHandler(BaseHTTPRequestHandler):
     close_connection: bool
     _exchange: Exchange | None = None
     _status = 0
+    _timed_out = False
     _held: io.BufferedIOBase | None = None
     _undrained = 0
 
@@ -184,7 +186,7 @@ class SessionHandler(BaseHTTPRequestHandler):
 
     @override
     def handle_one_request(self) -> None:
-        self._exchange, self._status = None, 0
+        self._exchange, self._status, self._timed_out = None, 0, False
         token = enter(None)
         try:
             super().handle_one_request()
@@ -220,6 +222,15 @@ class SessionHandler(BaseHTTPRequestHandler):
                     raise RuntimeError(f"{type(self).__name__}.check_session, or a listener, raised AttributeError: {problem}") from problem
         return found
 
+    @override
+    def log_error(self, format: str, *args: Any) -> None:
+        # http.server takes a TimeoutError for the end of the connection: it says this, and goes on as if the handler had returned.
+        problem = sys.exc_info()[1]
+        if isinstance(problem, TimeoutError) and problem.__traceback__ is not None:
+            caught_by = problem.__traceback__.tb_frame.f_code
+            self._timed_out = self._timed_out or caught_by is BaseHTTPRequestHandler.handle_one_request.__code__
+        super().log_error(format, *args)
+
     def _after(self) -> None:
         exchange = self._exchange
         if exchange is None or exchange.done or exchange.tracking is None:
@@ -234,6 +245,10 @@ class SessionHandler(BaseHTTPRequestHandler):
                     self.path.partition("?")[0],
                     names,
                 )
+            self.sessions.abandon_exchange(exchange)
+            return
+        if self._timed_out:
+            report_broken_off(exchange)
             self.sessions.abandon_exchange(exchange)
             return
         try:
