@@ -181,3 +181,26 @@ async def test_a_store_that_is_down_is_no_anonymous_request(site: Site) -> None:
         assert (answer.status, answer.all("retry-after"), answer.all("set-cookie")) == (503, ["1"], [])
     assert jar.cookies == before
     assert (await asgi(site.app(says(hello)), jar)).text == "hello"
+
+
+@pytest.mark.parametrize("by_commit", [False, True])
+@in_loop
+async def test_what_answers_a_head_in_the_applications_place_has_no_body(site: Site, by_commit: bool) -> None:
+    """RFC 9110 9.3.2: not every server drops it, and over HTTP/2 the client resets a stream that has one."""
+    jar = await site.jar()
+    if by_commit:
+        site.store.faults["commit"] = StoreUnavailable("it is down")
+
+    async def refused(scope: Scope) -> str:
+        (await open_session(scope)).require(lambda _: by_commit)
+        return await site.set(scope, 9)
+
+    answers = []
+    for method in ("HEAD", "GET"):
+        request = ASGIRequest()
+        await site.app(says(refused))({**scope(jar), "method": method}, request.receive, request.send)
+        answers.append(request.answer())
+    [head, get] = answers
+    assert head.status == get.status == (503 if by_commit else 403)
+    assert head.headers == get.headers
+    assert head.body == b"" != get.body

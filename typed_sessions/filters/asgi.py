@@ -391,5 +391,7 @@ class _Response(Exchange, eq=False, kw_only=True):
         self.headers_sent = True
         report(refused)
         start, body = answer("http.response", refused.status, [*refused.headers, *extra])
+        if self.source.get("method") == "HEAD":
+            body["body"] = b""  # Granian sends what it is given over HTTP/2, where that is an error
         await self.raw_send(start)
         await self.raw_send(body)
