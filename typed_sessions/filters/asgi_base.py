@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from operator import itemgetter
 from types import NoneType
 from typing import Any, TypeAlias
 
@@ -27,6 +28,7 @@ SET_COOKIE = b"set-cookie"
 _NO_STORE = (b"cache-control", b"no-store")
 _VARY = (b"vary", b"Cookie")
 _JOINED = frozenset({b"vary", b"cache-control"})
+_name: Callable[[tuple[bytes, bytes]], bytes] = itemgetter(0)
 _NAMES = {"Set-Cookie": SET_COOKIE, "Cache-Control": b"cache-control", "Vary": b"vary"}
 
 
@@ -62,9 +64,8 @@ def headers_of(exchange: Exchange, own: Iterable[tuple[bytes, bytes]]) -> list[t
     headers = [*own]
     if not exchange.looked:
         return headers
-    for name, _ in headers:
-        if name in _JOINED:
-            return joined([*headers, *encoded(exchange.headers())])
+    if not _JOINED.isdisjoint(map(_name, headers)):
+        return joined([*headers, *encoded(exchange.headers())])
     if exchange.issued is None and not (exchange.expire or exchange.resend or exchange.failed or exchange.client is not None):
         headers.append(_VARY)
         return headers
