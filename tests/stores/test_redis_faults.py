@@ -326,10 +326,10 @@ def test_a_server_that_is_loading(make: Callable[..., Face], server: RedisServer
     server.launch("--key-load-delay", "20000", "--loading-process-events-interval-bytes", "1024")
     with server.client(retry=None) as client:
         wait_for(lambda: says(client) == "loading")
-        with unavailable("refused commit: LOADING Redis is loading the dataset in memory"):
+        with unavailable("refused commit: LOADING (Redis|Valkey) is loading the dataset in memory"):
             turn.finish()
         for _ in range(2):
-            with unavailable("refused open: LOADING Redis is loading the dataset in memory"):
+            with unavailable("refused open: LOADING (Redis|Valkey) is loading the dataset in memory"):
                 browser.open()
         with unavailable("refused create: LOADING"):
             signed_in(face, name)

@@ -45,7 +45,7 @@ CONNECTIONS = 64
 
 @final
 class RedisStore(Connecting):
-    """Sessions in Redis 7 or later, for threads.
+    """Sessions in Redis 7 or later, or in Valkey, for threads.
 
     url        redis://, rediss:// (TLS) or unix://, with user, password and database, as redis-py has them
     client     or a `redis.Redis` or `redis.RedisCluster` of your own (Sentinel, credential providers, ...): its way to connect is used,
@@ -238,7 +238,7 @@ _Nodes: TypeAlias = dict[Node | None, Turns[AsyncLink]]
 
 @final
 class AsyncRedisStore(Connecting):
-    """Sessions in Redis 7 or later, for asyncio; the parameters are those of `RedisStore`, `client` a `redis.asyncio.Redis`.
+    """Sessions in Redis 7 or later, or in Valkey, for asyncio; the parameters are those of `RedisStore`, `client` a `redis.asyncio.Redis`.
 
     May be used in several event loops: each has connections of its own, 64 at most, or as many as `max_connections` of the URL or the
     client allows; to each node, if it is a cluster. `asyncio.run` and its like close those that are idle; a loop that is closed by hand
