@@ -63,7 +63,7 @@ def pool(server: int, level: str, user: dict[str, Any]) -> Generator[str]:
         store.close()
         yield url
     finally:
-        process.terminate()
+        process.kill()  # since its release 1.23, SIGTERM is a request to wait until all clients have gone
         process.wait(PATIENCE)
         shutil.rmtree(folder)
 
