@@ -105,6 +105,39 @@ def test_closing_twice_at_the_same_time(tmp_path: Path) -> None:
         assert (tmp_path / f"sessions {number}").exists()
 
 
+@pytest.mark.parametrize("turns", range(8))
+def test_closing_that_is_given_up_interrupts_nobody(turns: int) -> None:
+    """A time limit for the shutdown ends while `aclose` waits for a sign-out: that has its answer, and every hook has run, once."""
+    with isolated_keys():
+        log: list[str] = []
+        begun, go_on = asyncio.Event(), asyncio.Event()
+
+        async def slow(value: str) -> None:
+            begun.set()
+            await go_on.wait()
+            log.append(value)
+
+        first, second = Key("first", str, cleanup_delete=slow), Key("second", str, cleanup_delete=log.append)
+        sessions = AsyncSessionManager()
+
+        async def close() -> None:
+            await alogin(sessions, {first: "first", second: "second"})
+            ending = asyncio.create_task(sessions.end_all())
+            await begun.wait()
+            closing = asyncio.create_task(sessions.aclose())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            closing.cancel()
+            await asyncio.wait([closing])
+            assert closing.cancelled()
+            go_on.set()
+            assert await asyncio.wait_for(ending, 20) == 1
+            await sessions.aclose()
+
+        asyncio.run(close())
+        assert log == ["first", "second"]
+
+
 def test_a_listener_of_the_end_may_close() -> None:
     """It runs in a task that closing would wait for."""
     with isolated_keys():

@@ -77,7 +77,7 @@ class Tasks:
         running = list(self._running.values())
         for name in list(self.repeated):
             self.stop(name)
-        await asyncio.gather(*_in_this_loop(running), return_exceptions=True)
+        await _until_done(running)
 
     def is_waited_for(self) -> bool:
         """Whether this runs in a task that `settle` waits for."""
@@ -85,8 +85,16 @@ class Tasks:
 
     async def settle(self) -> None:
         """Wait for all that was spawned."""
-        while waited := _in_this_loop(self._spawned):
-            await asyncio.gather(*waited, return_exceptions=True)
+        while await _until_done(self._spawned):
+            pass
+
+
+async def _until_done(tasks: Iterable[asyncio.Task[Any]]) -> bool:
+    """Wait for those that can be waited for; whether there were any."""
+    waited = _in_this_loop(tasks)
+    if waited:
+        await asyncio.wait(waited)  # and not `gather`: who is cancelled here leaves, and what others have begun goes on
+    return bool(waited)
 
 
 def _in_this_loop(tasks: Iterable[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:
