@@ -160,12 +160,13 @@ def create(core: Core, exchange: Exchange, now: float, draft: Draft | None = Non
         raise _repeated()
     if not draft.residents:
         core.born(exchange, draft, {}, now)
+    told = core.listeners(Begin)
+    if told:  # first of all: what follows may fail, or be cancelled
+        yield from emit(core, Begin(SessionView(tracking)), session)
     if created == "crowded":
         yield from sweep_step(core, now)
-    if core.listeners(Begin):
-        yield from emit(core, Begin(SessionView(tracking)), session)
-        if tracking.end_asked or tracking.changes() is not None:
-            yield from commit(core, exchange, now, strict=False)
+    if told and (tracking.end_asked or tracking.changes() is not None):
+        yield from commit(core, exchange, now, strict=False)
 
 
 def withdraw(core: Core, record: Record) -> Plan[None]:

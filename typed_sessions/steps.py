@@ -15,7 +15,8 @@ in a Tell, it runs with no lock held, and what it raises is reported here and st
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator
+from asyncio import CancelledError
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple, TypeAlias, TypeVar, final
 
 from .core import Core
@@ -84,5 +85,13 @@ def emit(core: Core, event: Event, session: Session | None = None) -> Plan[None]
         return
     if session is None:
         session = Session(tracking_of(event.session))
+    yield from _tell_each(iter(listeners), event, session)
+
+
+def _tell_each(listeners: Iterator[Callable[..., Any]], event: Event, session: Session) -> Plan[None]:
     for listener in listeners:
-        yield from tell(session, listener, event, f"a listener of {type(event).__name__} ({listener!r})", None)
+        try:
+            yield from tell(session, listener, event, f"a listener of {type(event).__name__} ({listener!r})", None)
+        except CancelledError:
+            yield from _tell_each(listeners, event, session)  # those after it too: whoever hears of an end has heard of the beginning
+            raise

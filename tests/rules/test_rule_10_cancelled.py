@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from collections import Counter
 from typing import Any, cast
 
 import pytest
 
 from tests.faces import PEER
-from tests.filters.servers import in_loop
+from tests.filters.asgi_site import Site, says
+from tests.filters.servers import asgi, in_loop
 from typed_sessions import AsyncSessionManager, Begin, End, Key, MemoryStore, Request
 from typed_sessions.testing import FakeClock
 
@@ -201,3 +203,35 @@ async def test_rule_15_a_session_whose_creation_was_cancelled_leaves_nothing(how
     assert await sessions.sweep() == 0
     assert log == []
     await sessions.aclose()
+
+
+@pytest.mark.parametrize("sessions", [10, 1], ids=["room for it", "another has to make room"])
+@pytest.mark.parametrize("turns", range(8))
+@in_loop
+async def test_rule_15_who_hears_of_an_end_has_heard_of_the_beginning(turns: int, sessions: int) -> None:
+    """The client hangs up while a listener waits: what another one counts is what is there."""
+    site, heard = Site(), Counter[str]()
+    site.sessions = AsyncSessionManager(MemoryStore(max_sessions=sessions), clock=site.clock)
+
+    async def waits(_: object) -> None:
+        await asyncio.sleep(0)
+
+    def begins(event: Begin) -> None:
+        heard[event.session.handle] += 1
+
+    def ends(event: End) -> None:
+        heard[event.session.handle] -= 1
+
+    for event in (Begin, End):
+        site.sessions.on(event, waits)
+    site.sessions.on(Begin, begins)
+    site.sessions.on(End, ends)
+    await site.jar()
+    request = asyncio.create_task(asgi(site.app(says(lambda scope: site.set(scope, 1)))))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    request.cancel()
+    await asyncio.wait([request])
+    await site.sessions.sweep()
+    assert +heard == {view.handle: 1 async for view in site.sessions.all()}
+    assert -heard == {}
