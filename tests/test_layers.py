@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # The name of a folder is its `__init__.py`, and `__init__` is the package's own.
 LAYERS = (
     "errors habits",
-    "clock forks",
+    "clock forks locks",
     "wheel",
     "record",
     "changes",

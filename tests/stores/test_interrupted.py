@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 
 import pytest
 
+from tests.faces import sqlite_store
 from tests.postgres_server import PostgresServer
-from tests.stores.records import IDLE, NOW, found, new, started, value_of
+from tests.stores.records import IDLE, LEASE, NOW, found, new, started, value_of, write
+from typed_sessions import MemoryStore, Store, locks
 from typed_sessions.changes import Changes, ListChange, Write
 from typed_sessions.record import Record
-from typed_sessions.stores import postgres, turns
+from typed_sessions.stores import memory, postgres, sqlite, sqlite_file, turns
 from typed_sessions.stores.postgres import PostgresStore
 from typed_sessions.stores.redis_verbs import Verbs
 
 CONNECTIONS = 2
-OURS = {postgres.__file__, turns.__file__}
+OURS = {module.__file__ for module in (locks, memory, postgres, sqlite, sqlite_file, turns)}
 
 
 class Interrupted(BaseException):
@@ -70,6 +73,50 @@ def test_no_turn_is_lost(postgres_server: PostgresServer, fresh: bool) -> None:
         moment += 1
     assert moment > 10
     store.close()
+
+
+def look(store: Store, record: Record) -> None:
+    assert value_of(found(store, record)) == b"0"
+
+
+def end(store: Store, record: Record) -> None:
+    assert store.end(record.locator, "ended", NOW, LEASE) is not None
+
+
+@pytest.mark.parametrize("verb", [look, lambda store, record: write(store, record, b"1"), lambda store, _: store.create(new(), NOW), end])
+@pytest.mark.parametrize("fresh", [False, True], ids=["on an open file", "on a closed one"])
+def test_no_lock_and_no_connection_to_sqlite_is_lost(verb: Callable[[Store, Record], object], fresh: bool) -> None:
+    """At whatever moment: afterwards others read and write, and no connection is open that nobody has."""
+    store = sqlite_store(deadline=1)
+    file: Any = store._file
+    moment = 0
+    record = started(store)
+    while True:
+        if fresh:
+            store.close()
+        was_interrupted = interrupted(partial(verb, store, record), moment)
+        assert (file._writing.locked(), file._opening.locked(), len(file._all)) == (False, False, len(file._idle))
+        record = started(store)
+        look(store, record)
+        if not was_interrupted:
+            break
+        moment += 1
+    assert moment > 10
+    store.close()
+
+
+def test_no_lock_of_the_memory_store_is_lost_with_a_snapshot() -> None:
+    """A cut locks all of it: afterwards others write, and nothing is kept that was there at its moment."""
+    store = MemoryStore(shards=3)
+    inside: Any = store
+    record = started(store)
+    moment = 0
+    while interrupted(store.cut, moment):
+        assert [(shard.lock.locked(), shard.before) for shard in inside._shards] == [(False, None)] * 3
+        assert write(store, record, b"1").status == "committed"
+        moment += 1
+    assert moment > 10
+    assert len(store.cut()) == 1
 
 
 def test_no_word_to_redis_is_a_number() -> None:

@@ -16,6 +16,7 @@ from typing import Literal, TypeAlias, final
 from ..changes import GONE, Changes, Idle, Outcome, Use, apply, apply_touch, apply_use
 from ..errors import PolicyError, StoreFull
 from ..forks import tell_of_forks
+from ..locks import Held
 from ..record import ENDED, FIELD_FLAGS_AT, FIELD_HOOKED, RECORD_FLAGS_AT, REUSED, Ending, EndReason, Record
 from ..wheel import Wheel
 from .base import Created
@@ -258,20 +259,27 @@ class MemoryStore:
     def cut(self) -> list[tuple[bytes, bytes]]:
         """Every record as (locator, packed form), all as they were at one moment; requests wait for microseconds only."""
         with self._cutting:
-            for shard in self._shards:
-                shard.lock.acquire()
-            for shard in self._shards:
-                shard.before = {}
-            for shard in self._shards:
-                shard.lock.release()
+            held = Held()
             taken: list[tuple[bytes, bytes]] = []
-            for shard in self._shards:
-                with shard.lock:
-                    items = list(shard.records.items())
-                    before, shard.before = shard.before or {}, None
-                items = [(key, stored) for key, stored in items if key not in before]
-                items += [(key, stored) for key, stored in before.items() if stored is not None]
-                taken += [(key.to_bytes(16, "big"), stored.pack() if isinstance(stored, Record) else stored) for key, stored in items]
+            try:
+                try:
+                    held.take([shard.lock for shard in self._shards])
+                    for shard in self._shards:
+                        shard.before = {}
+                finally:
+                    held.back()
+                for shard in self._shards:
+                    with shard.lock:
+                        items = list(shard.records.items())
+                        before, shard.before = shard.before or {}, None
+                    items = [(key, stored) for key, stored in items if key not in before]
+                    items += [(key, stored) for key, stored in before.items() if stored is not None]
+                    taken += [(key.to_bytes(16, "big"), stored.pack() if isinstance(stored, Record) else stored) for key, stored in items]
+            except BaseException:  # interrupted: nobody needs any more what was there
+                for shard in self._shards:
+                    with shard.lock:
+                        shard.before = None
+                raise
         return taken
 
     def restore(self, records: Sequence[Record], now: float) -> int:

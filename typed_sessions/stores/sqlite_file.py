@@ -21,6 +21,7 @@ from contextlib import suppress
 from typing import Any, NoReturn, TypeAlias, TypeVar, final
 
 from ..errors import StoreUnavailable, TooLarge
+from ..locks import Held
 from .sqlite_places import BESIDE, Files, create, files_at, is_bereft, may_write, why_not
 
 R = TypeVar("R")
@@ -80,7 +81,7 @@ class _Lent:
     `files` says which ones it has open, by device and inode: nothing before it is ready, and once it is being closed.
     """
 
-    __slots__ = ("connection", "cursor", "era", "files")
+    __slots__ = ("__weakref__", "connection", "cursor", "era", "files")
 
     def __init__(self, connection: sqlite3.Connection, era: int) -> None:
         self.connection = connection
@@ -103,7 +104,8 @@ class SQLiteFile:
         self.deadline: float = deadline
         self._bounded = bounded
         self._idle: list[_Lent] = []
-        self._all: set[_Lent] = set()
+        # Weakly: a signal's handler may raise anywhere, and what is lost so is closed.
+        self._all: set[weakref.ref[_Lent]] = set()
         self._era = 0
         self._writing = threading.Lock()
         self._opening = threading.Lock()
@@ -226,12 +228,13 @@ class SQLiteFile:
 
     def _take_to_write(self, until: float) -> _Lent:
         """A connection, and the lock that the writers of this process queue up at."""
-        if not self._writing.acquire(blocking=False) and not self._writing.acquire(timeout=_left(until)):
-            raise StoreUnavailable(f"{self.path}: busy: other threads were writing for {self.deadline:g} s")
+        held = Held()
         try:
+            if not held.take([self._writing], until):
+                raise StoreUnavailable(f"{self.path}: busy: other threads were writing for {self.deadline:g} s")
             return self._take(until)
         except BaseException:
-            self._writing.release()
+            held.back()
             raise
 
     def _give(self, lent: _Lent) -> None:
@@ -249,12 +252,13 @@ class SQLiteFile:
             lent.connection.close()
         except sqlite3.Error:
             logger.exception("a connection to %s could not be closed", self.path)
-        self._all.discard(lent)
+        self._all.discard(weakref.ref(lent))
 
     def _open(self, until: float) -> _Lent:
-        if not self._opening.acquire(timeout=_left(until)):
-            raise StoreUnavailable(f"{self.path}: busy: another thread was opening it for {self.deadline:g} s")
+        held = Held()
         try:
+            if not held.take([self._opening], until):
+                raise StoreUnavailable(f"{self.path}: busy: another thread was opening it for {self.deadline:g} s")
             try:
                 create(self.path)
                 status = os.stat(self.path)
@@ -263,7 +267,7 @@ class SQLiteFile:
                 lent = _Lent(sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False), self._era)
             except (OSError, *PROBLEMS) as problem:
                 self._refuse(problem)
-            self._all.add(lent)
+            self._all.add(weakref.ref(lent, self._all.discard))
             while True:
                 try:
                     self._prepare(lent.connection)
@@ -277,7 +281,7 @@ class SQLiteFile:
             lent.files = ((status.st_dev, status.st_ino), *files_at(self.path)[1:])
             return lent
         finally:
-            self._opening.release()
+            held.back()
 
     def _check_status(self, status: os.stat_result) -> None:
         mode = status.st_mode
@@ -308,7 +312,7 @@ class SQLiteFile:
         if self._bereft:
             until = min(until, time.monotonic() + _MOMENT)
         real_path = os.path.realpath(self.path)
-        while not any(file._all for file in _known() if os.path.realpath(file.path) == real_path) and is_bereft(self.path):
+        while not any(file._all for file in _alive(_files) if os.path.realpath(file.path) == real_path) and is_bereft(self.path):
             if time.monotonic() >= until:
                 raise StoreUnavailable(
                     f"{self.path}: its -wal or -shm was removed while another process had it open; it can be used again when that "
@@ -319,7 +323,7 @@ class SQLiteFile:
     def _check_place(self, until: float) -> None:
         """Raise if a file is no longer there: SQLite would go on writing to one that nobody can find any more."""
         self._next_look = time.monotonic() + _LOOK_EVERY
-        before = [(lent, lent.files) for lent in list(self._all)]
+        before = [(lent, lent.files) for lent in _alive(self._all)]
         if not before:
             return
         try:
@@ -337,14 +341,14 @@ class SQLiteFile:
             return
         self._bereft = True
         # Nobody opens one until all are closed. With the last, SQLite puts into the file what was committed, if that is still in place.
-        opening = self._opening.acquire(timeout=_left(until))
+        held = Held()
         try:
+            held.take([self._opening], until)
             self.close()
             while self._all and time.monotonic() < until:
                 time.sleep(0.0005)
         finally:
-            if opening:
-                self._opening.release()
+            held.back()
         what = " and ".join(self.path + name for name in BESIDE if name in lost)
         logger.error("%s was deleted or replaced while it was in use: commits may be lost", what)
         raise StoreUnavailable(f"{what}: deleted or replaced while it was in use; the next call opens what is there then")
@@ -451,15 +455,10 @@ class SQLiteFile:
 
     def after_fork_in_child(self) -> None:
         # Only those in use during all of the patience are left. SQLite asks that not even `close` is called on them.
-        _abandoned.extend(self._all)
+        _abandoned.extend(_alive(self._all))
         self._all, self._idle = set(), []
         self._era += 1
         self._writing, self._opening, self._forking = threading.Lock(), threading.Lock(), None
-
-
-def _left(until: float) -> float:
-    """The seconds until then: none, if it is over."""
-    return max(0.0, until - time.monotonic())
 
 
 def _is_busy(problem: Problem) -> bool:
@@ -476,23 +475,23 @@ _files: set[weakref.ref[SQLiteFile]] = set()
 _abandoned: list[_Lent] = []
 
 
-def _known() -> list[SQLiteFile]:
+def _alive(known: set[weakref.ref[R]]) -> list[R]:
     # Not a WeakSet, which cannot be gone through while other threads open files.
-    return [file for known in list(_files) if (file := known()) is not None]
+    return [one for weak in list(known) if (one := weak()) is not None]
 
 
 def _before_fork() -> None:
-    for file in _known():
+    for file in _alive(_files):
         file.before_fork()
 
 
 def _after_fork_in_parent() -> None:
-    for file in _known():
+    for file in _alive(_files):
         file.after_fork_in_parent()
 
 
 def _after_fork_in_child() -> None:
-    for file in _known():
+    for file in _alive(_files):
         file.after_fork_in_child()
 
 
