@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any, TypeVar, final
 
 from typing_extensions import Self, override
@@ -146,34 +147,37 @@ class AsyncSessionManager(Carrying):
             return session
         return await self.run(plans.open_session(core, exchange, presented, record, now))
 
-    def commit_soon(self, exchange: Exchange) -> Awaitable[None] | None:
-        """For filters: commit what the request has done so far; None if that is done, without having waited."""
+    def commit_soon(self, exchange: Exchange) -> Callable[[], Awaitable[None]] | None:
+        """For filters: commit what the request has done so far; what does it, or None if that is done, without having waited.
+
+        No coroutine: whoever is given up before he awaits one is warned of it.
+        """
         tracking, direct, core = exchange.tracking, self._direct, self._core
         if tracking is None or not tracking.touched:
             return None
         if direct is None or exchange.turn is not None or not core.is_plain(tracking):
-            return self.commit_exchange(exchange)
+            return partial(self.commit_exchange, exchange)
         now = core.clock()
         if tracking.record is None:
             draft = core.draft(exchange, now)
             if draft is None:
                 return None
             if draft.residents:
-                return self._run_alone(exchange, plans.create(core, exchange, now))
+                return partial(self._run_alone, exchange, plans.create(core, exchange, now))
             created = direct.create(draft.record, now)
             if created != "created" or core.has_listeners:
-                return self._run_alone(exchange, plans.create(core, exchange, now, draft, created))
+                return partial(self._run_alone, exchange, plans.create(core, exchange, now, draft, created))
             core.born(exchange, draft, {}, now)
             return None
         changes = tracking.changes()
         if changes is None and not exchange.resend_due:
             return None
         if changes is None or not core.is_simple(changes):
-            return self.commit_exchange(exchange)
+            return partial(self.commit_exchange, exchange)
         outcome = direct.commit(tracking.record.locator, changes, core.idle, now)
         if core.settled(exchange, tracking, outcome):
             return None
-        return self._run_alone(exchange, plans.commit(core, exchange, now, strict=False, outcome=outcome))
+        return partial(self._run_alone, exchange, plans.commit(core, exchange, now, strict=False, outcome=outcome))
 
     async def commit_exchange(self, exchange: Exchange, *, strict: bool = False) -> None:
         """For filters: commit what the request has done so far; by then, if another task of it asks for the end meanwhile."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import warnings
 from contextlib import suppress
 from types import FunctionType
 from typing import Any, cast
@@ -12,8 +14,8 @@ import pytest
 from tests.filters.asgi_site import Site, hello, look, says, streams
 from tests.filters.servers import ASGIRequest, Jar, asgi, in_loop, scope
 from tests.watched import Watched
-from typed_sessions import AsyncSessionManager, Conflict, Rejected, Session, StoreUnavailable, TooLarge, current_session
-from typed_sessions.filters.asgi import Receive, Scope, Send, open_session
+from typed_sessions import AsyncSessionManager, Conflict, Key, Rejected, Session, StoreUnavailable, TooLarge, current_session
+from typed_sessions.filters.asgi import Message, Receive, Scope, Send, open_session
 
 FAILURES = [(StoreUnavailable("it is down"), 503), (Conflict("others were faster"), 503), (TooLarge("too large"), 500)]
 
@@ -168,6 +170,36 @@ async def test_a_commit_that_failed_is_not_repeated_by_another_answer(site: Site
     site.store.lost.clear()
     assert (answer.status, answer.text, site.store.calls["commit"]) == (409, "sorry", 1)
     assert await site.stored(jar) == 2
+
+
+@pytest.mark.parametrize("given_up", ["http.response.start", "http.response.body"])
+@in_loop
+async def test_a_message_that_is_given_up_before_it_is_awaited(site: Site, given_up: str) -> None:
+    """`wait_for(send(...), 0)`: nobody is told of a coroutine of ours that was never awaited, and the message that leaves has it stored."""
+    jar = await site.jar()
+    worker = Key("worker", object, resident=True)  # it takes more than one call of the store
+
+    async def app(scope: Scope, _: Receive, send: Send) -> None:
+        session = await open_session(scope)
+        messages: list[Message] = [
+            {"type": "http.response.start", "status": 200, "headers": []},
+            {"type": "http.response.body", "body": b""},
+        ]
+        for number, message in enumerate(messages):
+            session[site.visits], session[worker] = 10 + number, object()
+            if message["type"] == given_up:
+                sending = asyncio.ensure_future(send(message))
+                sending.cancel()
+                with suppress(asyncio.CancelledError):
+                    await sending
+            await send(message)
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        await asgi(site.app(app), jar)
+        gc.collect()
+    assert [str(one.message) for one in told] == []
+    assert await site.stored(jar) == 11
 
 
 @in_loop

@@ -329,14 +329,14 @@ class _Response(Exchange, eq=False, kw_only=True):
             self.headers_sent = True
         return self.raw_send(message)
 
-    def _committing(self) -> Awaitable[None] | None:
+    def _committing(self) -> Callable[[], Awaitable[None]] | None:
         try:
             return self.sessions.commit_soon(self)
         except BaseException as problem:
             self._unsettled(problem)
             raise
 
-    async def _start(self, message: Message, committing: Awaitable[None] | None) -> None:
+    async def _start(self, message: Message, committing: Callable[[], Awaitable[None]] | None) -> None:
         if committing is None:
             discard_exchange(self)
         else:
@@ -346,13 +346,13 @@ class _Response(Exchange, eq=False, kw_only=True):
         self.headers_sent = True
         await self.raw_send({**message, "headers": headers_of(self, message.get("headers", ()))})
 
-    async def _end(self, message: Message, committing: Awaitable[None]) -> None:
+    async def _end(self, message: Message, committing: Callable[[], Awaitable[None]]) -> None:
         await self._settled(committing)
         await self.raw_send(message)
 
-    async def _settled(self, committing: Awaitable[None]) -> None:
+    async def _settled(self, committing: Callable[[], Awaitable[None]]) -> None:
         try:
-            await committing
+            await committing()
         except BaseException as problem:
             self._unsettled(problem)
             raise
