@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar, final
 
@@ -99,9 +100,10 @@ class Carrying(Configured[Store | AsyncStore]):
         try:
             return await work(*args, **kwargs)
         finally:
-            _turn.reset(token)
             whose.turn = None
             turn.end()
+            with suppress(ValueError):  # a coroutine that was left over in a loop is closed in another context
+                _turn.reset(token)
 
     async def run(self, plan: steps.Plan[R]) -> R:
         """Carry out a plan: `manager.run`, with `await` where there is something to wait for."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from asyncio import CancelledError
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 from .changes import Outcome
@@ -134,7 +135,8 @@ def _sound(exchange: Exchange, session: Session) -> Plan[bool]:
     try:
         return bool((yield Tell(check, (session,))))
     finally:
-        leave(token)
+        with suppress(ValueError):
+            leave(token)
 
 
 # ------------------------------------------------------------------ committing

@@ -419,6 +419,7 @@ def current_session(default: object = ABSENT, /) -> object:
 enter: Callable[[Opener | None], Token[Opener | None]] = _opener.set
 """Make an opener the current one; `leave` with the token that this returns."""
 leave: Callable[[Token[Opener | None]], None] = _opener.reset
+"""Raises ValueError in another context, such as that in which a coroutine is closed that was left over in an event loop."""
 
 
 def carrying() -> Client | None:

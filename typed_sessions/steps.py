@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 from asyncio import CancelledError
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeAlias, TypeVar, final
 
 from .core import Core
@@ -75,7 +76,8 @@ def tell(session: Session | None, function: Callable[..., Any], value: object, w
         logger.exception("%s raised; everything else goes on", what)
         return otherwise
     finally:
-        leave(token)
+        with suppress(ValueError):
+            leave(token)
 
 
 def emit(core: Core, event: Event, session: Session | None = None) -> Plan[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import warnings
 from contextlib import suppress
 from types import FunctionType
@@ -14,7 +15,7 @@ import pytest
 from tests.filters.asgi_site import Site, hello, look, says, streams
 from tests.filters.servers import ASGIRequest, Jar, asgi, in_loop, scope
 from tests.watched import Watched
-from typed_sessions import AsyncSessionManager, Conflict, Key, Rejected, Session, StoreUnavailable, TooLarge, current_session
+from typed_sessions import AsyncSessionManager, Conflict, End, Key, Rejected, Session, StoreUnavailable, TooLarge, current_session
 from typed_sessions.filters.asgi import Message, Receive, Scope, Send, open_session
 
 FAILURES = [(StoreUnavailable("it is down"), 503), (Conflict("others were faster"), 503), (TooLarge("too large"), 500)]
@@ -236,3 +237,33 @@ async def test_what_answers_a_head_in_the_applications_place_has_no_body(site: S
     assert head.status == get.status == (503 if by_commit else 403)
     assert head.headers == get.headers
     assert head.body == b"" != get.body
+
+
+def test_a_request_that_is_left_over_in_a_loop_that_is_closed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its coroutine is closed when it is collected, in another context than its own: nobody hears of that."""
+    told: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    begun: list[str] = []
+
+    async def wait(_: object) -> None:
+        begun.append("End")
+        await asyncio.get_running_loop().create_future()
+
+    async def end(scope: Scope) -> None:
+        begun.append(str((await open_session(scope)).exists))
+        await site.sessions.end_all()
+
+    async def begin() -> None:
+        jar = await site.jar()
+        site.sessions.on(End, wait)
+        requests = [asyncio.ensure_future(asgi(site.app(says(work)), jar)) for work in (end, wait)]
+        while len(begun) < 3:
+            await asyncio.sleep(0)
+        for task in [*requests, *asyncio.all_tasks()]:
+            task._log_destroy_pending = False  # type: ignore[attr-defined]  # its own complaint, which would be an error here
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(begin())
+    loop.close()
+    gc.collect()
+    assert (begun, told) == (["True", "End", "End"], [])
