@@ -353,7 +353,8 @@ class AsyncSessionManager(Carrying):
     # -------------------------------------------------------------- clients
 
     def connect(self, address: str | None, close: Close, /) -> AbstractContextManager[Client]:
-        """As `SessionManager.connect`; `close` may be a coroutine function, and runs in the event loop.
+        """As `SessionManager.connect`; `close` may be a coroutine function, and runs in the event loop. Nobody waits for it but `aclose`,
+        which gives it up at the `deadline`.
 
         The clean-up of sessions that nobody is connected to any more runs in a task of its own.
         """
@@ -443,7 +444,7 @@ class AsyncSessionManager(Carrying):
     async def _close(self) -> None:
         await self._tasks.stop_all()
         await self.run(endings.close(self._core))
-        await self._tasks.settle()
+        await self._tasks.settle(self._core.options.deadline)
         try:
             if self._tasks.path is not None:
                 await self.save_sessions(self._tasks.path)

@@ -123,6 +123,8 @@ class Carrying(Configured[Store | AsyncStore]):
                     result = await asyncio.to_thread(step.function, *step.args)
                 elif type(step) is steps.Whole:
                     result = await self._whole(step.plan)
+                elif type(step) is steps.Aside:
+                    await self._aside(step.plan)
                 else:
                     result = step[0](*step[1])
                     if inspect.isawaitable(result):
@@ -152,3 +154,12 @@ class Carrying(Configured[Store | AsyncStore]):
         except RuntimeError:
             return await self.run(plan)  # driven by something else than asyncio: there are no tasks to be cancelled
         return await asyncio.shield(self._tasks.spawn(self.run(plan)))
+
+    async def _aside(self, plan: steps.Plan[None]) -> None:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            await self.run(plan)  # as in `_whole`
+            return
+        self._tasks.leave(self.run(plan))
+        await asyncio.sleep(0)  # what has nobody to wait for is done then

@@ -19,7 +19,7 @@ from .exchange import Exchange
 from .keys import AnyKey, Key, NoClient, key_of, known_keys, somebody_cleans_up
 from .record import FIELD_COPY, FIELD_FLAGS_AT, FIELD_HOOKED, EndReason, Record, field_revision
 from .session import Session, SessionView, carrying, open_here, tracking_of
-from .steps import Ask, Pause, Plan, Tell, Whole, Work, emit, tell
+from .steps import Aside, Ask, Pause, Plan, Tell, Whole, Work, emit, tell
 from .tracking import Tracking
 
 logger: logging.Logger = logging.getLogger("typed_sessions")
@@ -196,12 +196,15 @@ def _keeps(session: Session, key: Key[Any], hook: NoClient[Any], value: object) 
 
 
 def _close_clients(core: Core, locator: bytes, *carriers: Client | None) -> Plan[None]:
-    """Close the connections of a session that has ended; those that carry a running request, after its response."""
+    """Close the connections of a session that has ended; those that carry a running request, after its response.
+
+    Nobody waits for it: who is at the other end may not read, and a server that has to write to him first waits for that.
+    """
     for client in core.clients.ended(locator):
         if client in carriers:
             client.closing = True
         else:
-            yield from close_client(client.take_close())
+            yield Aside(close_client(client.take_close()))
 
 
 def close_client(close: Callable[[], Any] | None) -> Plan[None]:
@@ -362,7 +365,7 @@ def _close(core: Core) -> Plan[None]:
     for client in clients:
         close_it = client.take_close()
         locators = core.clients.detach(client, core.clock())
-        yield from close_client(close_it)
+        yield Aside(close_client(close_it))
         yield from clients_left(core, locators, closing=outlived)
     now = core.clock()
     yield from clients_left(core, [locator for locator in lingering if not core.clients.of(locator, now)], closing=outlived)

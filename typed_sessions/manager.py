@@ -57,7 +57,7 @@ def run(plan: steps.Plan[R]) -> R:
                 if inspect.isawaitable(result):
                     _drop(result)
                     raise TypeError(f"{step.function!r} gave an awaitable, which SessionManager cannot await; use AsyncSessionManager")
-            elif type(step) is steps.Whole:
+            elif type(step) is steps.Whole or type(step) is steps.Aside:
                 result = run(step.plan)
             else:
                 result = step[0](*step[1])

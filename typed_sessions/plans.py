@@ -19,7 +19,7 @@ from .lifecycle import ANSWERS, Presented, ended_by, idle_of, issue, renewal, st
 from .record import Record, SessionId
 from .residents import Made
 from .session import Opened, Session, SessionView, enter, leave
-from .steps import Ask, Pause, Plan, Tell, Whole, Work, emit
+from .steps import Aside, Ask, Pause, Plan, Tell, Whole, Work, emit
 from .stores.base import Created
 from .tracking import Tracking
 
@@ -40,7 +40,7 @@ def open_session(core: Core, exchange: Exchange, presented: Presented | None, re
     """Give the request what its verdict and `create` say, or raise `Rejected`. The verdict is in the exchange."""
     client = exchange.guard.client(exchange.source)
     if client is not None and client.closing and exchange.client is not client:
-        yield from close_client(client.take_close())
+        yield Aside(close_client(client.take_close()))
         raise Rejected(
             "no_session", exchange.guard.error[0], exchange.guard.error[1], "the connection's session has ended: it is being closed"
         )

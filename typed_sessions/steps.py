@@ -7,6 +7,7 @@ A plan yields a step, somebody else carries it out, and the result (or the excep
     Work   work of ours that waits for a disk
     Pause  seconds to wait
     Whole  a plan of its own, which is not left half done when the request is cancelled
+    Aside  a plan of its own that nobody waits for
 
 `run` in `manager` carries the steps out one after the other, the one in `carrying` awaits what has to be awaited. Since user code only runs
 in a Tell, it runs with no lock held, and what it raises is reported here and stops nothing else (rule 10).
@@ -64,7 +65,14 @@ class Whole(NamedTuple):
     plan: Plan[Any]
 
 
-Plan: TypeAlias = Generator[Ask | Tell | Work | Pause | Whole, Any, R]  # Any: each step has a result of its own type
+@final
+class Aside(NamedTuple):
+    """Begin a plan that may wait for somebody outside, for as long as he likes. It has to see to what goes wrong in it."""
+
+    plan: Plan[None]
+
+
+Plan: TypeAlias = Generator[Ask | Tell | Work | Pause | Whole | Aside, Any, R]  # Any: each step has a result of its own type
 
 
 def tell(session: Session | None, function: Callable[..., Any], value: object, what: str, otherwise: object) -> Plan[object]:

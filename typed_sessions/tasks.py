@@ -23,6 +23,7 @@ class Tasks:
 
     def __init__(self) -> None:
         self._spawned: set[asyncio.Task[Any]] = set()  # Any: each gives something else
+        self._left: set[asyncio.Task[Any]] = set()
         self.repeated: dict[str, tuple[float, Callable[[], Coroutine[Any, Any, object]]]] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self.path: str | None = None
@@ -32,10 +33,11 @@ class Tasks:
 
     def spawn(self, work: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
         """Do it in a task of its own."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._spawned.add(task)  # the loop itself keeps no reference
-        task.add_done_callback(self._spawned.discard)
-        return task
+        return _kept(self._spawned, work)
+
+    def leave(self, work: Coroutine[Any, Any, object]) -> None:
+        """Do it in a task of its own that may never come to its end."""
+        _kept(self._left, work)
 
     def repeat(self, name: str, every: float, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
         """Do it every so many seconds, from the next `start` on."""
@@ -62,7 +64,7 @@ class Tasks:
 
     def after_fork(self) -> None:
         """In the child: nothing is begun yet, for the tasks were those of a loop of the parent's."""
-        self._spawned, self._running = set(), {}
+        self._spawned, self._left, self._running = set(), set(), {}
         if self.path is not None:
             self._path_of_parent, self.path = self.path, None
 
@@ -81,12 +83,17 @@ class Tasks:
 
     def is_waited_for(self) -> bool:
         """Whether this runs in a task that `settle` waits for."""
-        return asyncio.current_task() in self._spawned
+        task = asyncio.current_task()
+        return task in self._spawned or task in self._left
 
-    async def settle(self) -> None:
-        """Wait for all that was spawned."""
+    async def settle(self, patience: float) -> None:
+        """Wait for all that was spawned; for what may never come to its end, so many seconds, and then it is given up."""
         while await _until_done(self._spawned):
             pass
+        left = _in_this_loop(self._left)
+        if left:
+            for hanging in (await asyncio.wait(left, timeout=patience))[1]:
+                hanging.cancel()
 
 
 async def _until_done(tasks: Iterable[asyncio.Task[Any]]) -> bool:
@@ -101,6 +108,14 @@ def _in_this_loop(tasks: Iterable[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]
     """Those that can be waited for: what another loop has left undone, nobody will do, and nobody can wait for himself (in a listener)."""
     loop, me = asyncio.get_running_loop(), asyncio.current_task()
     return [task for task in tasks if not task.done() and task.get_loop() is loop and task is not me]
+
+
+def _kept(tasks: set[asyncio.Task[Any]], work: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
+    """A task that is in the set until it is done: the loop itself keeps no reference."""
+    task = asyncio.get_running_loop().create_task(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+    return task
 
 
 def _begin(loop: asyncio.AbstractEventLoop, name: str, every: float, work: Callable[[], Coroutine[Any, Any, object]]) -> asyncio.Task[None]:
