@@ -6,6 +6,7 @@ A pass over the wheel is what a sweep does: `begin`, then `take` until it gives 
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 
 import pytest
@@ -259,3 +260,33 @@ def test_a_timeout_that_goes_up_and_down_leaves_no_entries_behind(short: float, 
         if swept:
             driver.sweep(10)
         assert len(driver.wheel) <= 3
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_gone_leaves_before_its_time_and_what_lives_stays(seed: int) -> None:
+    """Of keys that come and are forgotten for months of their time, at most as many entries stay as there are keys, and a thousand."""
+    draw = random.Random(seed)
+    wheel, due = Wheel(), dict[int, float]()
+    now, most = START, 0
+    for key in range(20_000):
+        now += draw.random()
+        due[key] = now + draw.choice([5.0, 3_600.0, 30 * 86_400.0, 90 * 86_400.0])
+        wheel.add(key, due[key], now)
+        if len(due) > draw.choice([100, 2_000, 4_000]):
+            gone = key - draw.randrange(100)
+            if due.pop(gone, None) is not None:
+                wheel.forget(gone)
+                wheel.tidy(len(due), due.__contains__)
+        if draw.random() < 0.01:
+            wheel.begin(now)
+            for taken in wheel.take(now, 50):
+                if taken in due and due[taken] > now:
+                    wheel.add(taken, due[taken], now)
+                else:
+                    due.pop(taken, None)
+        most = max(most, len(wheel) - 2 * len(due))
+    assert most < 2_500
+    later = now + 1e9
+    wheel.begin(later)
+    assert set(due) <= set(wheel.take(later, 100_000))
+    assert len(wheel) == 0

@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Callable
 from typing import final
+
+_LOOKS = 4
+"""At how many entries each call of `tidy` looks."""
+_SLACK = 1_000
 
 
 @final
 class Wheel:
     """Keys by when somebody has to look at them. Whoever calls it holds a lock of his own."""
 
-    __slots__ = ("_buckets", "_far", "_last", "_more", "_near", "_starts", "_waiting")
+    __slots__ = ("_buckets", "_far", "_last", "_more", "_near", "_place", "_round", "_size", "_starts", "_waiting")
 
     def __init__(self) -> None:
         self._buckets: dict[float, list[int]] = {}
@@ -28,14 +33,20 @@ class Wheel:
         self._waiting: list[tuple[float, int]] = []
         # By key, where there is more than one entry of it: when those that `add` does not know of are given out.
         self._more: dict[int, list[float]] = {}
+        self._size = 0
+        # The buckets that `tidy` has not come to in this round, and how far it is in the last of them.
+        self._round: list[list[int]] = []
+        self._place = 0
 
     def add(self, key: int, due: float, now: float) -> float:
         """Look at `key` when `due` comes (seconds since 1970; infinity is never). When `take` gives it out, at the soonest."""
         if now < self._near <= due < self._far:
             self._last.append(key)
+            self._size += 1
             return self._near
         if due == math.inf:
             return due
+        self._size += 1
         distance = due - now
         width = 2.0 ** max(0, math.frexp(distance / 64)[1]) if distance > 64 else 1.0
         start = math.floor(due / width) * width
@@ -78,6 +89,33 @@ class Wheel:
         """Nothing comes of the entries of this key any more, however many there are."""
         self._more.pop(key, None)
 
+    def tidy(self, alive: int, lives: Callable[[int], bool]) -> None:
+        """A key was forgotten, and so many others live: where entries of the dead could be most of all, a few of them are dropped.
+
+        Otherwise what comes and goes would stay in here until its time comes, which may be in months.
+        """
+        if self._size <= 2 * alive + _SLACK:
+            return
+        if not self._round:
+            self._round, self._place = list(self._buckets.values()), 0
+        for _ in range(_LOOKS):
+            bucket = self._round[-1]
+            if self._place < len(bucket):
+                key = bucket[self._place]
+                if lives(key):
+                    self._place += 1
+                    continue
+                # The order within a bucket is of no account.
+                bucket[self._place] = bucket[-1]
+                bucket.pop()
+                self._size -= 1
+                self._more.pop(key, None)
+            else:
+                self._round.pop()
+                self._place = 0
+                if not self._round:
+                    return
+
     def begin(self, now: float) -> None:
         """A pass over what is due at `now` begins: entries that have waited for their moment are looked at once more."""
         waiting = self._waiting
@@ -104,7 +142,8 @@ class Wheel:
                 if bucket is self._last:
                     self._near = math.inf
                 del self._buckets[heapq.heappop(self._starts)]
+        self._size -= len(taken)
         return taken
 
     def __len__(self) -> int:
-        return sum(map(len, self._buckets.values())) + len(self._waiting)
+        return self._size

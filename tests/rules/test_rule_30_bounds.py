@@ -28,7 +28,7 @@ from typed_sessions import (
     StoreUnavailable,
     TooLarge,
 )
-from typed_sessions.testing import isolated_keys
+from typed_sessions.testing import FakeClock, isolated_keys
 
 Make = Callable[..., Face]
 
@@ -82,24 +82,24 @@ def test_rule_30_a_full_store_with_hooks_that_wait_says_so(make_face: Make, name
 
 
 def test_rule_30_a_session_that_is_being_created_can_still_make_room(name: Key[str]) -> None:
-    """Another thread looks for room when it is counted and not there yet: it is passed over then, and not forgotten."""
+    """Another thread looks for room when it is counted and not in line yet: it is passed over then, and not forgotten."""
     sessions = SessionManager(store := MemoryStore(max_sessions=2, shards=1))
 
     class Meanwhile:
-        """The shard's lock; before it is taken first, another thread wants to create a session."""
+        """The shard's lock; when it is let go first, another thread wants to create a session."""
 
         def __init__(self, lock: Any) -> None:
             self.lock, self.first = lock, True
 
         def __enter__(self) -> None:
-            if self.first:
-                self.first = False
-                with pytest.raises(StoreFull):
-                    create()
             self.lock.__enter__()
 
         def __exit__(self, *exc: object) -> None:
             self.lock.__exit__(*exc)
+            if self.first:
+                self.first = False
+                with pytest.raises(StoreFull):
+                    create()
 
     def create() -> list[tuple[str, str]]:
         session, finish = sessions.start_check(Request(headers=[], peer=PEER))
@@ -449,3 +449,45 @@ def test_rule_30_max_clients_bounds_addresses_that_linger(make_face: Make) -> No
             assert session[stock] == "book"
     [view] = face.call(face.manager.all())
     assert [client.address for client in view.clients] == ["192.0.2.5"]
+
+
+@pytest.mark.stores("memory")
+@pytest.mark.parametrize("how", ["signed out", "thrown out by a flood"])
+def test_rule_30_sessions_that_are_gone_leave_nothing_until_their_time(make_face: Make, name: Key[str], how: str) -> None:
+    """D2: where sessions live for a month, what comes and goes meanwhile does not wait for its end."""
+    face = make_face(timeout=30 * 86_400, store_options={"max_sessions": 50})
+    wheel: Any = getattr(face.store, "_wheel")  # noqa: B009  # what grows there is seen nowhere else
+    for _ in range(3_000):
+        with face.browser().visit() as session:
+            session[name] = "ann"
+            if how == "signed out":
+                face.call(face.manager.commit(session))
+                session.end()
+    assert len(wheel) <= 1_200
+    face.clock.advance(31 * 86_400)
+    face.call(face.manager.sweep())
+    assert (held(face), len(wheel)) == (0, 0)
+
+
+def test_rule_30_threads_that_come_and_go_are_not_forgotten(name: Key[str]) -> None:
+    """While what is gone is cleared away, whoever is just beginning is still found when his time is over."""
+    sessions = SessionManager(store := MemoryStore(), timeout=86_400, clock=(clock := FakeClock()))
+
+    def come_and_go() -> None:
+        for number in range(1_000):
+            session, finish = sessions.start_check(Request(headers=(), peer=PEER))
+            session[name] = "ann"
+            if number % 20:
+                sessions.commit(session)
+                session.end()
+            finish()
+
+    threads = [threading.Thread(target=come_and_go) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(store) == 200
+    clock.advance(2 * 86_400)
+    assert sessions.sweep() == 200
+    assert len(store) == 0

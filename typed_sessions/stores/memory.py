@@ -88,34 +88,34 @@ class MemoryStore:
         if len(packed) > self._max_bytes or fields is None or len(fields) > self._max_keys:
             self._limits.check_new(record, len(packed))
         due = record.due
-        # Into the wheel before it is there to be looked at: not if a sweep could come to it meanwhile.
-        ahead = due > now + 1
         shard = self._shards[key % self._shard_count]
         crowded = False
-        with self._books:
-            roomy = self._count < self._max_sessions and len(self._newer) + len(self._older) <= 2 * self._count + _SLACK
-            if roomy:
-                self._count += 1
-                self._guests += 1
-                if ahead:
+        with shard.lock:
+            if key in shard.records:
+                return "taken"
+            with self._books:
+                roomy = self._count < self._max_sessions and len(self._newer) + len(self._older) <= 2 * self._count + _SLACK
+                if roomy:
+                    self._count += 1
+                    self._guests += 1
+                    if shard.before is None:
+                        shard.records[key] = packed
+                    else:
+                        shard.put(key, packed)
                     self._wheel.add(key, due, now)
         if not roomy:
             crowded = self._admit(now)
-        with shard.lock:
-            records = shard.records
-            taken = key in records
-            if not taken and shard.before is None:
-                records[key] = packed
-            elif not taken:
-                shard.put(key, packed)
-        if taken:
-            self._leave(None, record)
-            return "taken"
-        # Not before it is there: whoever makes room would take it for one that has gone, and it would never make room itself.
-        self._newer.append(key)
-        if not (roomy and ahead):
+            with shard.lock:
+                taken = key in shard.records
+                if not taken:
+                    shard.put(key, packed)
+            if taken:
+                self._leave(None, record)
+                return "taken"
             with self._books:
                 self._wheel.add(key, due, now)
+        # Here and in the wheel not before it is there: whoever makes room, or tidies, would take it for one that has gone.
+        self._newer.append(key)
         return "crowded" if crowded else "created"
 
     def open(self, locator: bytes, use: Use | None, idle: Idle, now: float) -> Record | None:
@@ -437,6 +437,10 @@ class MemoryStore:
                 self._guests -= 1
             if key is not None:
                 self._wheel.forget(key)
+                self._wheel.tidy(self._count, self._is_here)
+
+    def _is_here(self, key: int) -> bool:
+        return key in self._shards[key % self._shard_count].records
 
     def _forget(self, key: int) -> None:
         with self._books:
