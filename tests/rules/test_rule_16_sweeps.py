@@ -14,10 +14,10 @@ from tests.faces import Browser, Face
 from tests.planting import record_of
 from tests.rules.scene import handle_of, is_open, listen, live
 from tests.watched import Watched
-from typed_sessions import End, Key, MemoryStore
+from typed_sessions import AsyncSessionManager, End, Key, MemoryStore
 from typed_sessions.core import FIRST_SHARE, SWEEP_STEP, next_share
 from typed_sessions.record import Ending, Record
-from typed_sessions.testing import isolated_keys
+from typed_sessions.testing import alogin, isolated_keys
 
 Make = Callable[..., Face]
 
@@ -400,3 +400,27 @@ def test_rule_16_a_timeout_that_goes_up_and_down_leaves_nothing_behind(face: Fac
     face.clock.advance(31 * 86_400)
     assert face.call(face.manager.sweep()) == 1
     assert len(wheel) == 0
+
+
+@pytest.mark.parametrize("what", ["all", "end_all"])
+def test_rule_16_the_event_loop_does_not_wait_for_a_list_of_everybody(what: str) -> None:
+    """The store that waits for nothing has as many sessions as fit: other tasks have their turn, also while none is found to be ended."""
+    sessions = AsyncSessionManager()
+    user = Key("user", str)
+
+    async def look() -> int:
+        if what == "end_all":
+            return await sessions.end_all(lambda view: view[user] == "eve")
+        return len([view async for view in sessions.all() if view[user] == "eve"])
+
+    async def others() -> int:
+        for _ in range(1_000):
+            await alogin(sessions, {user: "ann"})
+        turns, looking = 0, asyncio.create_task(look())
+        while not looking.done():
+            turns += 1
+            await asyncio.sleep(0)
+        assert looking.result() == 0
+        return turns
+
+    assert asyncio.run(others()) > 10
