@@ -6,12 +6,15 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from tests.disks import Disk, temporaries
+from typed_sessions import Key, MemoryStore, SessionManager
 from typed_sessions.files import OS
 from typed_sessions.journal import Entry, Journal, replay
+from typed_sessions.testing import isolated_keys, login
 
 
 def ended(number: int, until: float | None = None, payload: bytes = b"") -> Entry:
@@ -168,3 +171,50 @@ def test_what_is_still_to_be_done_does_not_count_as_forgotten(path: Path) -> Non
     journal.close()
     assert disk.calls.count("read") == 0
     assert len(replay(path, now=51.0)[0]) == 10
+
+
+def test_the_append_that_makes_it_long_does_not_wait_either(path: Path) -> None:
+    """It may be a visitor's request, and reading megabytes takes a second: the work is given away, and to nobody twice."""
+    given: list[Callable[[], None]] = []
+    journal = Journal(path, clock=lambda: 100.0, compact_from=2_000, aside=given.append)
+    for number in range(200):
+        journal.append([ended(number, until=50.0)])
+    before = file_of(path).stat().st_size
+    assert (len(given), before > 8_000) == (1, True)
+    given.pop()()
+    assert file_of(path).stat().st_size < 100
+    for number in range(200):
+        journal.append([ended(number, until=50.0)])
+    assert len(given) == 1, "the next one too, when it has grown again"
+    journal.close()
+    given.pop()()
+    assert len(replay(path, now=0.0)[0]) == 200, "a journal that is closed is left as it is"
+
+
+def test_the_sessions_journal_is_compacted_in_a_thread(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the request that makes it long enough waits, nor the event loop."""
+    compacted = threading.Event()
+    where: list[threading.Thread] = []
+
+    def compact(*_: object) -> None:
+        where.append(threading.current_thread())
+        compacted.set()
+
+    monkeypatch.setattr(Journal, "_compact", compact)
+    sessions = SessionManager()
+    store = cast("MemoryStore", sessions.core.store)
+    with isolated_keys():
+        user = Key("user", str)
+        for _ in range(100):
+            login(sessions, {user: "ann"})
+        sessions.save_sessions(path)
+        where.clear()
+        keeper = sessions.core.keeper
+        assert keeper is not None
+        records, _ = store.scan(None, 1_000)
+        while not where:
+            keeper.note_ended(records, 0.0)
+            where += [] if file_of(path).stat().st_size < 1 << 18 else [threading.main_thread()] * (not compacted.wait(20))
+    assert where
+    assert threading.current_thread() not in where
+    sessions.close()

@@ -32,8 +32,9 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from struct import Struct
-from threading import Condition, Lock
+from threading import Condition, Lock, Thread
 from typing import Literal, NamedTuple, TypeAlias, final
 from zlib import crc32
 
@@ -113,7 +114,8 @@ class Journal:
 
     `clock` tells the time (seconds since 1970) when `append` compacts the file, which it does once it has grown to `compact_from` bytes
     and to four times what the last compaction left: a constant part of each append on the whole. Others append while the file is read and
-    written anew; they wait for the last step only. A journal may be used after a fork.
+    written anew; they wait for the last step only. Nor does that `append` wait, if `aside` does what it is given elsewhere (`in_thread`).
+    A journal may be used after a fork.
     """
 
     def __init__(
@@ -123,10 +125,12 @@ class Journal:
         fs: FileSystem = OS,
         clock: Callable[[], float] = time.time,
         compact_from: int = 1 << 18,
+        aside: Callable[[Callable[[], None]], None] = lambda work: work(),
     ) -> None:
         self._path = _beside(path)
         self._fs = fs
         self._clock = clock
+        self._aside = aside
         self._compact_from = self._compact_at = compact_from
         self._closed = False
         # Held by the thread that compacts. What the last compaction left, and when half of that may be forgotten, are for `tidy`.
@@ -172,8 +176,8 @@ class Journal:
                 grown = self._size if self._fd >= 0 else 0
             finally:
                 self._let_others()
-            if grown >= self._compact_at:
-                self._compact_by_itself(grown)
+            if grown >= self._compact_at and self._compacting.acquire(blocking=False):
+                self._aside(partial(self._compact_by_itself, grown))
         if batch.fault is not None:
             # An exception of its own for every caller: one object raised in several threads would mix their tracebacks.
             raise StoreUnavailable(*batch.fault.args) from batch.fault
@@ -284,9 +288,7 @@ class Journal:
         let_go(self._fs, fd)
 
     def _compact_by_itself(self, size: int) -> None:
-        """Compact a file of this size, unless another thread does."""
-        if not self._compacting.acquire(blocking=False):
-            return
+        """Compact a file of this size; others are kept from that until it is done."""
         try:
             with _writing("the journal could not be compacted", self._path):
                 self._compact(self._clock())
@@ -345,6 +347,14 @@ class Journal:
             # Not unlocked: the lock is the parent's too.
             with suppress(OSError):
                 self._fs.close(fd)
+
+
+def in_thread(work: Callable[[], None]) -> None:
+    """Do it in a thread of its own, if there can be one."""
+    try:
+        Thread(target=work, name="typed_sessions journal", daemon=True).start()
+    except RuntimeError:  # the program ends, or has no room for another
+        work()
 
 
 def _beside(path: str | os.PathLike[str]) -> str:

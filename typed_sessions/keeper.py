@@ -22,7 +22,7 @@ from typing_extensions import TypeIs
 from .errors import PolicyError, SnapshotDamaged, StoreUnavailable
 from .files import Hold
 from .forks import tell_of_forks
-from .journal import Entry, Journal, replay
+from .journal import Entry, Journal, in_thread, replay
 from .record import LOCATOR_BYTES, OWN_TIMEOUT, Record, field_revision, pack_field, times_of
 from .snapshot import load_latest, write_snapshot
 
@@ -200,7 +200,7 @@ class Keeper:
         with self._saving:
             self._latest.now = now
             self._saved_at = max(self._saved_at, now)
-            journal = self._journals.get(path) or Journal(path, clock=self._latest)
+            journal = self._journals.get(path) or self._journal(path)
             self._look_for_another(path, take=False)
             held = self._held if self._looked else _Held()
             self._held = held.or_any()  # until it is cut, nobody knows what is in it
@@ -252,7 +252,7 @@ class Keeper:
             self._held = _Held().with_cut(self.store.cut()).all_loaded()
             self._looked = True
         self.needs(user, name)
-        self._note_in(name, self._journals.get(name) or Journal(name, clock=self._latest))
+        self._note_in(name, self._journals.get(name) or self._journal(name))
         records: dict[bytes, Record] = {}
         if snapshot is not None:
             self._lead = max(self._lead, snapshot.saved_at - now)
@@ -287,6 +287,9 @@ class Keeper:
         ended = self._ended or ()
         self._held = self._held.with_loaded(list(records.values()), until)
         return self.store.restore([record for record in records.values() if record.locator not in ended], now), problems
+
+    def _journal(self, path: str) -> Journal:
+        return Journal(path, clock=self._latest, aside=in_thread)
 
     @property
     def keeping(self) -> bool:

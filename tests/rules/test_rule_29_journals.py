@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,13 @@ HOUR, DAY = 3600.0, 86_400.0
 
 def save(face: Face, path: Path | str) -> None:
     face.call(face.manager.save_sessions(path))
+
+
+def until_compacted() -> None:
+    """A journal that has grown long compacts itself in a thread."""
+    for thread in threading.enumerate():
+        if thread.name == "typed_sessions journal":
+            thread.join(20)
 
 
 # ------------------------------------------------------------------ a journal that cannot be used
@@ -122,6 +130,7 @@ def test_rule_29_a_clock_that_jumps_ahead_makes_no_journal_forget(face: Face, se
         with server.journal.open("ab") as journal:
             journal.write(b"\n1damaged" * 40_000)
         sign_out(signed_in(face, name))  # its request finds the other session to be over, which is noted
+        until_compacted()
         assert server.journal.stat().st_size < 40_000
     else:
         server.save()
@@ -172,6 +181,7 @@ def test_rule_29_a_journal_compacts_itself_by_the_clock_of_its_managers(face: Fa
     with server.journal.open("ab") as journal:
         journal.write(padding)
     sign_out(signed_in(face, name))
+    until_compacted()
     assert server.journal.stat().st_size < len(padding)
     assert server.restart() == 0
     assert not is_open(thief)
