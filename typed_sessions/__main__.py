@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         status = _run(parser, arguments)
-        sys.stdout.flush()
+        print(end="", flush=True)  # nothing at all where there is no stdout
     except KeyboardInterrupt:  # before the command had begun to listen for it, or after it was done
         return 130
     except BrokenPipeError:  # whoever read what is printed has gone, as `| head` does

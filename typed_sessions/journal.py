@@ -34,13 +34,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from struct import Struct
-from threading import Condition, Lock, Thread
+from threading import Lock, Thread
 from typing import Literal, NamedTuple, TypeAlias, final
 from zlib import crc32
 
 from .errors import SnapshotDamaged, StoreUnavailable
 from .files import OS, FileSystem, faults_reported, let_go, open_safely, replacement, sync_folder, write_all
 from .forks import tell_of_forks
+from .locks import Held
 
 Kind: TypeAlias = Literal["ended", "renewed"]
 
@@ -133,15 +134,17 @@ class Journal:
         self._aside = aside
         self._compact_from = self._compact_at = compact_from
         self._closed = False
-        # Held by the thread that compacts. What the last compaction left, and when half of that may be forgotten, are for `tidy`.
+        # Held by the thread that compacts, and whether one has been asked to. What the last compaction left, and when half of that may be
+        # forgotten, are for `tidy`.
         self._compacting = Lock()
+        self._asked = False
         self._left = 0
         self._half_past = math.inf
-        # Guarded by `_changed`: whether some thread has the file, and the lines that the next one to have it will write.
-        self._changed = Condition()
-        self._leading = False
+        # The lines that the next thread to have the file will write, and what guards them.
         self._next = _Batch()
-        # Of the thread that has the file.
+        self._adding = Lock()
+        # Held by the thread that has the file. Locks alone, in `with`: wherever a signal's handler raises, they are given back.
+        self._having = Lock()
         self._fd = -1
         self._size = 0
         tell_of_forks(self)
@@ -159,32 +162,25 @@ class Journal:
         data = b"".join([_line(entry) for entry in entries])
         if not data:
             return
-        with self._changed:
+        with self._adding:
             self._refuse_if_closed()
             batch = self._next
             batch.lines.append(data)
-            while self._leading and not batch.done:
-                self._changed.wait()
-            # A batch that was taken is done before its leader lets go, so this one was not taken.
-            lead = not batch.done
-            if lead:
-                self._leading = True
-                self._next = _Batch()
-        if lead:
-            try:
+        grown = 0
+        with self._having:
+            if not batch.done:  # by another thread, which had the file while this one waited
                 self._settle(batch)
                 grown = self._size if self._fd >= 0 else 0
-            finally:
-                self._let_others()
-            if grown >= self._compact_at and self._compacting.acquire(blocking=False):
-                self._aside(partial(self._compact_by_itself, grown))
+        if grown >= self._compact_at and not self._asked:
+            self._asked = True
+            self._aside(partial(self._compact_by_itself, grown))
         if batch.fault is not None:
             # An exception of its own for every caller: one object raised in several threads would mix their tracebacks.
             raise StoreUnavailable(*batch.fault.args) from batch.fault
 
     def prepare(self) -> None:
         """Make the file if there is none. StoreUnavailable: nothing could be appended to it now, and why."""
-        with self._alone():
+        with self._having:
             self._refuse_if_closed()
             with _writing("the journal could not be opened", self._path):
                 try:
@@ -214,9 +210,9 @@ class Journal:
     def close(self) -> None:
         """Write what is under way, and close the file. Nothing can be appended after it; closing again does nothing."""
         self._closed = True
-        with self._alone():
-            with self._changed:
-                batch, self._next = self._next, _Batch()
+        with self._having:
+            with self._adding:
+                batch = self._next
             if batch.lines:
                 self._settle(batch)
             self._drop()
@@ -225,25 +221,11 @@ class Journal:
         if self._closed:
             raise StoreUnavailable(f"the journal {self._path} has been closed")
 
-    @contextmanager
-    def _alone(self) -> Generator[None]:
-        """Have the file, as the leader of a batch has it."""
-        with self._changed:
-            while self._leading:
-                self._changed.wait()
-            self._leading = True
-        try:
-            yield
-        finally:
-            self._let_others()
-
-    def _let_others(self) -> None:
-        with self._changed:
-            self._leading = False
-            self._changed.notify_all()
-
     def _settle(self, batch: _Batch) -> None:
-        """Write a batch, and tell those who wait for it."""
+        """Write a batch, for all who wait for it."""
+        with self._adding:
+            if self._next is batch:  # if not, whoever began it was interrupted
+                self._next = _Batch()
         batch.fault = StoreUnavailable(f"the journal could not be written: {self._path}: the thread that wrote it was interrupted")
         try:
             with _writing("the journal could not be written", self._path):
@@ -252,9 +234,7 @@ class Journal:
         except StoreUnavailable as fault:
             batch.fault = fault
         finally:
-            with self._changed:
-                batch.done = True
-                self._changed.notify_all()
+            batch.done = True
 
     def _write(self, data: bytes) -> None:
         try:
@@ -288,8 +268,11 @@ class Journal:
         let_go(self._fs, fd)
 
     def _compact_by_itself(self, size: int) -> None:
-        """Compact a file of this size; others are kept from that until it is done."""
+        """Compact a file of this size, unless another thread does."""
+        held = Held()
         try:
+            if not held.take([self._compacting], time.monotonic()):
+                return
             with _writing("the journal could not be compacted", self._path):
                 self._compact(self._clock())
         except StoreUnavailable as fault:
@@ -297,12 +280,13 @@ class Journal:
             self._compact_at = _GROWTH * size
             logger.warning("%s", fault)
         finally:
-            self._compacting.release()
+            held.back()
+            self._asked = False
 
     def _compact(self, now: float) -> None:
         fd, size = -1, 0
         try:
-            with self._alone(), suppress(FileNotFoundError):
+            with self._having, suppress(FileNotFoundError):
                 fd, size = _open_held(self._fs, self._path, os.O_RDWR)
                 # Others may write from here on: what has been written stays as it is, and what comes is taken over at the end.
                 self._fs.unlock(fd)
@@ -325,7 +309,7 @@ class Journal:
         with replacement(self._fs, self._path) as new:
             new.write(kept)
             new.settle()
-            with self._alone():
+            with self._having:
                 self._fs.lock(fd, wait=True)
                 size = _size_if_current(self._fs, fd, self._path)
                 if size is None or self._closed:
@@ -339,9 +323,8 @@ class Journal:
     def after_fork(self) -> None:
         """In the child of a fork: begin afresh."""
         # The parent's locks may be held by threads that the child does not have; its entries are its own to write.
-        self._changed, self._compacting = Condition(), Lock()
-        self._leading = False
-        self._next = _Batch()
+        self._adding, self._having, self._compacting = Lock(), Lock(), Lock()
+        self._next, self._asked = _Batch(), False
         fd, self._fd = self._fd, -1
         if fd >= 0:
             # Not unlocked: the lock is the parent's too.

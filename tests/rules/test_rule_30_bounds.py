@@ -454,7 +454,7 @@ def test_rule_30_max_clients_bounds_addresses_that_linger(make_face: Make) -> No
 @pytest.mark.stores("memory")
 @pytest.mark.parametrize("how", ["signed out", "thrown out by a flood"])
 def test_rule_30_sessions_that_are_gone_leave_nothing_until_their_time(make_face: Make, name: Key[str], how: str) -> None:
-    """D2: where sessions live for a month, what comes and goes meanwhile does not wait for its end."""
+    """D1: where sessions live for a month, what comes and goes meanwhile does not wait for its end."""
     face = make_face(timeout=30 * 86_400, store_options={"max_sessions": 50})
     wheel: Any = getattr(face.store, "_wheel")  # noqa: B009  # what grows there is seen nowhere else
     for _ in range(3_000):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from threading import Thread
 from types import FrameType
 from typing import Any
 
@@ -13,15 +15,16 @@ import pytest
 from tests.faces import sqlite_store
 from tests.postgres_server import PostgresServer
 from tests.stores.records import IDLE, LEASE, NOW, found, new, started, value_of, write
-from typed_sessions import MemoryStore, Store, locks
+from typed_sessions import MemoryStore, Store, journal, locks
 from typed_sessions.changes import Changes, ListChange, Write
+from typed_sessions.journal import Entry, Journal, replay
 from typed_sessions.record import Record
 from typed_sessions.stores import memory, postgres, sqlite, sqlite_file, turns
 from typed_sessions.stores.postgres import PostgresStore
 from typed_sessions.stores.redis_verbs import Verbs
 
 CONNECTIONS = 2
-OURS = {module.__file__ for module in (locks, memory, postgres, sqlite, sqlite_file, turns)}
+OURS = {module.__file__ for module in (journal, locks, memory, postgres, sqlite, sqlite_file, turns)}
 
 
 class Interrupted(BaseException):
@@ -117,6 +120,47 @@ def test_no_lock_of_the_memory_store_is_lost_with_a_snapshot() -> None:
         moment += 1
     assert moment > 10
     assert len(store.cut()) == 1
+
+
+@pytest.mark.parametrize("verb", ["append", "compact", "prepare", "close"])
+@pytest.mark.parametrize("fresh", [False, True], ids=["on an open file", "on a new one"])
+def test_no_lock_of_a_journal_is_lost(verb: str, fresh: bool, tmp_path: Path) -> None:
+    """At whatever moment: afterwards other threads append, compact and close, and find what they have written."""
+
+    def entry(seconds: float) -> Entry:
+        return Entry("ended", new().locator, NOW + seconds)
+
+    moment = 0
+    while True:
+        path = tmp_path / str(moment) / "sessions"
+        path.parent.mkdir()
+        one = Journal(path, compact_from=1)
+        if not fresh:
+            one.append([entry(-1), entry(60)])
+        work: dict[str, Callable[[], object]] = {
+            "append": lambda: one.append([entry(60)]),  # noqa: B023  # it is called before the next turn
+            "compact": lambda: one.compact(NOW),  # noqa: B023
+            "prepare": one.prepare,
+            "close": one.close,
+        }
+        was_interrupted = interrupted(work[verb], moment)
+        mine = entry(60)
+        other = one if verb != "close" else Journal(path)
+
+        def go_on() -> None:
+            other.append([mine])  # noqa: B023
+            other.compact(NOW)  # noqa: B023
+            other.close()  # noqa: B023
+
+        thread = Thread(target=go_on, daemon=True)
+        thread.start()
+        thread.join(20)
+        assert not thread.is_alive(), moment
+        assert mine in replay(path, now=NOW)[0]
+        if not was_interrupted:
+            break
+        moment += 1
+    assert moment > 2
 
 
 def test_no_word_to_redis_is_a_number() -> None:
