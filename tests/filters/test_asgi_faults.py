@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from tests.filters.asgi_site import Site, hello, look, says, streams
-from tests.filters.servers import ASGIRequest, Jar, asgi, in_loop, scope
+from tests.filters.servers import Answer, ASGIRequest, Jar, asgi, in_loop, scope
 from tests.watched import Watched
 from typed_sessions import AsyncSessionManager, Conflict, End, Key, Rejected, Session, StoreUnavailable, TooLarge, current_session
 from typed_sessions.filters.asgi import Message, Receive, Scope, Send, open_session
@@ -228,7 +228,7 @@ async def test_what_answers_a_head_in_the_applications_place_has_no_body(site: S
         (await open_session(scope)).require(lambda _: by_commit)
         return await site.set(scope, 9)
 
-    answers = []
+    answers: list[Answer] = []
     for method in ("HEAD", "GET"):
         request = ASGIRequest()
         await site.app(says(refused))({**scope(jar), "method": method}, request.receive, request.send)

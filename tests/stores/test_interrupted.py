@@ -86,12 +86,20 @@ def end(store: Store, record: Record) -> None:
     assert store.end(record.locator, "ended", NOW, LEASE) is not None
 
 
-@pytest.mark.parametrize("verb", [look, lambda store, record: write(store, record, b"1"), lambda store, _: store.create(new(), NOW), end])
+def change(store: Store, record: Record) -> None:
+    assert write(store, record, b"1").status == "committed"
+
+
+def create(store: Store, _: Record) -> None:
+    assert store.create(new(), NOW) == "created"
+
+
+@pytest.mark.parametrize("verb", [look, change, create, end])
 @pytest.mark.parametrize("fresh", [False, True], ids=["on an open file", "on a closed one"])
 def test_no_lock_and_no_connection_to_sqlite_is_lost(verb: Callable[[Store, Record], object], fresh: bool) -> None:
     """At whatever moment: afterwards others read and write, and no connection is open that nobody has."""
-    store = sqlite_store(deadline=1)
-    file: Any = store._file
+    store: Any = sqlite_store(deadline=1)
+    file = store._file
     moment = 0
     record = started(store)
     while True:
