@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -96,6 +97,7 @@ def create(store: Store, _: Record) -> None:
 
 @pytest.mark.parametrize("verb", [look, change, create, end])
 @pytest.mark.parametrize("fresh", [False, True], ids=["on an open file", "on a closed one"])
+@pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning")  # of the one that SQLite gives when it is interrupted
 def test_no_lock_and_no_connection_to_sqlite_is_lost(verb: Callable[[Store, Record], object], fresh: bool) -> None:
     """At whatever moment: afterwards others read and write, and no connection is open that nobody has."""
     store: Any = sqlite_store(deadline=1)
@@ -114,6 +116,7 @@ def test_no_lock_and_no_connection_to_sqlite_is_lost(verb: Callable[[Store, Reco
         moment += 1
     assert moment > 10
     store.close()
+    gc.collect()
 
 
 def test_no_lock_of_the_memory_store_is_lost_with_a_snapshot() -> None:

@@ -16,6 +16,7 @@ wrong counts as no session: it is reported, and dropped when it is ended or come
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ from ..errors import PolicyError, StoreFull, StoreUnavailable
 from ..record import FIELD_FLAGS_AT, FIELD_HOOKED, REUSED, Ending, EndReason, Record
 from .base import Created
 from .limits import Limits
-from .sqlite_file import SQLiteFile, real
+from .sqlite_file import SQLiteFile
 
 logger: logging.Logger = logging.getLogger("typed_sessions")
 
@@ -114,7 +115,7 @@ class SQLiteStore:
         packed = record.pack()
         self._limits.check_new(record, len(packed))
         locator = record.locator
-        row = (locator, packed, _checksum(locator, packed), real(record.due), None if record.flags & REUSED else record.created)
+        row = (locator, packed, _checksum(locator, packed), _real(record.due), None if record.flags & REUSED else record.created)
         bound = self._max_sessions
         if bound is None:
             return "created" if self._file.change(until, _CREATE, row) else "taken"
@@ -288,6 +289,11 @@ def _checksum(locator: bytes, packed: bytes) -> int:
     return crc32(packed, crc32(locator))
 
 
+def _real(seconds: float) -> float | None:
+    """A time as a column holds it: infinity is NULL, which no index entry is kept for."""
+    return None if seconds == math.inf else seconds
+
+
 def _unpack(locator: Any, packed: Any, checksum: Any) -> Record | None:
     """The record of a row, or None if the row is damaged, which is reported. Any: see `_Row`."""
     try:
@@ -325,7 +331,7 @@ def _write(cursor: Cursor, before: Record, after: Record) -> None:
     if _moves(before, after):
         packed = after.pack()
         fresh = None if after.flags & REUSED else after.created
-        cursor.execute(_MOVE, (packed, _checksum(after.locator, packed), real(after.due), fresh, 0, after.locator))
+        cursor.execute(_MOVE, (packed, _checksum(after.locator, packed), _real(after.due), fresh, 0, after.locator))
     else:
         _keep(cursor, after)
 
@@ -359,7 +365,7 @@ def _look(cursor: Cursor, row: _Row, now: float, lease: float, grace: float) -> 
     if ending is None:
         if record.due <= now:
             return _end(cursor, record, Ending(record.over_by, now, now + lease))
-        cursor.execute(_POSTPONE, (real(record.due), record.locator))
+        cursor.execute(_POSTPONE, (_real(record.due), record.locator))
         return None
     if not record.hooked or now >= ending.at + grace:
         cursor.execute(_DELETE, (record.locator,))
@@ -393,7 +399,7 @@ def _reap(cursor: Cursor, now: float) -> bool:
         elif record.due <= now:
             _mark(cursor, record, Ending(record.over_by, now, 0.0))
         else:
-            cursor.execute(_POSTPONE, (real(record.due), record.locator))
+            cursor.execute(_POSTPONE, (_real(record.due), record.locator))
             continue
         found = True
     return found

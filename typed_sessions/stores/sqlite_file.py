@@ -8,7 +8,6 @@ The schema is a list of steps. `user_version` says how many of them a file has b
 from __future__ import annotations
 
 import logging
-import math
 import os
 import random
 import sqlite3
@@ -88,6 +87,11 @@ class _Lent:
         self.era = era
         self.files: Files = ()
         self.cursor = connection.cursor()  # one of its own for every statement takes a tenth of what the statement does
+
+    def __del__(self) -> None:
+        # Of one that is lost: left alone, the connection is part of a cycle, and stays open until somebody looks for these.
+        with suppress(AttributeError, *PROBLEMS):
+            self.connection.close()
 
 
 @final
@@ -464,11 +468,6 @@ class SQLiteFile:
 def _is_busy(problem: Problem) -> bool:
     # By its text: Python 3.10 gives no error code. "database is locked", "database table is locked", "locking protocol".
     return isinstance(problem, sqlite3.OperationalError) and "lock" in str(problem)
-
-
-def real(seconds: float) -> float | None:
-    """A time as a column holds it: infinity is NULL, which no index entry is kept for."""
-    return None if seconds == math.inf else seconds
 
 
 _files: set[weakref.ref[SQLiteFile]] = set()
