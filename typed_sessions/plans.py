@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from asyncio import CancelledError
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any, Literal
 
 from .changes import Outcome
@@ -135,8 +134,7 @@ def _sound(exchange: Exchange, session: Session) -> Plan[bool]:
     try:
         return bool((yield Tell(check, (session,))))
     finally:
-        with suppress(ValueError):
-            leave(token)
+        leave(token)
 
 
 # ------------------------------------------------------------------ committing

@@ -418,8 +418,15 @@ def current_session(default: object = ABSENT, /) -> object:
 
 enter: Callable[[Opener | None], Token[Opener | None]] = _opener.set
 """Make an opener the current one; `leave` with the token that this returns."""
-leave: Callable[[Token[Opener | None]], None] = _opener.reset
-"""Raises ValueError in another context, such as that in which a coroutine is closed that was left over in an event loop."""
+
+
+def leave(token: Token[Opener | None]) -> None:
+    """Make the opener of before the current one again. In another context there is nothing to be done: a coroutine that was left over in an
+    event loop is closed in that of whoever collects it."""
+    try:  # noqa: SIM105  # in the way of every request
+        _opener.reset(token)
+    except ValueError:
+        pass
 
 
 def carrying() -> Client | None:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import logging
 from asyncio import CancelledError
 from collections.abc import Callable, Generator, Iterator
-from contextlib import suppress
 from typing import Any, NamedTuple, TypeAlias, TypeVar, final
 
 from .core import Core
@@ -84,8 +83,7 @@ def tell(session: Session | None, function: Callable[..., Any], value: object, w
         logger.exception("%s raised; everything else goes on", what)
         return otherwise
     finally:
-        with suppress(ValueError):
-            leave(token)
+        leave(token)
 
 
 def emit(core: Core, event: Event, session: Session | None = None) -> Plan[None]:

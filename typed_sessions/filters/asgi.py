@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, cast, final
 
 from ..aio import AsyncSessionManager
@@ -147,11 +146,8 @@ class SessionMiddleware:
                     await self._sessions.abandon_exchange(response)
                 raise
         finally:
+            leave(token)
             response.source = None  # no reference cycle through the scope
-            try:  # noqa: SIM105  # in the way of every request
-                leave(token)
-            except ValueError:
-                pass
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -197,8 +193,7 @@ class SessionMiddleware:
                     await self._sessions.abandon_exchange(connection.exchange)
                 raise
         finally:
-            with suppress(ValueError):
-                leave(token)
+            leave(token)
             self._sessions.disconnected(connection.client)
             connection.exchange.refused = None  # no reference cycle through its traceback
 
