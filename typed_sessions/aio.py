@@ -94,8 +94,13 @@ class AsyncSessionManager(Carrying):
     def open_soon(self, exchange: Exchange) -> Session | Awaitable[Session]:
         """For filters: open the request's session; at once, if there is nothing to wait for."""
         direct, core = self._direct, self._core
+        if direct is None or self._tasks.repeated or exchange.opening is not None:
+            return self.open_exchange(exchange)
+        session = None if self._express is None else self._express.open(exchange)
+        if session is not None:
+            return session
         now = core.clock()
-        if direct is None or self._tasks.repeated or not core.calm_since <= now < core.next_sweep or exchange.opening is not None:
+        if not core.calm_since <= now < core.next_sweep:
             return self.open_exchange(exchange)
         presented = core.ask(exchange)
         record: Record | None = None
@@ -113,7 +118,11 @@ class AsyncSessionManager(Carrying):
         """For filters: open the request's session; once, however many tasks of the request ask for it at the same time."""
         while exchange.opening is not None:
             await exchange.opening.wait()
-        return await self._opened(exchange, self._open(exchange)) if exchange.session is None else exchange.session
+        if exchange.session is not None:
+            return exchange.session
+        if self._express is not None and not self._tasks.repeated and (session := self._express.open(exchange)) is not None:
+            return session
+        return await self._opened(exchange, self._open(exchange))
 
     async def pass_guard(self, exchange: Exchange, guard: Guard) -> None:
         """For filters: the request's session is open, and is within another filter's settings now."""
@@ -156,7 +165,7 @@ class AsyncSessionManager(Carrying):
         No coroutine: whoever is given up before he awaits one is warned of it.
         """
         tracking, direct, core = exchange.tracking, self._direct, self._core
-        if tracking is None or not tracking.touched:
+        if tracking is None or not tracking.touched or (self._express is not None and self._express.commit(exchange)):
             return None
         if direct is None or exchange.turn is not None or not core.is_plain(tracking):
             return partial(self.commit_exchange, exchange)
@@ -186,6 +195,8 @@ class AsyncSessionManager(Carrying):
         """For filters: commit what the request has done so far; by then, if another task of it asks for the end meanwhile."""
         tracking = exchange.tracking
         if tracking is None or not (tracking.touched or (strict and tracking.over)):
+            return
+        if self._express is not None and not strict and self._express.commit(exchange):
             return
         await self._alone(exchange, self._commit, exchange, tracking, strict, tracking.forgotten)
         if tracking.end_asked and not strict:

@@ -163,13 +163,7 @@ def apply(record: Record, changes: Changes, idle: Idle, now: float) -> Outcome:
         payload, before = write.payload, fields.get(name)
         if payload is not None:
             fields[name] = packed = FIELD.pack(revision, write.version, write.flags) + payload
-            length = len(packed)
-            if before is None:
-                size += entry_size(name, length)
-            elif length != len(before):
-                size += length - len(before)
-                if length > 255 or len(before) > 255:
-                    size += head_size(length, 0, narrow=True) - head_size(len(before), 0, narrow=True)
+            size += grown(name, before, len(packed))
             hooked |= write.flags & FIELD_HOOKED
         elif before is not None:
             del fields[name]
@@ -200,6 +194,16 @@ def apply(record: Record, changes: Changes, idle: Idle, now: float) -> Outcome:
         after.granularity = idle.granularity if changes.granularity is None else changes.granularity
         after.flags |= OWN_TIMEOUT
     return Outcome("committed", after)
+
+
+def grown(name: str, before: bytes | None, length: int) -> int:
+    """By how many bytes a packed record grows if a field of `length` bytes takes the place of what is there `before`, or of none."""
+    if before is None:
+        return entry_size(name, length)
+    longer = length - len(before)
+    if longer and (length > 255 or len(before) > 255):
+        longer += head_size(length, 0, narrow=True) - head_size(len(before), 0, narrow=True)
+    return longer
 
 
 def _change_list(fields: dict[str, bytes], name: str, change: ListChange, revision: int) -> int:

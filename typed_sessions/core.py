@@ -2,7 +2,8 @@
 
 Every request is *prepare, one store call, conclude*. `ask` and `admit` are the two ends of opening a session; `draft` and `born` those of
 creating one, and `is_plain`, `is_simple` and `settled` say whether committing changes was that one call. Between them a manager makes the
-call in its own way. This is the way of most requests, so they are plain functions. Whatever takes more is a plan (see `plans`).
+call in its own way. This is the way of most requests, so they are plain functions. Whatever takes more is a plan (see `plans`), and where
+the call is none, the store being in memory, what takes the least has a shorter way yet (see `express`).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from .exchange import Exchange, Guard
 from .forks import tell_of_forks
 from .keeper import Keeper
 from .keys import Key
-from .lifecycle import Draw, Presented, Verdict, first_record, idle_of, issue, judge, new_record, present
+from .lifecycle import Draw, Presented, Verdict, idle_of, issue, judge, new_record, present
 from .options import SessionOptions
 from .policy import CookiePolicy
 from .record import HOOKED, REUSED, Record, SessionId
@@ -55,8 +56,6 @@ class Draft(msgspec.Struct, frozen=True):
     session_id: SessionId
     record: Record
     residents: bool = False
-    plain: bool = False
-    """It is made of the request's `first_fields`."""
 
 
 @final
@@ -95,7 +94,7 @@ class Core:
         self.residents: Residents = Residents()
         self.keeper: Keeper | None = None
         self._seal = seal
-        self._untold = False
+        self.untold: bool = False
         """There have been requests on connections that nobody tells about."""
         self.plain: bool = seal is None
         self._listeners: tuple[tuple[type[Event], Callable[[Any], object]], ...] = ()
@@ -105,8 +104,10 @@ class Core:
         def origin_of(peer: str | None) -> Origin:
             return address_policy.origin(peer, _no_headers)
 
-        self._origin_of = lru_cache(4096)(origin_of)
+        self.origin_of = lru_cache(4096)(origin_of)
         self._trusts = bool(address_policy.trusted_proxies)
+        self.straight: bool = False
+        """What a request presents is in its cookies and its peer's address alone, and it may have a session."""
         self.any_address: bool = address_policy.match == "off"
         # A request sweeps in passing unless it comes between these: a clock that was ahead and is set right must not keep all of them.
         self.calm_since: float = -math.inf
@@ -125,6 +126,7 @@ class Core:
         if self.keeper is not None:
             self.keeper.lives(options.timeout)
         self.enabled: bool = options.enabled
+        self.straight = options.enabled and not self._trusts
         self.lingers: float = options.linger + options.granularity
         self.idle: Idle = idle_of(options.timeout, options)
         self.calm_since, self.next_sweep = -math.inf, math.inf
@@ -157,7 +159,7 @@ class Core:
                 if origin.https is not None:
                     https = origin.https
             else:
-                origin = self._origin_of(peer)
+                origin = self.origin_of(peer)
         except BaseException:
             header = ""  # a traceback may be shown with the locals of its frames, and those are the cookies (I4)
             raise
@@ -228,9 +230,7 @@ class Core:
                 if record.locator not in client.carried:
                     self.clients.attach(client, record.locator)
             else:
-                self._untold = True
-                if record.flags & HOOKED or self.clients.connected or self.residents.busy:
-                    self.linger(record.locator, exchange.address, now)
+                self.came(record, exchange.address, now)
         session = exchange.session = Session(tracking)
         return session
 
@@ -255,21 +255,21 @@ class Core:
             exchange.client = client
             self.clients.attach(client, record.locator)
         else:
-            self._untold = True
-            # Where there are no hooks nobody has to be told who leaves, and who is there can be seen from the record.
-            if record.flags & HOOKED or self.clients.connected or self.residents.busy:
-                self.linger(record.locator, exchange.address, now)
+            self.came(record, exchange.address, now)
 
-    def linger(self, locator: bytes, address: str | None, now: float) -> None:
-        """A request came from an address, on a connection of which nobody will tell that it is closed."""
-        self.clients.seen(locator, address, now + self.options.linger, now)
+    def came(self, record: Record, address: str | None, now: float) -> None:
+        """A request of a session came from an address, on a connection of which nobody will tell that it is closed."""
+        self.untold = True
+        # Where there are no hooks nobody has to be told who leaves, and who is there can be seen from the record.
+        if record.flags & HOOKED or self.clients.connected or self.residents.busy:
+            self.clients.seen(record.locator, address, now + self.options.linger, now)
 
     def require_address(self, exchange: Exchange) -> None:
         """Raise unless a session can be bound to where the request comes from: otherwise every request would get a session of its own."""
         if exchange.address is not None or self.any_address:
             return
         peer = exchange.guard.basics(exchange.source)[0]
-        if not self._trusts or not peer or self._origin_of(peer).address is None:
+        if not self._trusts or not peer or self.origin_of(peer).address is None:
             raise NoPeerAddress(
                 f"no session can be bound to the peer {peer!r}: it is no IP address"
                 f"{', and no trusted proxy named one' if self._trusts else ''}. Behind a proxy, give "
@@ -297,12 +297,7 @@ class Core:
         tracking = exchange.tracking
         assert tracking is not None
         options = self.options
-        first = tracking.first_fields() if self.plain else None
         session_id = issue(self.draw)
-        if first is not None:
-            if exchange.address is None:
-                self.require_address(exchange)
-            return Draft(session_id, first_record(session_id, exchange.address, first, options, self.idle, now), plain=True)
         changes = tracking.changes(session_id.locator)
         if not forced and (changes is None or not tracking.begins()):
             return None
@@ -317,10 +312,7 @@ class Core:
         """Conclude: the store has created the session of a draft."""
         tracking = exchange.tracking
         assert tracking is not None
-        if draft.plain:
-            tracking.begun(draft.record)
-        else:
-            tracking.committed(draft.record, residents)
+        tracking.committed(draft.record, residents)
         exchange.issued = self.issued(draft.session_id)
         exchange.verdict = "live"
         exchange.created = True
@@ -412,7 +404,7 @@ class Core:
             return ()
         now = self.clock()
         clients = self.clients.of(record.locator, now)
-        if not clients and self._untold and not view.over and now < record.used + self.lingers:
+        if not clients and self.untold and not view.over and now < record.used + self.lingers:
             clients = self.clients.lingering(record.address)
         return clients
 

@@ -48,10 +48,10 @@ TAG_BYTES = 32
 KEY_LENGTH = 64
 ADDR_LENGTH = 43
 _VALUES_LENGTH = KEY_LENGTH + ADDR_LENGTH
-_RAW_BYTES = LOCATOR_BYTES + SECRET_BYTES
+RAW_BYTES = LOCATOR_BYTES + SECRET_BYTES
 STRAGGLE = 10
 """Seconds after a secret was replaced in which a request may still come with it that had left its browser before."""
-_TO_STANDARD = bytes.maketrans(b"-_+/", b"+/!!")  # '+' and '/' are no base64url: made illegal, so that an id has one spelling
+TO_STANDARD = bytes.maketrans(b"-_+/", b"+/!!")  # '+' and '/' are no base64url: made illegal, so that an id has one spelling
 _TO_URL = bytes.maketrans(b"+/", b"-_")
 
 Draw: TypeAlias = Callable[[int], bytes]
@@ -104,8 +104,8 @@ def present(key_value: str, addr_value: str | None) -> Presented | None:
         if len(key_value) != KEY_LENGTH or not dot:
             return None
     try:
-        raw = a2b_base64(key_value.encode().translate(_TO_STANDARD))
-        if len(raw) != _RAW_BYTES:  # the decoder skips what is illegal
+        raw = a2b_base64(key_value.encode().translate(TO_STANDARD))
+        if len(raw) != RAW_BYTES:  # the decoder skips what is illegal
             return None
         secret = raw[LOCATOR_BYTES:]
         if addr_value is None or len(addr_value) != ADDR_LENGTH:
@@ -138,13 +138,13 @@ def judge(presented: Presented, record: Record | None, address: str | None, poli
 
 def issue(draw: Draw, locator: bytes | None = None) -> SessionId:
     """A new id; with `locator`, a new secret for that session. `draw` is a source of random bytes (I1)."""
-    random = draw(_RAW_BYTES + TAG_BYTES)
+    random = draw(RAW_BYTES + TAG_BYTES)
     if locator is not None:
         random = locator + random[LOCATOR_BYTES:]
     # Both values at once: the first ends where a group of four characters ends, and the second loses its padding.
     values = b2a_base64(random, newline=False).translate(_TO_URL)
     text = values.decode("ascii")
-    hashed = sha256(random[LOCATOR_BYTES:_RAW_BYTES])
+    hashed = sha256(random[LOCATOR_BYTES:RAW_BYTES])
     digest = hashed.digest()
     hashed.update(values[KEY_LENGTH:_VALUES_LENGTH])
     return SessionId(random[:LOCATOR_BYTES], digest, hashed.digest()[:TAG_DIGEST_BYTES], text[:KEY_LENGTH], text[KEY_LENGTH:_VALUES_LENGTH])

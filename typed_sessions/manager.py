@@ -24,6 +24,7 @@ from .durations import check_seconds
 from .errors import SessionEnded, SessionError
 from .events import Event
 from .exchange import BAD_REQUEST, Exchange, Guard, Request
+from .express import Express, express_of
 from .finish import Finish, close_exchange
 from .keeper import absolute, is_cuttable
 from .lifecycle import judge
@@ -93,6 +94,7 @@ class SessionManager(Configured[Store]):
             raise TypeError(f"SessionManager({store!r}): that store is for AsyncSessionManager; use its synchronous sibling")
         self._store = store
         self._blocking = store.blocking
+        self._express: Express | None = express_of(self._core)
         core = self._core
 
         def forked() -> None:
@@ -154,6 +156,8 @@ class SessionManager(Configured[Store]):
     def open_exchange(self, exchange: Exchange) -> Session:
         """For filters: open the request's session."""
         core = self._core
+        if self._express is not None and (session := self._express.open(exchange)) is not None:
+            return session
         if self._blocking:
             _refuse_running_loop()
         now = core.clock()
@@ -187,6 +191,8 @@ class SessionManager(Configured[Store]):
         """For filters: commit what the request has done so far."""
         tracking = exchange.tracking
         if tracking is None or not (tracking.touched or (strict and tracking.over)):
+            return
+        if self._express is not None and not strict and self._express.commit(exchange):
             return
         core = self._core
         if self._blocking:

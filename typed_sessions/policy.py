@@ -106,7 +106,8 @@ class CookiePolicy:
 class SessionCookies:
     """The session's two cookies under one policy and one scheme: their names, how they are found, set and expired.
 
-    `key_name` and `addr_name` are the cookies' names, prefix included; `secure` says whether this is the https form.
+    `key_name` and `addr_name` are the cookies' names, prefix included, and `stem` is what they begin with; `secure` says whether this is
+    the https form. In a header, `key_equals` is before the one value, and `addr_follows` between the two if they stand side by side.
     Over https an unprefixed cookie has another name, so it is never read (RFC 6265bis 4.1.3).
     """
 
@@ -115,24 +116,25 @@ class SessionCookies:
         "_addr_equals",
         "_expiry",
         "_key",
-        "_key_equals",
         "_lasting",
         "_max_age",
         "_near",
-        "_stem",
         "_told",
         "_until_closed",
+        "addr_follows",
         "addr_name",
+        "key_equals",
         "key_name",
         "secure",
+        "stem",
     )
 
     def __init__(self, policy: CookiePolicy, *, https: bool) -> None:
         prefix = "" if not https else "__Host-" if policy.path == "/" and policy.domain is None else "__Secure-"
         self.secure: bool = https
-        self._stem = f"{prefix}{policy.name}_"
-        self.key_name: str = f"{self._stem}KEY"
-        self.addr_name: str = f"{self._stem}ADDR"
+        self.stem: str = f"{prefix}{policy.name}_"
+        self.key_name: str = f"{self.stem}KEY"
+        self.addr_name: str = f"{self.stem}ADDR"
         self._key = SetCookie(
             self.key_name,
             "",
@@ -146,12 +148,13 @@ class SessionCookies:
         self._addr = replace(self._key, name=self.addr_name)
         self._max_age = None if policy.max_age is None else math.ceil(policy.max_age)
 
-        self._key_equals = f"{self.key_name}="
+        self.key_equals: str = f"{self.key_name}="
         self._addr_equals = f"{self.addr_name}="
+        self.addr_follows: str = f"; {self._addr_equals}"
         # A pair and its semicolon are three characters at least: what begins before this position is within the first MAX_PAIRS pairs.
-        self._near = 3 * MAX_PAIRS - len(self._key_equals)
-        self._until_closed = self._key.header()[len(self._key_equals) :]
-        self._lasting = replace(self._key, max_age=self._max_age).header()[len(self._key_equals) :]
+        self._near = 3 * MAX_PAIRS - len(self.key_equals)
+        self._until_closed = self._key.header()[len(self.key_equals) :]
+        self._lasting = replace(self._key, max_age=self._max_age).header()[len(self.key_equals) :]
         self._expiry = (self._key.expired().header(), self._addr.expired().header())
         self._told = False
 
@@ -165,11 +168,11 @@ class SessionCookies:
             return None, None
         # Every request comes here. A header is answered without parsing if each name stands in it once, KEY before ADDR as browsers send
         # them back; all else goes the long way. The conditions are those under which both ways agree:
-        before, _, rest = header.partition(self._key_equals)
+        before, _, rest = header.partition(self.key_equals)
         between, _, after = rest.partition(self._addr_equals)
         key, _, gap = between.partition(";")
         addr = after.partition(";")[0]
-        stem = self._stem
+        stem = self.stem
         if (
             # each name begins a pair,
             (gap == " " or gap[-2:] == "; ")
@@ -228,7 +231,7 @@ class SessionCookies:
     def issued_headers(self, key: str, addr: str, *, persistent: bool) -> tuple[str, str]:
         """The same for values that were made here: whoever has encoded them need not look whether they can be written."""
         attributes = self._lasting if persistent else self._until_closed
-        return f"{self._key_equals}{key}{attributes}", f"{self._addr_equals}{addr}{attributes}"
+        return f"{self.key_equals}{key}{attributes}", f"{self._addr_equals}{addr}{attributes}"
 
     def expire(self) -> tuple[SetCookie, SetCookie]:
         """The deletions of the two cookies, with the path, domain and flags that they were set with."""

@@ -59,8 +59,8 @@ _DEADLINE = Struct("<d")
 _ENDED = Struct("<Bdd")
 FIELD = Struct("<IHB")
 FIELD_HEAD = FIELD.size
-FIELD_VERSION = 4
-FIRST_REVISION = FIELD.pack(1, 0, 0)[:FIELD_VERSION]
+REVISION_BYTES = FIELD_VERSION = 4
+FIRST_REVISION = FIELD.pack(1, 0, 0)[:REVISION_BYTES]
 FIELD_FLAGS_AT = FIELD_HEAD - 1
 """Where the flags stand in a packed field."""
 RECORD_FLAGS_AT = 1
@@ -277,7 +277,7 @@ class Record(msgspec.Struct, eq=False):
             return self.packed
         fields = _encode(self.unpacked or {})
         flags = self.flags & _KEPT
-        address = b"" if self.address is None else _address(self.address)
+        address = b"" if self.address is None else self.address.encode("ascii", "replace")[:255]
         tail = b""
         if self.previous is not None or self.deadline is not None or self.ending is not None:
             if self.previous is not None:
@@ -338,12 +338,6 @@ class Record(msgspec.Struct, eq=False):
 
     def __repr__(self) -> str:
         return f"<Record {self.locator.hex()} revision {self.revision}, {len(self.fields)} fields>"
-
-
-def _address(address: str) -> bytes:
-    if len(address) > 255 or not address.isascii():
-        return address.encode("ascii", "replace")[:255]
-    return address.encode()
 
 
 @final

@@ -13,7 +13,7 @@ from .changes import Changes, ListChange, Write
 from .codecs import TypedCodec
 from .errors import KeyTypeError
 from .keys import Key, ListKey
-from .record import FIELD_COPY, FIELD_HOOKED, FIELD_SEALED, FIELD_TWIN, FIRST_REVISION, Record, field_revision, unpack_field
+from .record import FIELD_COPY, FIELD_HOOKED, FIELD_SEALED, FIELD_TWIN, Record, field_revision, unpack_field
 from .residents import ABSENT, ResidentChange
 from .slots import Item, ListSlot, Slot
 from .view import View, encoded, logger
@@ -126,29 +126,6 @@ class Tracking(View, eq=False):
         if seal is not None and payload is not None:
             payload, flags = seal.seal(self._locator(locator), name, payload), flags | FIELD_SEALED
         return Write(payload, version, flags, base)
-
-    def first_fields(self) -> dict[str, bytes] | None:
-        """The fields of a session that is about to be created, if values were assigned that cannot be changed in place, and nothing else
-        was done; None otherwise: then it is for `changes`. Only for a manager that seals nothing.
-        """
-        if self.flagged or self.lists:
-            return None
-        fields: dict[str, bytes] = {}
-        for name, slot in self.slots.items():
-            key, payload = slot.key, slot.encoded
-            if slot.mode != "assigned" or payload is None or not key.direct or key.has_hooks:
-                return None
-            fields[name] = FIRST_REVISION + key.head + payload
-        return fields or None
-
-    def begun(self, record: Record) -> None:
-        """`committed`, for a session that has been created with its `first_fields`."""
-        self.record = record
-        if self.lasting:
-            self.persistent = self.is_persistent(record)
-        # Another task may have looked at something meanwhile, or asked for the end.
-        self.values = {name: slot.value for name, slot in self.slots.items() if slot.mode == "assigned"}
-        self.slots, self.lists, self.touched = {}, None, self.flagged
 
     def begins(self) -> bool:
         """Whether a session that is not stored has something to be stored for: a value, or an element of a list."""

@@ -20,14 +20,12 @@ from ..locks import Held
 from ..record import ENDED, FIELD_FLAGS_AT, FIELD_HOOKED, RECORD_FLAGS_AT, REUSED, Ending, EndReason, Record
 from ..wheel import Wheel
 from .base import Created
+from .guests import Guests
 from .limits import Limits
 from .shard import Shard, record_of
 
 _STEP = 128
 """How many entries a sweep looks at before it lets go of a lock (rule 16)."""
-_SLACK = 1_000
-_GLANCES = 512
-"""How many sessions one request looks at, at most, for one that makes room."""
 _GUESTS = 16
 """How many have to go for one that comes, at most, where there are more than fit."""
 
@@ -62,13 +60,7 @@ class MemoryStore:
         self._books = threading.Lock()
         self._wheel = Wheel()
         self._count = 0
-        self._guests = 0
-        """How many of them only their first request has used."""
-        # Sessions that only their first request has used, oldest first. Where these queues are twice as long as there are sessions,
-        # `_newer` is gone through from the left, a few a creation, and what is still unused goes over to `_older`: so the oldest is at
-        # the left of `_older`, if there is one, and the queues never grow for good.
-        self._older: deque[int] = deque()
-        self._newer: deque[int] = deque()
+        self._guests = Guests()
         self._unclaimed: deque[int] = deque()
         self._cutting = threading.Lock()
         tell_of_forks(self)
@@ -82,40 +74,24 @@ class MemoryStore:
     # -------------------------------------------------------------- the verbs
 
     def create(self, record: Record, now: float) -> Created:
+        if self.begin(record, now):
+            return "created"
         key = int.from_bytes(record.locator, "big")
-        fields = record.unpacked
-        packed = record.pack()
-        if len(packed) > self._max_bytes or fields is None or len(fields) > self._max_keys:
-            self._limits.check_new(record, len(packed))
-        due = record.due
         shard = self._shards[key % self._shard_count]
-        crowded = False
+        packed = record.pack()
+        if key in shard.records:
+            return "taken"
+        crowded = self._admit(now)
         with shard.lock:
-            if key in shard.records:
-                return "taken"
-            with self._books:
-                roomy = self._count < self._max_sessions and len(self._newer) + len(self._older) <= 2 * self._count + _SLACK
-                if roomy:
-                    self._count += 1
-                    self._guests += 1
-                    if shard.before is None:
-                        shard.records[key] = packed
-                    else:
-                        shard.put(key, packed)
-                    self._wheel.add(key, due, now)
-        if not roomy:
-            crowded = self._admit(now)
-            with shard.lock:
-                taken = key in shard.records
-                if not taken:
-                    shard.put(key, packed)
-            if taken:
-                self._leave(None, record)
-                return "taken"
-            with self._books:
-                self._wheel.add(key, due, now)
-        # Here and in the wheel not before it is there: whoever makes room, or tidies, would take it for one that has gone.
-        self._newer.append(key)
+            taken = key in shard.records
+            if not taken:
+                shard.put(key, packed)
+        if taken:
+            self._leave(None, record)
+            return "taken"
+        with self._books:
+            self._wheel.add(key, record.due, now)
+        self._guests.newer.append(key)
         return "crowded" if crowded else "created"
 
     def open(self, locator: bytes, use: Use | None, idle: Idle, now: float) -> Record | None:
@@ -254,6 +230,51 @@ class MemoryStore:
     def close(self) -> None:
         """Nothing to let go of: the sessions stay for as long as the store does."""
 
+    # -------------------------------------------------------------- for `Express`
+
+    def in_use(self, locator: bytes) -> Record | None:
+        """The record of a session that is in use, so that it is here unpacked. To look at it is no use."""
+        key = int.from_bytes(locator, "big")
+        stored = self._shards[key % self._shard_count].records.get(key)
+        return stored if type(stored) is Record and stored.ending is None else None
+
+    def begin(self, record: Record, now: float) -> bool:
+        """`create`, if that is nothing but to put it here; else False, and nothing is done. Raises what `create` raises."""
+        key = int.from_bytes(record.locator, "big")
+        fields, packed = record.unpacked, record.pack()
+        if len(packed) > self._max_bytes or fields is None or len(fields) > self._max_keys:
+            self._limits.check_new(record, len(packed))
+        due, guests = record.due, self._guests
+        shard = self._shards[key % self._shard_count]
+        with shard.lock:
+            if key in shard.records:
+                return False
+            with self._books:
+                if self._count >= self._max_sessions or guests.are_many(self._count):
+                    return False
+                self._count += 1
+                guests.count += 1
+                if shard.before is None:
+                    shard.records[key] = packed
+                else:
+                    shard.put(key, packed)
+                self._wheel.add(key, due, now)
+        # Here and in the wheel not before it is there: whoever makes room, or tidies, would take it for one that has gone.
+        guests.newer.append(key)
+        return True
+
+    def swap(self, record: Record, after: Record) -> bool:
+        """Put a record in the place of another, if that is what is here, and nothing else is concerned; else False, and nothing is done."""
+        if after.size > self._max_bytes or len(after.fields) > self._max_keys:
+            return False
+        key = int.from_bytes(record.locator, "big")
+        shard = self._shards[key % self._shard_count]
+        with shard.lock:
+            if shard.records.get(key) is not record or shard.before is not None:
+                return False
+            shard.records[key] = after
+        return True
+
     # -------------------------------------------------------------- snapshots
 
     def cut(self) -> list[tuple[bytes, bytes]]:
@@ -298,8 +319,8 @@ class MemoryStore:
                 if record.ending is None:
                     self._count += 1
                     if not record.flags & REUSED:
-                        self._guests += 1
-                        self._newer.append(key)
+                        self._guests.count += 1
+                        self._guests.newer.append(key)
                 self._wheel.add(key, record.due, now)
             restored += 1
         return restored
@@ -318,7 +339,7 @@ class MemoryStore:
         in the wheel lies behind that; and with its first use it makes room for nobody any more."""
         if after.flags & ~before.flags & REUSED:
             with self._books:
-                self._guests -= 1
+                self._guests.count -= 1
         if after.due < before.due:
             with self._books:
                 self._wheel.sooner(key, after.due, now)
@@ -333,11 +354,11 @@ class MemoryStore:
         reaped: _Room = "made"
         while True:
             with self._books:
-                if len(self._newer) + len(self._older) > 2 * self._count + _SLACK:
-                    self._drop_used()
+                if self._guests.are_many(self._count):
+                    self._guests.tidy(self._unused)
                 if self._count < self._max_sessions or gone == _GUESTS or not known:
                     self._count += 1
-                    self._guests += 1
+                    self._guests.count += 1
                     return gone > 0
             # What is over goes before a guest who is not, as far as one step finds it.
             reaped = self._reap(now) if reaped == "made" else reaped
@@ -348,15 +369,6 @@ class MemoryStore:
                 )
             known = room == "made"
             gone += known
-
-    def _drop_used(self) -> None:
-        """Go on a little in clearing the queues of what no longer belongs there; with the lock of the books held."""
-        for _ in range(min(4, len(self._newer))):
-            candidate = self._newer.popleft()
-            if self._unused(candidate):
-                self._older.append(candidate)
-        if not self._newer:
-            self._older, self._newer = self._newer, self._older
 
     def _unused(self, key: int) -> bool:
         stored = self._shards[key % self._shard_count].records.get(key)
@@ -369,10 +381,9 @@ class MemoryStore:
     def _evict(self, now: float) -> _Room:
         while True:
             with self._books:
-                key = self._oldest_guest()
+                key = self._guests.oldest(self._unused)
                 if key is None:
-                    # With none in the queues, those that are counted are only just being created, and cannot go yet.
-                    return "unknown" if self._guests > 0 and (self._older or self._newer) else "none"
+                    return "unknown" if self._guests.may_be_found() else "none"
             shard = self._shards[key % self._shard_count]
             with shard.lock:
                 stored = shard.records.get(key)
@@ -385,17 +396,6 @@ class MemoryStore:
             self._leave(key, record)
             self._unclaimed.append(key)
             return "made"
-
-    def _oldest_guest(self) -> int | None:
-        """The oldest session that no second request has used, if a few looks find it; with the lock of the books held."""
-        for _ in range(_GLANCES):
-            queue = self._older or self._newer
-            if not queue:
-                break
-            key = queue.popleft()
-            if self._unused(key):
-                return key
-        return None
 
     def _reap(self, now: float) -> _Room:
         """End some of what has expired and no sweep has come to: it keeps nobody out."""
@@ -434,7 +434,7 @@ class MemoryStore:
         with self._books:
             self._count -= 1
             if not record.flags & REUSED:
-                self._guests -= 1
+                self._guests.count -= 1
             if key is not None:
                 self._wheel.forget(key)
                 self._wheel.tidy(self._count, self._is_here)
