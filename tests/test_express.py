@@ -64,7 +64,9 @@ _lifetime = "or (record.deadline is not None and now >= record.deadline)\n"
 
 BROKEN = (
     Broken("not core.calm_since <= now < core.next_sweep", "False", "a sweep in passing"),
-    Broken("not core.straight", "False", "('text',), off"),
+    Broken("not core.enabled", "False", "('text',), off"),
+    Broken("core.origin_behind(guard, exchange.source, peer) if core.trusts else ", "", "('text',), behind a proxy"),
+    Broken("https if told is None else told", "https", "('text',), behind a proxy over https"),
     Broken("guard.check is not None", "False", "after a check"),
     Broken("if address is None:", "if False:", "no address"),
     Broken("stem in header", "False", "cookies: no key"),
@@ -269,18 +271,18 @@ def test_what_another_task_commits_is_not_committed_beside_it() -> None:
 
 
 def test_work_in_the_background_begins_with_the_first_request() -> None:
-    """A manager that has some goes through the layers, which look after it: the short way would never begin it."""
+    """Whichever way that takes: nothing else would begin it in an event loop that runs later than the manager was made."""
 
-    async def run() -> None:
-        manager: Any = AsyncSessionManager(gc="active")
-        async with manager as sessions:
-            exchange = Exchange(sessions._guard(None), Request(headers=[], peer=PEER))
-            opened = sessions.open_soon(exchange)
-            assert not isinstance(opened, Session)
-            await opened
-            assert sessions._tasks._running
+    sessions: Any = AsyncSessionManager(gc="active")
+    assert not sessions._tasks._running
 
-    asyncio.run(run())
+    async def begin() -> None:
+        exchange = Exchange(sessions._guard(None), Request(headers=[], peer=PEER))
+        assert isinstance(sessions.open_soon(exchange), Session)
+        assert sessions._tasks._running
+        await sessions.aclose()
+
+    asyncio.run(begin())
 
 
 def test_the_store_puts_nothing_in_the_place_of_what_a_snapshot_is_taken_of() -> None:

@@ -63,8 +63,9 @@ class Source(NamedTuple):
 class Reader:
     """Gets what is needed out of a `Source`."""
 
-    def __init__(self, *, has_clients: bool) -> None:
+    def __init__(self, *, has_clients: bool, schemes: Sequence[str]) -> None:
         self.has_clients = has_clients
+        self.schemes = schemes
 
     def basics(self, source: Source, /) -> tuple[str | None, bool, str]:
         return source.peer, False, source.header
@@ -73,7 +74,7 @@ class Reader:
         return "/shop/cart"
 
     def headers(self, source: Source, name: str, /) -> Sequence[str]:
-        return {"cookie": [source.header], "x-forwarded-for": ["198.51.100.7"]}.get(name, [])
+        return {"cookie": [source.header], "x-forwarded-for": ["198.51.100.7"], "x-forwarded-proto": self.schemes}.get(name, [])
 
     def client(self, source: Source, /) -> Client | None:
         return source.client
@@ -217,7 +218,9 @@ class Way:
         self.manager._express = None if take is None else take(self.manager.core, Store(self))  # type: ignore[arg-type]
         self.told: list[object] = []
         check = self.is_short if settings.checked else None
-        self.guard = Guard(Reader(has_clients=settings.has_clients), self.manager.cookie_policy, check=check, **settings.guard)
+        self.guard = Guard(
+            Reader(has_clients=settings.has_clients, schemes=settings.schemes), self.manager.cookie_policy, check=check, **settings.guard
+        )
         self.client: Client | None = None
         if settings.has_clients:
             self.connection = self.manager.connect(PEER, lambda: None)
@@ -239,7 +242,8 @@ class Way:
 
     def visit(self, visit: Visit) -> None:
         self.clock.advance(visit.wait)
-        header = FORMS[visit.form](*(f"{name}={value}" for name, value in self.jar.items()))
+        key, addr = [f"{name}={value}" for name, value in self.jar.items()][-2:]  # those of https have other names
+        header = FORMS[visit.form](key, addr)
         exchange = Exchange(self.guard, Source(header, visit.peer, self.client))
         exchange.failing = visit.failing
         try:
@@ -283,6 +287,7 @@ class Settings(NamedTuple):
     has_clients: bool = False
     listening: bool = False
     checked: bool = False
+    schemes: Sequence[str] = ()
 
 
 SETTINGS: dict[str, Settings] = {
@@ -299,6 +304,7 @@ SETTINGS: dict[str, Settings] = {
     "another address ends it": Settings({"address_policy": AddressPolicy(mismatch="end")}),
     "another address is told": Settings({"address_policy": AddressPolicy(mismatch="report")}),
     "behind a proxy": Settings({"address_policy": AddressPolicy(trusted_proxies=[PEER])}),
+    "behind a proxy over https": Settings({"address_policy": AddressPolicy(trusted_proxies=[PEER])}, schemes=["https"]),
     "route": Settings({"route": "a"}),
     "overlap": Settings({"overlap": 30}),
     "old ids end it": Settings({"old_id": "end"}),

@@ -94,8 +94,10 @@ class AsyncSessionManager(Carrying):
     def open_soon(self, exchange: Exchange) -> Session | Awaitable[Session]:
         """For filters: open the request's session; at once, if there is nothing to wait for."""
         direct, core = self._direct, self._core
-        if direct is None or self._tasks.repeated or exchange.opening is not None:
+        if direct is None or exchange.opening is not None:
             return self.open_exchange(exchange)
+        if self._tasks.repeated:
+            self._tasks.start()
         session = None if self._express is None else self._express.open(exchange)
         if session is not None:
             return session
@@ -120,7 +122,9 @@ class AsyncSessionManager(Carrying):
             await exchange.opening.wait()
         if exchange.session is not None:
             return exchange.session
-        if self._express is not None and not self._tasks.repeated and (session := self._express.open(exchange)) is not None:
+        if self._tasks.repeated:
+            self._tasks.start()
+        if self._express is not None and (session := self._express.open(exchange)) is not None:
             return session
         return await self._opened(exchange, self._open(exchange))
 
@@ -142,8 +146,6 @@ class AsyncSessionManager(Carrying):
 
     async def _open(self, exchange: Exchange) -> Session:
         core = self._core
-        if self._tasks.repeated:
-            self._tasks.start()
         now = core.clock()
         if not core.calm_since <= now < core.next_sweep:
             await self.run(endings.in_passing(core, exchange, now))

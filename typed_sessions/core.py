@@ -105,9 +105,7 @@ class Core:
             return address_policy.origin(peer, _no_headers)
 
         self.origin_of = lru_cache(4096)(origin_of)
-        self._trusts = bool(address_policy.trusted_proxies)
-        self.straight: bool = False
-        """What a request presents is in its cookies and its peer's address alone, and it may have a session."""
+        self.trusts: bool = bool(address_policy.trusted_proxies)
         self.any_address: bool = address_policy.match == "off"
         # A request sweeps in passing unless it comes between these: a clock that was ahead and is set right must not keep all of them.
         self.calm_since: float = -math.inf
@@ -126,7 +124,6 @@ class Core:
         if self.keeper is not None:
             self.keeper.lives(options.timeout)
         self.enabled: bool = options.enabled
-        self.straight = options.enabled and not self._trusts
         self.lingers: float = options.linger + options.granularity
         self.idle: Idle = idle_of(options.timeout, options)
         self.calm_since, self.next_sweep = -math.inf, math.inf
@@ -143,10 +140,14 @@ class Core:
         """Whether the request came encrypted, as far as it can be told before it is judged."""
         peer, https, _ = guard.basics(source)
         try:
-            told = self.address_policy.origin(peer, lambda name: guard.reader.headers(source, name)).https
+            told = self.origin_behind(guard, source, peer).https
         except NoPeerAddress:  # which is said when the session is opened
             told = None
         return https if told is None else told
+
+    def origin_behind(self, guard: Guard, source: Any, peer: str | None) -> Origin:  # Any: as in Reader
+        """Where a request comes from, where its peer may be a trusted proxy. Raises `NoPeerAddress`."""
+        return self.address_policy.origin(peer, lambda name: guard.reader.headers(source, name))
 
     def ask(self, exchange: Exchange) -> Presented | None:
         """Prepare: what the request's cookies say, or None if nothing of it is worth a store call. Raises `NoPeerAddress`."""
@@ -154,17 +155,12 @@ class Core:
         peer, https, header = guard.basics(exchange.source)
         exchange.looked = True
         try:
-            if self._trusts:
-                origin = self.address_policy.origin(peer, lambda name: guard.reader.headers(exchange.source, name))
-                if origin.https is not None:
-                    https = origin.https
-            else:
-                origin = self.origin_of(peer)
+            origin = self.origin_behind(guard, exchange.source, peer) if self.trusts else self.origin_of(peer)
         except BaseException:
             header = ""  # a traceback may be shown with the locals of its frames, and those are the cookies (I4)
             raise
-        exchange.address = origin[0]
-        cookies = exchange.cookies = guard.cookies[https]
+        exchange.address, told = origin
+        cookies = exchange.cookies = guard.cookies[https if told is None else told]
         key_value, addr_value = cookies.find(header)
         if key_value is None or not self.enabled:
             return None
@@ -269,10 +265,10 @@ class Core:
         if exchange.address is not None or self.any_address:
             return
         peer = exchange.guard.basics(exchange.source)[0]
-        if not self._trusts or not peer or self.origin_of(peer).address is None:
+        if not self.trusts or not peer or self.origin_of(peer).address is None:
             raise NoPeerAddress(
                 f"no session can be bound to the peer {peer!r}: it is no IP address"
-                f"{', and no trusted proxy named one' if self._trusts else ''}. Behind a proxy, give "
+                f"{', and no trusted proxy named one' if self.trusts else ''}. Behind a proxy, give "
                 'AddressPolicy(trusted_proxies=[...]) ("unix" for a Unix socket). A test client needs an address, as in '
                 'TestClient(app, client=("127.0.0.1", 50000)); where it takes none (Litestar\'s), or addresses mean nothing, there is '
                 'AddressPolicy(match="off")'

@@ -46,18 +46,19 @@ class Express:
         """The session of a request whose two cookies stand side by side, as browsers send back what came in one answer; or of none."""
         core, guard = self._core, exchange.guard
         now = core.clock()
-        if not core.calm_since <= now < core.next_sweep or not core.straight or guard.check is not None:
+        if not core.calm_since <= now < core.next_sweep or not core.enabled or guard.check is not None:
             return None
         peer, https, header = guard.basics(exchange.source)
         exchange.looked = True
         try:
-            address = exchange.address = core.origin_of(peer)[0]
+            address, told = core.origin_behind(guard, exchange.source, peer) if core.trusts else core.origin_of(peer)
         except BaseException:
             header = ""  # a traceback may be shown with the locals of its frames, and those are secrets (I4)
             raise
         if address is None:
             return None
-        cookies = exchange.cookies = guard.cookies[https]
+        exchange.address = address
+        cookies = exchange.cookies = guard.cookies[https if told is None else told]
         stem = cookies.stem
         before, _, rest = header.partition(cookies.key_equals)
         if not rest:

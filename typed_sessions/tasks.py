@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable
-from contextlib import suppress
 from contextvars import Context
 from typing import Any, TypeVar, final
 
@@ -53,14 +52,17 @@ class Tasks:
 
     def start(self) -> None:
         """Begin what is to be repeated and is not yet, if an event loop is running."""
-        with suppress(RuntimeError):
+        try:
             loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        if self._path_of_parent is not None:
             self._leave_saving_to_parent()
-            for name, (every, work) in self.repeated.items():
-                task = self._running.get(name)
-                if task is None or task.done() or task.get_loop().is_closed():
-                    # In no context: that of the request which happens to be the first would be kept for good.
-                    self._running[name] = Context().run(_begin, loop, name, every, work)
+        for name, (every, work) in self.repeated.items():
+            task = self._running.get(name)
+            if task is None or task.done() or task.get_loop().is_closed():
+                # In no context: that of the request which happens to be the first would be kept for good.
+                self._running[name] = Context().run(_begin, loop, name, every, work)
 
     def after_fork(self) -> None:
         """In the child: nothing is begun yet, for the tasks were those of a loop of the parent's."""

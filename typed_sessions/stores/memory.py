@@ -265,7 +265,8 @@ class MemoryStore:
 
     def swap(self, record: Record, after: Record) -> bool:
         """Put a record in the place of another, if that is what is here, and nothing else is concerned; else False, and nothing is done."""
-        if after.size > self._max_bytes or len(after.fields) > self._max_keys:
+        fields = after.unpacked
+        if after.size > self._max_bytes or fields is None or len(fields) > self._max_keys:
             return False
         key = int.from_bytes(record.locator, "big")
         shard = self._shards[key % self._shard_count]
