@@ -1,25 +1,65 @@
-"""Where something was declared, and what tells one declaration from another."""
+"""Where something was declared, with which options, and what tells one declaration from another."""
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import wraps
+from typing import Any, TypeVar, cast
+
+from .errors import KeyTypeError
+from .habits import INSTEAD_OF_OPTIONS
+
+F = TypeVar("F", bound=Callable[..., None])
 
 
 def caller() -> tuple[str, str]:
     """Of whoever called the function that asks, which is a declaration: `file:line`, and the module's name."""
-    # Key[int]("n", ...) comes through typing's alias, which is not where the key was declared.
+    # Key[int]("n", ...) comes through typing's alias, and each through `only_options`: that is not where the key was declared.
     frame = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]  # the documented way to a caller's line without its source
-    while frame.f_back is not None and frame.f_globals.get("__name__") in ("typing", "typing_extensions"):
+    while frame.f_back is not None and frame.f_globals.get("__name__") in ("typing", "typing_extensions", __name__):
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}", str(frame.f_globals.get("__name__", ""))
+
+
+def only_options(init: F) -> F:
+    """Decorates the `__init__` of a declaration: `KeyTypeError` for an option that does not exist, with what to write instead.
+
+    An argument of its own that takes what is unknown would do the same, but type checkers know the options by the signature.
+    """
+    known = [parameter.name for parameter in inspect.signature(init).parameters.values() if parameter.kind is parameter.KEYWORD_ONLY]
+
+    @wraps(init)
+    def checked(self: object, *arguments: Any, **options: Any) -> None:  # Any: as the method itself says
+        for option in options:
+            if option not in known:
+                where, _ = caller()
+                instead = INSTEAD_OF_OPTIONS.get(option)
+                why = f"{nearest(option, known)}; the options are {', '.join(known)}" if instead is None else f": {instead}"
+                what = f"{type(self).__name__}({', '.join([*map(repr, arguments[:1]), f'{option}=...'])})"
+                raise KeyTypeError(f"{what} declared at {where}: there is no option {option!r}{why}")
+        init(self, *arguments, **options)
+
+    return cast("F", checked)
+
+
+def nearest(word: object, among: Collection[str]) -> str:
+    """'; did you mean ...?' for a misspelt word, or nothing."""
+    close = difflib.get_close_matches(word, among, 1, 0.5) if isinstance(word, str) else []
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def in_module(part: object, module: str) -> object:
     """A part of a declaration without its module's name. A file that is run and imported too has two names, and is one declaration."""
     return re.sub(rf"(?<![\w.]){re.escape(module)}\.", "", part) if isinstance(part, str) and module else part
+
+
+def type_name(type_: object) -> str:
+    """The qualified name of a class, or how another type is written."""
+    return f"{type_.__module__}.{type_.__qualname__}" if isinstance(type_, type) and not hasattr(type_, "__args__") else repr(type_)
 
 
 def hook_name(hook: object) -> str | None:

@@ -1,4 +1,4 @@
-"""Names that the sessions of other libraries have and these have not, and lists and not theirs, each with what is written here instead."""
+"""Names that other libraries' sessions, keys and lists have, and these have not, each with what is written here instead."""
 
 from __future__ import annotations
 
@@ -68,6 +68,22 @@ INSTEAD_OF_LISTS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("add", "appendleft", "extend", "extendleft", "insert", "push"), _APPEND),
     **dict.fromkeys(("discard", "pop", "popleft", "remove"), _REMOVE),
     **dict.fromkeys(("copy", "reverse", "sort"), _SORT),
+}
+
+_FIRST: Final = 'the name and the type come first, without names, as in Key("visits", int)'
+_DEFAULT: Final = (
+    "session.get(visits, 0) gives a default where the value is read, and update(visits, function, default=0) one to begin with"
+)
+_ITS_SESSION: Final = "a value lives for as long as its session, for which the manager has a timeout= and a lifetime="
+_SEALED: Final = "SessionManager(seal=SealingKeys([...])) encrypts every value"
+_HOOKS: Final = 'save= and load= come in the place of the type, Key("prefs", save=to_bytes, load=from_bytes)'
+
+INSTEAD_OF_OPTIONS: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("name", "type", "type_", "annotation", "cls"), _FIRST),
+    **dict.fromkeys(("default", "default_factory", "initial"), _DEFAULT),
+    **dict.fromkeys(("timeout", "ttl", "expires", "expiry", "max_age", "lifetime"), _ITS_SESSION),
+    **dict.fromkeys(("encrypted", "encrypt", "secret", "seal", "sealed"), _SEALED),
+    **dict.fromkeys(("encode", "decode", "dump", "dumps", "loads", "serialize", "deserialize", "serializer", "codec"), _HOOKS),
 }
 
 

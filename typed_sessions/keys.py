@@ -16,7 +16,7 @@ from typing_extensions import Self, TypeForm, override
 
 from .carriable import FOR_LIST
 from .codecs import DecodeRefused, HookedCodec, TypedCodec
-from .declared import caller, hook_name, in_module, misfit
+from .declared import caller, hook_name, in_module, misfit, only_options, type_name
 from .errors import DuplicateKeyError, KeyTypeError
 from .forks import tell_of_forks
 from .record import FIELD_HOOKED, field_head
@@ -172,6 +172,7 @@ class Key(_Declared, KeyView[T]):
         cleanup_delete: Delete[T] | None = None,
         cleanup_no_client: NoClient[T] | None = None,
     ) -> None: ...
+    @only_options
     def __init__(
         self,
         name: str,
@@ -276,7 +277,7 @@ class Key(_Declared, KeyView[T]):
         set_(self, "where", where)
         hooks = (*map(hook_name, (save, load, merge, cleanup_delete, cleanup_no_client)), _upgrade_name(upgrade))
         back = None if downgrade is None else downgrade.signature
-        parts = (kind, "" if type is _missing else _type_name(type), version, was, back, *hooks)
+        parts = (kind, "" if type is _missing else type_name(type), version, was, back, *hooks)
         set_(self, "signature", (*(in_module(part, module) for part in parts), _file(where)))
         _register(self)
 
@@ -311,6 +312,7 @@ class ListKey(_Declared, Generic[T]):
     where: str
     signature: tuple[object, ...]
 
+    @only_options
     def __init__(
         self,
         name: str,
@@ -334,7 +336,7 @@ class ListKey(_Declared, Generic[T]):
         set_(self, "version", version)
         set_(self, "upgrade", upgrade)
         set_(self, "where", where)
-        parts = ("list", _type_name(type), version, _upgrade_name(upgrade))
+        parts = ("list", type_name(type), version, _upgrade_name(upgrade))
         set_(self, "signature", (*(in_module(part, module) for part in parts), _file(where)))
         _register(self)
 
@@ -493,7 +495,3 @@ def _refuse(name: object, where: str, why: str) -> NoReturn:
 
 def _file(where: str) -> str:
     return os.path.abspath(where.rpartition(":")[0])
-
-
-def _type_name(type_: object) -> str:
-    return f"{type_.__module__}.{type_.__qualname__}" if isinstance(type_, type) and not hasattr(type_, "__args__") else repr(type_)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, fields
 from typing import Literal, final
 
+from .declared import nearest
 from .durations import check_seconds, check_timeout
 from .errors import PolicyError
 from .session import Create
@@ -69,12 +69,6 @@ class SessionOptions:
             raise PolicyError(f"route = {self.route!r}: expected 1 to {MAX_ROUTE} letters, digits, '-' or '_', or None")
         if type(self.max_clients) is not int or self.max_clients < 1:
             raise PolicyError(f"max_clients = {self.max_clients!r}: expected a whole number of at least 1")
-
-
-def nearest(word: object, among: Collection[str]) -> str:
-    """'; did you mean ...?' for a misspelt word, or nothing."""
-    close = difflib.get_close_matches(word, among, 1, 0.5) if isinstance(word, str) else []
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def refuse_unknown(unknown: Collection[str], also: Collection[str] = ()) -> None:
