@@ -104,7 +104,7 @@ class Core:
         def origin_of(peer: str | None) -> Origin:
             return address_policy.origin(peer, _no_headers)
 
-        self.origin_of = lru_cache(4096)(origin_of)
+        self.origin_of: Callable[[str | None], Origin] = lru_cache(4096)(origin_of)
         self.trusts: bool = bool(address_policy.trusted_proxies)
         self.any_address: bool = address_policy.match == "off"
         # A request sweeps in passing unless it comes between these: a clock that was ahead and is set right must not keep all of them.

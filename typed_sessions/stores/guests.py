@@ -27,7 +27,7 @@ class Guests:
     def __init__(self) -> None:
         self._older: deque[int] = deque()
         self.newer: deque[int] = deque()
-        self.count = 0
+        self.count: int = 0
         """How many there are; some may be only just being created, and in no queue yet."""
 
     def are_many(self, sessions: int) -> bool:
