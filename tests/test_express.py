@@ -93,6 +93,7 @@ BROKEN = (
     Broken("core.came(record, address, now)", "pass", "who lingers"),
     Broken("not core.is_plain(tracking)", "False", "then renew"),
     Broken("tracking.lists", "False", "text, then chat"),
+    Broken(" or exchange.resend_due", "", "a cookie sent again after a refresh"),
     Broken("or record.flags & HOOKED", "", "who commits lingers"),
     Broken('slot.mode != "assigned" or ', "", "text, then delete", 0),
     Broken('slot.mode != "assigned" or ', "", "deleted in the first request", 1),

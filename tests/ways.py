@@ -81,7 +81,10 @@ class Reader:
 
 
 class Visit(NamedTuple):
-    """One request: what it does, how its cookies come, from where, how long after the one before, and which others come in between."""
+    """One request: what it does, how its cookies come, from where, how long after the one before, and which others come in between.
+
+    The others come before all that it does, unless one of its acts is to let them.
+    """
 
     acts: tuple[str, ...] = ()
     form: str = "usual"
@@ -187,7 +190,7 @@ def act(way: Way, session: Session, what: str) -> object:
 
 ACTS = (
     *("read", "look", "text", "long", "number", "basket", "in place", "hooked", "chat", "delete", "count", "wrong", "many", "few", "renew"),
-    *("renew and clear", "end", "short", "session cookie", "a minute", "a moment", "commit"),
+    *("renew and clear", "end", "short", "session cookie", "a minute", "a moment", "commit", "commit now", "refresh", "others"),
 )
 
 
@@ -240,6 +243,10 @@ class Way:
     def hear(self, event: Event) -> None:
         self.told.append((type(event).__name__, event.session.handle))
 
+    def visit_all(self, visits: Sequence[Visit]) -> None:
+        for visit in visits:
+            self.visit(visit)
+
     def visit(self, visit: Visit) -> None:
         self.clock.advance(visit.wait)
         key, addr = [f"{name}={value}" for name, value in self.jar.items()][-2:]  # those of https have other names
@@ -249,10 +256,16 @@ class Way:
         try:
             session = self.manager.open_exchange(exchange)
             self.told.append((exchange.verdict, exchange.address, act(self, session, "read")))
-            for between in visit.between:
-                self.visit(between)
+            if "others" not in visit.acts:
+                self.visit_all(visit.between)
             for what in visit.acts:
-                if what == "commit":
+                if what == "others":
+                    self.visit_all(visit.between)
+                elif what == "refresh":
+                    self.manager.refresh(session)
+                elif what == "commit now":
+                    self.manager.commit(session)
+                elif what == "commit":
                     self.manager.commit_exchange(exchange)
                     exchange.headers_sent = exchange.tracking is not None
                     self.told.append(act(self, session, "read"))
@@ -359,6 +372,7 @@ CASES: dict[str, tuple[str, Sequence[Visit]]] = {
     "a failed answer": ("nothing", (*begun, Visit(("text",), failing=True), again)),
     "a failed answer to a new one": ("nothing", (Visit(("text",), "nothing", failing=True), again)),
     "a cookie sent again": ("max_age", (*begun, Visit(("text",), wait=61), Visit(("text",), wait=61), again)),
+    "a cookie sent again after a refresh": ("max_age", (*begun, Visit(("refresh", "text"), wait=61), Visit(("refresh",), wait=61), again)),
     "a browser session": ("remember me", (begin, Visit(("session cookie",)), Visit(("renew", "text")), again)),
     "a full store": ("two sessions", (begin, begin, begin, again, begin, again)),
     "somebody else beside": ("nothing", (begin, Visit(form="nothing"), Visit(("hooked",)), again, begin, Visit(("text",)), again)),

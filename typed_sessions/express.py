@@ -110,7 +110,7 @@ class Express:
     def commit(self, exchange: Exchange) -> bool:
         """Commit values that were assigned and that nothing else can have changed, where no other request has written to the session."""
         core, tracking = self._core, exchange.tracking
-        if tracking is None or not core.is_plain(tracking) or tracking.lists or exchange.turn is not None:
+        if tracking is None or not core.is_plain(tracking) or tracking.lists or exchange.turn is not None or exchange.resend_due:
             return False
         record, now = tracking.record, core.clock()
         if record is None:
