@@ -369,6 +369,10 @@ CASES: dict[str, tuple[str, Sequence[Visit]]] = {
     "an end meanwhile": ("nothing", (*begun, Visit(("text",), between=(Visit(("end",)),)), again)),
     "a renewal meanwhile": ("overlap", (*begun, Visit(("text",), between=(Visit(("renew",)),)), again)),
     "fifteen keys": ("nothing", (*begun, Visit(("few",)), Visit(("hooked",)), Visit(("many",)), Visit(("text",)), again)),
+    "nothing left to commit after a refresh": (
+        "nothing",
+        (Visit(("number",), "nothing"), again, Visit(("delete", "others", "refresh"), between=(Visit(("text",)),)), again),
+    ),
     "a failed answer": ("nothing", (*begun, Visit(("text",), failing=True), again)),
     "a failed answer to a new one": ("nothing", (Visit(("text",), "nothing", failing=True), again)),
     "a cookie sent again": ("max_age", (*begun, Visit(("text",), wait=61), Visit(("text",), wait=61), again)),

@@ -110,7 +110,9 @@ class Express:
     def commit(self, exchange: Exchange) -> bool:
         """Commit values that were assigned and that nothing else can have changed, where no other request has written to the session."""
         core, tracking = self._core, exchange.tracking
-        if tracking is None or not core.is_plain(tracking) or tracking.lists or exchange.turn is not None or exchange.resend_due:
+        if tracking is None or not core.is_plain(tracking) or exchange.turn is not None or exchange.resend_due:
+            return False
+        if not tracking.slots or tracking.lists:
             return False
         record, now = tracking.record, core.clock()
         if record is None:
@@ -154,7 +156,7 @@ class Express:
             if slot.mode != "assigned" or payload is None or not key.direct or key.has_hooks:
                 return None
             fields[name] = FIRST_REVISION + key.head + payload
-        if not fields or address is None or core.has_listeners:
+        if address is None or core.has_listeners:
             return None
         session_id = issue(core.draw)
         record = first_record(session_id, address, fields, core.options, core.idle, now)
