@@ -29,7 +29,7 @@ from typed_sessions import (
 )
 from typed_sessions.exchange import Exchange, Guard
 from typed_sessions.express import Express
-from typed_sessions.finish import close_exchange
+from typed_sessions.finish import close_exchange, forget_changes
 from typed_sessions.record import Record, size_of
 from typed_sessions.testing import FakeClock, isolated_keys
 
@@ -190,7 +190,7 @@ def act(way: Way, session: Session, what: str) -> object:
 
 ACTS = (
     *("read", "look", "text", "long", "number", "basket", "in place", "hooked", "chat", "delete", "count", "wrong", "many", "few", "renew"),
-    *("renew and clear", "end", "short", "session cookie", "a minute", "a moment", "commit", "commit now", "refresh", "others"),
+    *("renew and clear", "end", "short", "session cookie", "a minute", "a moment", "commit", "commit now", "refresh", "others", "give up"),
 )
 
 
@@ -265,6 +265,8 @@ class Way:
                     self.manager.refresh(session)
                 elif what == "commit now":
                     self.manager.commit(session)
+                elif what == "give up":
+                    forget_changes(exchange)  # as a filter does whose commit has failed
                 elif what == "commit":
                     self.manager.commit_exchange(exchange)
                     exchange.headers_sent = exchange.tracking is not None
@@ -377,6 +379,7 @@ CASES: dict[str, tuple[str, Sequence[Visit]]] = {
     "a failed answer to a new one": ("nothing", (Visit(("text",), "nothing", failing=True), again)),
     "a cookie sent again": ("max_age", (*begun, Visit(("text",), wait=61), Visit(("text",), wait=61), again)),
     "a cookie sent again after a refresh": ("max_age", (*begun, Visit(("refresh", "text"), wait=61), Visit(("refresh",), wait=61), again)),
+    "a browser session given up at first": ("max_age", (Visit(("session cookie", "give up", "text"), "nothing"), again)),
     "a browser session": ("remember me", (begin, Visit(("session cookie",)), Visit(("renew", "text")), again)),
     "a full store": ("two sessions", (begin, begin, begin, again, begin, again)),
     "somebody else beside": ("nothing", (begin, Visit(form="nothing"), Visit(("hooked",)), again, begin, Visit(("text",)), again)),

@@ -131,6 +131,8 @@ class Express:
         for name, slot in tracking.slots.items():
             tracking.values[name] = slot.value
         tracking.record, tracking.slots, tracking.touched = written, {}, False
+        if tracking.lasting:
+            tracking.persistent = tracking.is_persistent(written)
         return True
 
     def _write(self, record: Record, tracking: Tracking) -> Record | None:
