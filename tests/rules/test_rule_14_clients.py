@@ -94,6 +94,17 @@ def test_rule_14_a_shared_connection_forgets_what_has_ended(face: Face) -> None:
         assert (connection.closed, connection.client.closing) == (1, False)
 
 
+def test_rule_14_a_shared_connection_stays_one_when_all_on_it_have_ended(face: Face) -> None:
+    """Ann and Eve have both signed out; Bob, who comes after them over the same connection, does not close it when he does."""
+    with Connection(face) as proxy:
+        for browser in (signed_in(face, proxy), signed_in(face, proxy)):
+            with browser.visit() as session:
+                session.end()
+        with signed_in(face, proxy).visit() as session:
+            session.end()
+        assert (proxy.closed, proxy.client.closing) == (0, False)
+
+
 def of_the_first(view: SessionView) -> bool:
     return view.address == "10.1.2.3"
 
