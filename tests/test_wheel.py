@@ -5,6 +5,7 @@ A pass over the wheel is what a sweep does: `begin`, then `take` until it gives 
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Callable
@@ -246,6 +247,23 @@ def test_what_comes_due_sooner_is_found_in_its_time(story: list[tuple[str, float
     driver.sweep(3)
     assert set(driver.due.values()) <= {math.inf}
     assert (len(driver.wheel), getattr(driver.wheel, "_more")) == (0, {})  # noqa: B009  # what grows there is seen nowhere else
+
+
+def test_what_goes_up_and_down_is_found_in_its_time_in_every_order() -> None:
+    """Shorter, longer, never, and passes soon and later, every five of them: nothing is found late, or kept in the end."""
+    for story in itertools.product(
+        [("move", 60.0), ("move", 600.0), ("move", 3_600.0), ("move", math.inf), ("wait", 50.0), ("wait", 500.0)], repeat=5
+    ):
+        driver = Shortened()
+        driver.add(3_600.0)
+        for step, amount in (*story, ("wait", 700.0), ("wait", 1e9)):
+            if step == "move":
+                driver.move(0, amount)
+                continue
+            driver.now += amount
+            expected = {key for key, due in driver.due.items() if due <= driver.now}
+            assert driver.sweep(10) == expected, story
+        assert (len(driver.wheel), getattr(driver.wheel, "_more")) == (0, {}), story  # noqa: B009
 
 
 @pytest.mark.parametrize("short", [1.0, 60.0, 86_400.0])
