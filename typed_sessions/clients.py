@@ -88,11 +88,9 @@ class Clients:
 
     def attach(self, client: Client, locator: bytes) -> None:
         """The connection carries this session from now on. Raises `Rejected` (429) when the session has as many as it may."""
-        if locator in client.carried:
-            return
         with self._lock:
-            if client.gone:
-                return  # by a task that has outlived the connection
+            if client.gone or locator in client.carried:
+                return  # by a task that has outlived the connection, or by another request on it meanwhile
             clients = self.connected.setdefault(locator, [])
             if len(clients) >= self._max_clients:
                 raise Rejected(

@@ -11,7 +11,7 @@ import pytest
 from tests.faces import Face
 from tests.rules.scene import Connection, always, asking, handle_of, is_open, never, on, stored
 from tests.watched import Watched
-from typed_sessions import Key, current_session
+from typed_sessions import Key, MemoryStore, current_session
 
 Make = Callable[..., Face]
 
@@ -32,6 +32,42 @@ def test_rule_13_the_hook_runs_when_the_last_client_leaves(face: Face) -> None:
         assert asked == ["value"]
     with browser.visit() as session:
         assert session[key] == "value"
+
+
+def test_rule_13_two_requests_at_once_are_one_client() -> None:
+    """The first two of a session on one connection, each in a thread of its own, as over HTTP/2: it leaves once, and then it has left."""
+    face = Face("sync", MemoryStore())
+    asked: list[str] = []
+    key = Key("key", str, cleanup_no_client=asking(asked, True))
+    browser = face.browser()
+    seen: list[int] = []
+
+    class Meanwhile:
+        """The lock of the table of clients; before it is taken first, the other request goes all its way."""
+
+        def __init__(self, lock: Any) -> None:
+            self.lock, self.first = lock, True
+
+        def __enter__(self) -> None:
+            if self.first:
+                self.first = False
+                with browser.visit(client=connection.client):
+                    pass
+            self.lock.__enter__()
+
+        def __exit__(self, *exc: object) -> None:
+            self.lock.__exit__(*exc)
+
+    with Connection(face) as before:
+        on(browser, before, key)
+        with Connection(face) as connection:
+            clients = face.manager.core.clients
+            clients._lock = cast("Any", Meanwhile(clients._lock))  # pyright: ignore[reportPrivateUsage]  # where the two meet
+            with browser.visit(client=connection.client) as session:
+                seen.append(len(session.clients))
+        assert asked == []
+    assert (seen, asked) == ([2], ["value"])
+    face.close()
 
 
 def test_rule_13_false_drops_that_value_and_nothing_else(face: Face) -> None:
