@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sized
 from typing import Any
 
 import pytest
 
+from tests.faces import Face
+from tests.rules.scene import Connection
 from tests.stores.records import IDLE, NOW, found, new, started, use
-from typed_sessions import MemoryStore, StoreFull
+from typed_sessions import Key, MemoryStore, StoreFull
 from typed_sessions.record import Record
 
 
@@ -83,3 +86,27 @@ def test_rule_30_the_last_that_was_used_once_makes_room() -> None:
     assert len(store) == 1_001
     assert found(store, records[-1]) is None
     assert all(found(store, record) is not None for record in (*records[:-1], newest))
+
+
+@pytest.mark.parametrize("how", ["signed out", "expired"])
+def test_rule_30_a_session_that_has_ended_leaves_nothing_in_the_manager(face: Face, how: str) -> None:
+    """D1: its connections, addresses and resident values, and what is noted while they are stored, go with it."""
+    user, socket = Key("user", str), Key("socket", list[int], resident=True)
+    for number in range(5):
+        browser = face.browser(f"10.1.2.{number}")
+        with Connection(face) as connection:
+            for client in (None, connection.client, connection.client):
+                with browser.visit(client=client) as session:
+                    session[user] = "ann"
+                    session.update(socket, lambda before: [*before, 1], default=[])
+            if how == "signed out":
+                with browser.visit(client=connection.client) as session:
+                    assert session[socket] == [1, 1, 1]
+                    session.end()
+    face.clock.advance(1_000)
+    face.call(face.manager.sweep())
+    parts: list[object] = [face.manager.core.clients, face.manager.core.residents]
+    for part in parts:
+        tables = {name: len(table) for name, table in vars(part).items() if isinstance(table, Sized)}
+        assert len(tables) >= 2
+        assert set(tables.values()) == {0}, tables
