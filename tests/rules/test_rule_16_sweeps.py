@@ -134,6 +134,17 @@ def test_rule_16_setting_the_timeout_at_every_request_costs_no_more(face: Face, 
     assert looks.taken() <= 10
 
 
+def test_rule_16_a_sweep_a_moment_too_early_is_followed_by_one_in_time(face: Face) -> None:
+    """Clocks do not tick in whole seconds: a session that a sweep has met in its last one is not lost for the next sweep."""
+    face.clock.advance(0.5)
+    (browser,) = many(face, 1)
+    face.clock.advance(659.7)
+    assert face.call(face.manager.sweep()) == 0
+    assert live(face) == {handle_of(browser)}
+    face.clock.advance(0.4)
+    assert face.call(face.manager.sweep()) == 1
+
+
 @pytest.mark.parametrize("before", [None, 86_400])
 @pytest.mark.parametrize("written_by", ["a visit", "a commit", "another address"])
 def test_rule_16_a_shorter_timeout_is_found_in_its_time(make_face: Make, before: float | None, written_by: str) -> None:
