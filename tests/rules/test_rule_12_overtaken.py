@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 
 from tests.faces import Browser, Face
+from tests.stores.records import IDLE, NOW, found, started, use, value_of, write
 from tests.watched import Watched
-from typed_sessions import CookiePolicy, Key, Request, Session, StoreUnavailable
+from typed_sessions import CookiePolicy, Key, MemoryStore, Request, Session, StoreUnavailable
 
 LASTING = CookiePolicy(max_age=86400)
 
@@ -162,3 +164,46 @@ def test_rule_12_also_where_the_request_has_committed_before(make_face: Callable
     sign_in(browser, user)
     assert [name for name, _ in slow.finish()] == ["Vary"]
     assert who(browser, user) == "ann"
+
+
+class Meanwhile:
+    """A lock; before it is taken for the n-th time, another thread does something that takes it too."""
+
+    def __init__(self, lock: Any, turn: int, work: Callable[[], object]) -> None:
+        self.lock, self.turn, self.work = lock, turn, work
+
+    def __enter__(self) -> None:
+        self.turn -= 1
+        if self.turn == 0:
+            self.work()
+        self.lock.__enter__()
+
+    def __exit__(self, *exc: object) -> None:
+        self.lock.__exit__(*exc)
+
+
+@pytest.mark.parametrize("turn", [1, 2])
+@pytest.mark.parametrize("what", ["written", "ended"])
+def test_rule_12_a_use_that_is_written_undoes_nothing(turn: int, what: str) -> None:
+    """The memory store reads without its lock: what another thread stores, before the use is written, stays, and so does its end."""
+    store = MemoryStore(shards=1)
+    record = started(store, b"old")
+
+    def work() -> None:
+        if what == "ended":
+            assert store.end(record.locator, "ended", NOW + 100, 60) is not None
+        else:
+            assert write(store, record, b"new", now=NOW + 100).status == "committed"
+
+    shard = store._shards[0]  # pyright: ignore[reportPrivateUsage]  # the moment between looking and the lock is nowhere else to be had
+    meanwhile = Meanwhile(shard.lock, turn, work)
+    shard.lock = cast("Any", meanwhile)
+    opened = store.open(record.locator, use(record), IDLE, NOW + 200)
+    assert meanwhile.turn < 1, "it was used meanwhile"
+    if what == "ended":
+        assert opened is None
+        assert found(store, record, now=NOW + 200) is None
+    else:
+        assert value_of(opened) == value_of(found(store, record, now=NOW + 200)) == b"new"
+        assert opened is not None
+        assert opened.used == NOW + 200
