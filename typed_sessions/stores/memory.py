@@ -110,8 +110,6 @@ class MemoryStore:
                         shard.records[key] = record
                         shard.warm_up(key)
                         stored = record
-        if record.ending is not None:
-            return None
         if use is None or (record.flags & REUSED and 0 <= now - record.used < record.granularity):
             return record
         after = apply_use(record, use, idle, now)
@@ -236,7 +234,7 @@ class MemoryStore:
         """The record of a session that is in use, so that it is here unpacked. To look at it is no use."""
         key = int.from_bytes(locator, "big")
         stored = self._shards[key % self._shard_count].records.get(key)
-        return stored if type(stored) is Record and stored.ending is None else None
+        return stored if type(stored) is Record else None
 
     def begin(self, record: Record, now: float) -> bool:
         """`create`, if that is nothing but to put it here; else False, and nothing is done. Raises what `create` raises."""
@@ -376,7 +374,7 @@ class MemoryStore:
         if stored is None:
             return False
         if type(stored) is Record:
-            return stored.ending is None and not stored.flags & REUSED
+            return not stored.flags & REUSED
         return not stored[RECORD_FLAGS_AT] & (ENDED | REUSED)
 
     def _evict(self, now: float) -> _Room:

@@ -14,7 +14,8 @@ _WARM = 8
 """How many records of a shard may be unpacked at a time."""
 
 Stored: TypeAlias = bytes | Record
-"""A session at rest is packed; one in use is kept as it is for a while, so that a page's requests do not unpack it again."""
+"""A session at rest is packed, and so is one that has ended; one in use is kept as it is for a while, so that a page's requests do not
+unpack it again."""
 
 
 @final
