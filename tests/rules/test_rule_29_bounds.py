@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,11 @@ import pytest
 from tests.faces import Browser, Face
 from tests.rules.restarts import Server, sign_out, signed_in
 from tests.rules.scene import handle_of, is_open
+from tests.stores.records import started, value_of, write
 from tests.watched import Watched
 from typed_sessions import Key, MemoryStore
 from typed_sessions.journal import replay
+from typed_sessions.record import Record
 
 pytestmark = pytest.mark.stores("memory")
 
@@ -260,3 +264,31 @@ def test_rule_13_hooks_that_have_run_leave_no_trace_of_what_no_snapshot_holds(fa
         server.save()
     assert cleaned == [f"{number}" for number in range(20)]
     assert size(server) == 0
+
+
+def test_rule_29_a_snapshot_is_of_one_moment() -> None:
+    """R9: what another thread writes to one session after the other is in it in that order, up to some session, and no further."""
+    store, over = MemoryStore(), threading.Event()
+    records = [started(store) for _ in range(40)]
+
+    def write_all() -> None:
+        number = 0
+        while not over.is_set():
+            number += 1
+            for record in records:
+                write(store, record, b"%d" % number)
+
+    writer = threading.Thread(target=write_all)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        writer.start()
+        for _ in range(100):
+            taken = dict(store.cut())
+            numbers = [int(value_of(Record.unpack(record.locator, taken[record.locator])) or b"") for record in records]
+            assert numbers == sorted(numbers, reverse=True)
+            assert numbers[0] - numbers[-1] <= 1
+    finally:
+        sys.setswitchinterval(interval)
+        over.set()
+        writer.join()
