@@ -142,6 +142,13 @@ class Front(NamedTuple):
     close: Callable[[], None] = lambda: None
 
 
+def use(session: Session, text: Key[str], writes: bool) -> None:
+    """What each of them does with the session of a request."""
+    if writes:
+        session[text] = "written"
+    assert session.get(text, "written") == "written"
+
+
 def by_hand(kind: str) -> Front:
     text = Key("text", str)
     face = Face(kind, MemoryStore())
@@ -149,9 +156,7 @@ def by_hand(kind: str) -> Front:
     def request(cookie: str, writes: bool) -> list[str]:
         asked = Request(headers=[("Cookie", cookie)] if cookie else [], peer=PEER)
         session, finish = face.call(face.manager.start_check(asked))
-        if writes:
-            session[text] = "written"
-        assert session.get(text, "written") == "written"
+        use(session, text, writes)
         return [value for name, value in face.call(finish()) if name == "Set-Cookie"]
 
     return Front(request, face.close)
@@ -162,10 +167,7 @@ def by_wsgi(_: str) -> Front:
     sessions = SessionManager()
 
     def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-        session = wsgi.open_session(environ)
-        if environ["PATH_INFO"] == "/write":
-            session[text] = "written"
-        assert session.get(text, "written") == "written"
+        use(wsgi.open_session(environ), text, environ["PATH_INFO"] == "/write")
         start_response("200 OK", [])
         return [b""]
 
@@ -174,7 +176,12 @@ def by_wsgi(_: str) -> Front:
     def request(cookie: str, writes: bool) -> list[str]:
         sent: list[tuple[str, str]] = []
         environ = {"REMOTE_ADDR": PEER, "wsgi.url_scheme": "http", "PATH_INFO": "/write" if writes else "/"}
-        served({**environ, "HTTP_COOKIE": cookie} if cookie else environ, lambda _, headers: sent.extend(headers))  # type: ignore[arg-type]
+
+        def start_response(_: str, headers: list[tuple[str, str]], __: object = None) -> Callable[[bytes], None]:
+            sent.extend(headers)
+            return lambda _: None
+
+        served({**environ, "HTTP_COOKIE": cookie} if cookie else environ, start_response)
         return [value for name, value in sent if name == "Set-Cookie"]
 
     return Front(request)
@@ -185,10 +192,7 @@ def by_asgi(_: str) -> Front:
     sessions = AsyncSessionManager()
 
     async def application(scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
-        session = await asgi.open_session(scope)
-        if scope["path"] == "/write":
-            session[text] = "written"
-        assert session.get(text, "written") == "written"
+        use(await asgi.open_session(scope), text, scope["path"] == "/write")
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 

@@ -218,7 +218,7 @@ class Way:
         self.store = MemoryStore(**settings.store)
         self.manager = SessionManager(self.store, clock=self.clock, **settings.options)
         self.manager.core.draw = self.draw
-        self.manager._express = None if take is None else take(self.manager.core, Store(self))  # type: ignore[arg-type]
+        cast("Any", self.manager)._express = None if take is None else take(self.manager.core, cast("Any", Store(self)))
         self.told: list[object] = []
         check = self.is_short if settings.checked else None
         self.guard = Guard(

@@ -94,7 +94,7 @@ class Core:
         self.residents: Residents = Residents()
         self.keeper: Keeper | None = None
         self._seal = seal
-        self.untold: bool = False
+        self._untold = False
         """There have been requests on connections that nobody tells about."""
         self.plain: bool = seal is None
         self._listeners: tuple[tuple[type[Event], Callable[[Any], object]], ...] = ()
@@ -255,7 +255,7 @@ class Core:
 
     def came(self, record: Record, address: str | None, now: float) -> None:
         """A request of a session came from an address, on a connection of which nobody will tell that it is closed."""
-        self.untold = True
+        self._untold = True
         # Where there are no hooks nobody has to be told who leaves, and who is there can be seen from the record.
         if record.flags & HOOKED or self.clients.connected or self.residents.busy:
             self.clients.seen(record.locator, address, now + self.options.linger, now)
@@ -400,7 +400,7 @@ class Core:
             return ()
         now = self.clock()
         clients = self.clients.of(record.locator, now)
-        if not clients and self.untold and not view.over and now < record.used + self.lingers:
+        if not clients and self._untold and not view.over and now < record.used + self.lingers:
             clients = self.clients.lingering(record.address)
         return clients
 
