@@ -1,9 +1,11 @@
-"""The short way of nearly every request (`express`) comes to what the layers come to, and each of its conditions is needed for that."""
+"""The short ways of nearly every request (`express`) come to what the layers come to, and each of their conditions is needed for that."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -13,22 +15,34 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.faces import Face
-from tests.ways import ACTS, CASES, FORMS, NOWHERE, PEER, SETTINGS, Settings, Visit, begun, run
-from typed_sessions import AsyncSessionManager, Key, MemoryStore, Request, SealingKeys, Session, SessionManager, SQLiteStore, express
+from tests.ways import ACTS, CASES, FORMS, NOWHERE, PEER, SETTINGS, Settings, Short, Visit, begun, run
+from typed_sessions import (
+    AsyncSessionManager,
+    Key,
+    MemoryStore,
+    Request,
+    SealingKeys,
+    Session,
+    SessionManager,
+    SQLiteStore,
+    express,
+)
 from typed_sessions.carrying import Turn
 from typed_sessions.core import Core
 from typed_sessions.exchange import Exchange
-from typed_sessions.express import Express
 from typed_sessions.filters import asgi, wsgi
+from typed_sessions.lifecycle import present_at_once
+from typed_sessions.session import tracking_of
 from typed_sessions.stores.shard import Shard
 from typed_sessions.testing import FakeClock
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_both_ways_come_to_the_same(case: str) -> None:
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_both_ways_come_to_the_same(kind: str, case: str) -> None:
     """Answers, cookies, values, events and every stored byte are those of the layers."""
     name, visits = CASES[case]
-    assert run(Express, SETTINGS[name], visits) == run(None, SETTINGS[name], visits)
+    assert run(Short(), SETTINGS[name], visits, kind) == run(None, SETTINGS[name], visits, kind)
 
 
 visits_of_all_kinds: st.SearchStrategy[Visit] = st.deferred(
@@ -47,16 +61,28 @@ visits_of_all_kinds: st.SearchStrategy[Visit] = st.deferred(
 @settings(deadline=None, max_examples=400)
 def test_both_ways_come_to_the_same_whatever_is_done(name: str, visits: list[Visit]) -> None:
     """Requests of all kinds, one after the other and within each other, under every setting."""
-    assert run(Express, SETTINGS[name], (*begun, *visits)) == run(None, SETTINGS[name], (*begun, *visits))
+    assert run(Short(), SETTINGS[name], (*begun, *visits)) == run(None, SETTINGS[name], (*begun, *visits))
+
+
+@given(st.sampled_from(list(SETTINGS)), st.lists(visits_of_all_kinds, max_size=8))
+@settings(deadline=None, max_examples=60)
+def test_both_ways_come_to_the_same_in_a_file_whatever_is_done(name: str, visits: list[Visit]) -> None:
+    """The same, where a commit is a statement."""
+    assert run(Short(), SETTINGS[name], (*begun, *visits), "sqlite") == run(None, SETTINGS[name], (*begun, *visits), "sqlite")
 
 
 class Broken(NamedTuple):
-    """A part of the source of `express`, what is in its place, the case that catches that, and which of several parts alike it is."""
+    """A part of the source of `express`, what is in its place, the case that catches that, and which of several parts alike it is.
+
+    Or of the source of `present_at_once`, or of a store's verb that only a short way asks for.
+    """
 
     part: str
     instead: str
     case: str
     which: int = 0
+    of: Callable[..., object] | None = None
+    kind: str = "memory"
 
 
 _recently = "or not 0 <= now - record.used < record.granularity\n"
@@ -69,16 +95,18 @@ BROKEN = (
     Broken("https if told is None else told", "https", "('text',), behind a proxy over https"),
     Broken("guard.check is not None", "False", "after a check"),
     Broken("if address is None:", "if False:", "no address"),
-    Broken("stem in header", "False", "cookies: no key"),
+    Broken("cookies.stem not in header", "True", "cookies: usual"),
     Broken('!= "on_write"', "is None", "('text',), path"),
-    Broken("stem in before", "False", "cookies: another address before"),
-    Broken("stem in rest", "False", "cookies: another address behind"),
-    Broken('(before and before[-2:] != "; ")', "False", "cookies: the end of a name"),
-    Broken("len(key) != KEY_LENGTH", "False", "cookies: a longer key"),
-    Broken("rest[ADDR_LENGTH:_ADDR_END] not in _ENDS", "False", "cookies: a longer address"),
-    Broken("len(header) > MAX_HEADER", "False", "cookies: far behind"),
-    Broken('(len(before) > _NEAR and header.count(";") >= MAX_PAIRS)', "False", "cookies: late"),
-    Broken("not compare_digest(digest[:TAG_DIGEST_BYTES], record.tag_digest)", "False", "cookies: a wrong address"),
+    Broken("stem in before", "False", "cookies: another address before", of=present_at_once),
+    Broken("stem in rest", "False", "cookies: another address behind", of=present_at_once),
+    Broken('(before and before[-2:] != "; ")', "False", "cookies: the end of a name", of=present_at_once),
+    Broken("if len(key) != KEY_LENGTH", "if False", "cookies: a longer key", of=present_at_once),
+    Broken('dot != "."', "False", "cookies: a longer key", of=present_at_once),
+    Broken(' or ";" in route', "", "cookies: another key within a route", of=present_at_once),
+    Broken('(len(rest) != ADDR_LENGTH and rest[ADDR_LENGTH:_ADDR_END] != "; ")', "False", "cookies: a longer address", of=present_at_once),
+    Broken("len(header) > MAX_HEADER", "False", "cookies: far behind", of=present_at_once),
+    Broken('(len(before) > _NEAR and header.count(";") >= MAX_PAIRS)', "False", "cookies: late", of=present_at_once),
+    Broken("not compare_digest(tag_digest, record.tag_digest)", "False", "cookies: a wrong address"),
     Broken("address != record.address", "False", "another peer, nothing"),
     Broken("not record.flags & REUSED", "False", "used only once"),
     Broken(_recently, "\n", "after a minute in which somebody else has swept", 0),
@@ -95,7 +123,7 @@ BROKEN = (
     Broken(" or tracking.lists", "", "text, then chat"),
     Broken(" or exchange.resend_due", "", "a cookie sent again after a refresh"),
     Broken("not tracking.slots", "False", "nothing left to commit after a refresh"),
-    Broken("or record.flags & HOOKED", "", "who commits lingers"),
+    Broken("record.flags & HOOKED\n            or ", "", "who commits lingers"),
     Broken('slot.mode != "assigned" or ', "", "text, then delete", 0),
     Broken('slot.mode != "assigned" or ', "", "deleted in the first request", 1),
     Broken(" or not key.direct", "", "a basket changed once it is assigned", 0),
@@ -109,28 +137,45 @@ BROKEN = (
     Broken("exchange.issued = core.issued(session_id)", "pass", "at first text"),
     Broken("exchange.created = True", "pass", "at first text"),
     Broken("core.connect(exchange, record, now)", "pass", "at first text"),
+    Broken(" or size_of(stored)", "", "too large in the second step", kind="sqlite"),
+    Broken("after.size > self._limits.max_bytes or ", "", "too large", of=SQLiteStore.swap, kind="sqlite"),
+    Broken(" or len(after.fields) > self._limits.max_keys", "", "too many", of=SQLiteStore.swap, kind="sqlite"),
+    Broken("self._max_sessions is None and ", "", "a full store", of=SQLiteStore.begin, kind="sqlite"),
     Broken("tracking.values[name] = slot.value", "pass", "then text"),
     Broken("tracking.persistent = tracking.is_persistent(written)", "pass", "a browser session given up at first"),
 )
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=range(len(BROKEN)))
-def test_every_condition_is_needed(broken: Broken) -> None:
-    """Without any one part of it the short way comes to something else, in a case that is named for it."""
-    parts = inspect.getsource(express).split(broken.part)
-    many = sum(other.part == broken.part for other in BROKEN)
+def test_every_condition_is_needed(broken: Broken, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without any one part of it a short way comes to something else, in a case that is named for it."""
+    of = broken.of
+    source = textwrap.dedent(inspect.getsource(express if of is None else of))
+    parts = source.split(broken.part)
+    many = sum((other.part, other.of) == (broken.part, of) for other in BROKEN)
     assert len(parts) == many + 1, f"{broken.part!r} stands in the source {len(parts) - 1} times"
     before, behind = parts[: broken.which + 1], parts[broken.which + 1 :]
-    names: dict[str, Any] = {"__name__": express.__name__, "__package__": express.__package__}
-    exec(broken.part.join(before) + broken.instead + broken.part.join(behind), names)
+    source = broken.part.join(before) + broken.instead + broken.part.join(behind)
+    short = Short()
+    if of is None:
+        names: dict[str, Any] = {"__name__": express.__name__, "__package__": express.__package__}
+        exec(source, names)
+        short = Short(names["ShortOpening"], names["ShortCommit"])
+    else:
+        names = dict(vars(sys.modules[of.__module__]))
+        exec(source, names)
+        if of is present_at_once:
+            short = Short(at_once=names[of.__name__])
+        else:
+            monkeypatch.setattr(SQLiteStore, of.__name__, names[of.__name__])
     name, visits = CASES[broken.case]
-    assert run_or_fail(names["Express"], SETTINGS[name], visits) != run(None, SETTINGS[name], visits)
+    assert run_or_fail(short, SETTINGS[name], visits, broken.kind) != run(None, SETTINGS[name], visits, broken.kind)
 
 
-def run_or_fail(take: type[Express], settings: Settings, visits: Sequence[Visit]) -> list[object]:
+def run_or_fail(take: Short, settings: Settings, visits: Sequence[Visit], kind: str) -> list[object]:
     """As `run`; a broken one may do anything."""
     try:
-        return run(take, settings, visits)
+        return run(take, settings, visits, kind)
     except Exception as problem:
         return [problem]
 
@@ -238,6 +283,35 @@ def test_usual_requests_take_the_short_way(make: Callable[[str], Front], kind: s
     front.close()
 
 
+@pytest.mark.parametrize("bounded", [False, True])
+def test_usual_commits_into_a_file_take_the_short_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, bounded: bool) -> None:
+    """Also the second one of a request, and the one of a request whose use has been written. A bound is the layers' business."""
+    text = Key("text", str)
+    clock = FakeClock()
+    store = SQLiteStore(tmp_path / "sessions.db", max_sessions=9 if bounded else None)
+    with SessionManager(store, clock=clock) as sessions:
+        with monkeypatch.context() as within:
+            if not bounded:
+                within.setattr(SQLiteStore, "create", the_layers)
+            within.setattr(SQLiteStore, "commit", the_layers)
+            session, finish = sessions.start_check(Request(headers=[], peer=PEER))
+            session[text] = "first"
+            cookie = "; ".join(value.partition(";")[0] for name, value in finish() if name == "Set-Cookie")
+            request = Request(headers=[("Cookie", cookie)], peer=PEER)
+            for n in range(3):
+                clock.advance(30)
+                session, finish = sessions.start_check(request)
+                session[text] = f"{n}"
+                sessions.commit_exchange(cast("Any", tracking_of(session)).owner)
+                session[text] = f"{n} once more"
+                finish()
+        session, finish = sessions.start_check(request)
+        assert session[text] == "2 once more"
+        session.pop(text)
+        finish()
+        assert text not in sessions.start_check(request)[0]
+
+
 def the_layers(*_: object, **__: object) -> None:
     raise AssertionError("the layers")
 
@@ -252,12 +326,13 @@ def elsewhere(kind: type[Any], file: str) -> Any:
 
 @pytest.mark.parametrize("make", [sealed, elsewhere])
 @pytest.mark.parametrize("kind", [SessionManager, AsyncSessionManager])
-def test_what_is_sealed_or_elsewhere_goes_through_the_layers(
+def test_what_is_sealed_or_waited_for_goes_through_the_layers(
     make: Callable[[type[Any], str], Any], kind: type[Any], tmp_path: Path
 ) -> None:
     """There, a value is more than what its key's codec makes of it, or something has to be waited for."""
     manager = make(kind, str(tmp_path / "sessions.db"))
-    assert manager._express is None
+    assert manager._short_opening is None
+    assert (manager._short_commit is not None) == (kind is SessionManager and make is elsewhere)
     if isinstance(manager, SessionManager):
         manager.close()
     else:
@@ -272,9 +347,9 @@ def test_what_another_task_commits_is_not_committed_beside_it() -> None:
     session = asyncio.run(sessions.open_exchange(exchange))
     session[text] = "written"
     exchange.turn = Turn(None)
-    assert sessions._express.commit(exchange) is False
+    assert sessions._short_commit.commit(exchange) is False
     exchange.turn = None
-    assert sessions._express.commit(exchange) is True
+    assert sessions._short_commit.commit(exchange) is True
 
 
 def test_work_in_the_background_begins_with_the_first_request() -> None:

@@ -1,15 +1,19 @@
-"""Requests of all kinds, by the short way of nearly every request (`express`) or by the layers: what they are answered, and what is stored.
+"""Requests of all kinds, by the short ways of nearly every request (`express`) or by the layers: how they are answered, what is stored.
 
-`CASES` are those that tell the two apart if one condition of the short way is missing.
+`CASES` are those that tell the two apart if one condition of a short way is missing.
 """
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Any, NamedTuple, cast
+from unittest.mock import patch
 
 from typed_sessions import (
     AddressPolicy,
@@ -26,10 +30,15 @@ from typed_sessions import (
     Session,
     SessionError,
     SessionManager,
+    SQLiteStore,
+    core,
+    express,
 )
 from typed_sessions.exchange import Exchange, Guard
-from typed_sessions.express import Express
+from typed_sessions.express import ShortCommit, ShortOpening
 from typed_sessions.finish import close_exchange, forget_changes
+from typed_sessions.lifecycle import present_at_once
+from typed_sessions.policy import SessionCookies
 from typed_sessions.record import Record, size_of
 from typed_sessions.testing import FakeClock, isolated_keys
 
@@ -115,6 +124,8 @@ FORMS: dict[str, Callable[[str, str], str]] = {
     "a longer key": lambda key, addr: f"{key}=; {addr}",
     "a quoted key": lambda key, addr: f'{key.replace("=", chr(61) + chr(34), 1)}"; {addr}',
     "a routed key": lambda key, addr: f"{key}.a; {addr}",
+    "another key within a route": lambda key, addr: f"{key}.a; SESSION_KEY={'b' * 64}; {addr}",
+    "a key with a blank": lambda key, addr: f"{key[:30]} {key[31:]}; {addr}",
     "a shorter key": lambda key, addr: f"{key[:-1]}; {addr}",
     "a broken key": lambda key, addr: f"{key[:-1]}!; {addr}",
     "a longer address": lambda key, addr: f"{key}; {addr}x",
@@ -194,12 +205,20 @@ ACTS = (
 )
 
 
+class Short(NamedTuple):
+    """The short ways of a manager to the session, and of its commits; and the one to what the cookies say."""
+
+    opening: Callable[[Any, Any], Any] = ShortOpening
+    commit: Callable[[Any, Any], Any] = ShortCommit
+    at_once: Callable[[SessionCookies, str], Any] = present_at_once
+
+
 class Store:
-    """The store as the short way has it. Where it does not begin a session the layers do, and are to draw the same id."""
+    """The store as a short way has it. Where it does not begin a session the layers do, and are to draw the same id."""
 
     def __init__(self, way: Way) -> None:
         self.way = way
-        self.in_use, self.swap = way.store.in_use, way.store.swap
+        self.in_use, self.swap = getattr(way.store, "in_use", None), way.store.swap
 
     def begin(self, record: Record, now: float) -> bool:
         begun = self.way.store.begin(record, now)
@@ -208,17 +227,28 @@ class Store:
         return begun
 
 
+def all_in_memory(store: MemoryStore) -> object:
+    for shard in cast("Any", store)._shards:
+        for stored in shard.records.values():
+            assert type(stored) is not Record or stored.size in (0, size_of(stored.fields))
+    return sorted(store.cut())
+
+
 class Way:
     """A manager with a store, a clock and random numbers of its own; `told` is what its requests were answered."""
 
-    def __init__(self, take: type[Express] | None, settings: Settings) -> None:
+    def __init__(self, take: Short | None, settings: Settings, file: Path | None) -> None:
         self.keys = Keys()
         self.random = Random(7)
         self.clock = FakeClock()
-        self.store = MemoryStore(**settings.store)
+        self.file = file
+        self.store = MemoryStore(**settings.store) if file is None else SQLiteStore(file, **settings.store)
         self.manager = SessionManager(self.store, clock=self.clock, **settings.options)
         self.manager.core.draw = self.draw
-        cast("Any", self.manager)._express = None if take is None else take(self.manager.core, cast("Any", Store(self)))
+        short = cast("Any", self.manager)
+        assert (short._short_opening is not None, short._short_commit is not None) == (file is None, True)
+        short._short_opening = None if take is None or file is not None else take.opening(self.manager.core, Store(self))
+        short._short_commit = None if take is None else take.commit(self.manager.core, Store(self))
         self.told: list[object] = []
         check = self.is_short if settings.checked else None
         self.guard = Guard(
@@ -232,6 +262,14 @@ class Way:
             for kind in (Begin, End):
                 self.manager.on(kind, self.hear)
         self.jar = {"SESSION_KEY": "x" * 64, "SESSION_ADDR": "y" * 43}
+
+    def stored(self) -> object:
+        """Every byte of it."""
+        if isinstance(self.store, MemoryStore):
+            return all_in_memory(self.store)
+        assert self.file is not None
+        with closing(sqlite3.connect(self.file)) as connection:
+            return connection.execute("SELECT * FROM session ORDER BY locator").fetchall()
 
     def draw(self, count: int) -> bytes:
         self.before = self.random.getstate()
@@ -287,10 +325,7 @@ class Way:
                 cookie, _, content = pair.partition("=")
                 self.jar[cookie] = content if "Max-Age=0" not in attributes else "z" * 64
         self.told.append((exchange.verdict, exchange.created, headers))
-        self.told.append(sorted(self.store.cut()))
-        for shard in cast("Any", self.store)._shards:
-            for stored in shard.records.values():
-                assert type(stored) is not Record or stored.size in (0, size_of(stored.fields))
+        self.told.append(self.stored())
 
 
 class Settings(NamedTuple):
@@ -362,6 +397,8 @@ CASES: dict[str, tuple[str, Sequence[Visit]]] = {
     "used only once": ("nothing", (Visit(("text", "commit", "number"), "nothing"), Visit(("text",)))),
     "written twice in a request": ("nothing", (*begun, Visit(("text", "commit", "read", "number", "commit", "text")), again)),
     "too large in the second step": ("few bytes", (Visit(("few", "commit", "long"), "nothing"), again)),
+    "too large": ("few bytes", (*begun, Visit(("few", "long")), again)),
+    "too many": ("three keys", (*begun, Visit(("few",)), again)),
     "deleted in the first request": ("nothing", (Visit(("number", "text", "delete"), "nothing"), again)),
     "who lingers": ("nothing", (*begun, Visit(("hooked",)), *(Visit(wait=wait) for wait in (20, 20)), Visit(form="nothing", wait=280))),
     "who commits lingers": ("nothing", (*begun, Visit(("hooked",)), Visit(("a moment", "text")), Visit(form="nothing", wait=290))),
@@ -386,10 +423,19 @@ CASES: dict[str, tuple[str, Sequence[Visit]]] = {
 }
 
 
-def run(take: type[Express] | None, settings: Settings, visits: Sequence[Visit]) -> list[object]:
-    """What the requests were answered, and what is stored after each."""
-    with isolated_keys():
-        way = Way(take, settings)
-        for visit in visits:
-            way.visit(visit)
+def run(take: Short | None, settings: Settings, visits: Sequence[Visit], kind: str = "memory") -> list[object]:
+    """What the requests were answered, and what is stored after each; by the short ways, or (None) by the layers alone."""
+
+    def parsed(_: SessionCookies, __: str) -> None:
+        return None
+
+    at_once = parsed if take is None else take.at_once
+    with ExitStack() as stack:
+        stack.enter_context(isolated_keys())
+        for module in (core, express):
+            stack.enter_context(patch.object(module, "present_at_once", at_once))
+        file = None if kind == "memory" else Path(stack.enter_context(TemporaryDirectory())) / "sessions.db"
+        way = Way(take, settings, file)
+        stack.callback(way.store.close)
+        way.visit_all(visits)
         return way.told

@@ -98,7 +98,7 @@ class AsyncSessionManager(Carrying):
             return self.open_exchange(exchange)
         if self._tasks.repeated:
             self._tasks.start()
-        session = None if self._express is None else self._express.open(exchange)
+        session = None if self._short_opening is None else self._short_opening.open(exchange)
         if session is not None:
             return session
         now = core.clock()
@@ -124,7 +124,7 @@ class AsyncSessionManager(Carrying):
             return exchange.session
         if self._tasks.repeated:
             self._tasks.start()
-        if self._express is not None and (session := self._express.open(exchange)) is not None:
+        if self._short_opening is not None and (session := self._short_opening.open(exchange)) is not None:
             return session
         return await self._opened(exchange, self._open(exchange))
 
@@ -167,7 +167,7 @@ class AsyncSessionManager(Carrying):
         No coroutine: whoever is given up before he awaits one is warned of it.
         """
         tracking, direct, core = exchange.tracking, self._direct, self._core
-        if tracking is None or not tracking.touched or (self._express is not None and self._express.commit(exchange)):
+        if tracking is None or not tracking.touched or (self._short_commit is not None and self._short_commit.commit(exchange)):
             return None
         if direct is None or exchange.turn is not None or not core.is_plain(tracking):
             return partial(self.commit_exchange, exchange)
@@ -198,7 +198,7 @@ class AsyncSessionManager(Carrying):
         tracking = exchange.tracking
         if tracking is None or not (tracking.touched or (strict and tracking.over)):
             return
-        if self._express is not None and not strict and self._express.commit(exchange):
+        if self._short_commit is not None and not strict and self._short_commit.commit(exchange):
             return
         await self._alone(exchange, self._commit, exchange, tracking, strict, tracking.forgotten)
         if tracking.end_asked and not strict:

@@ -17,7 +17,7 @@ from typing_extensions import ParamSpec, override
 from . import steps
 from .errors import SessionError
 from .exchange import Exchange
-from .express import Express, express_of
+from .express import short_commit_of, short_opening_of
 from .offloop import OffLoop
 from .settings import Configured
 from .stores.base import AsyncStore, Store
@@ -76,7 +76,8 @@ class Carrying(Configured[Store | AsyncStore]):
         awaited = inspect.iscoroutinefunction(store.open)
         self._direct: Store | None = None if awaited or store.blocking else store
         """The store, if its verbs neither wait nor have to be awaited."""
-        self._express: Express | None = express_of(self._core)
+        self._short_opening = short_opening_of(self._core, self._direct)
+        self._short_commit = short_commit_of(self._core, self._direct)
         self._offloop = None if awaited or self._direct is not None else OffLoop(store)
         self._core.sleep = asyncio.sleep
         self._tasks = Tasks()

@@ -29,10 +29,10 @@ from .exchange import Exchange, Guard
 from .forks import tell_of_forks
 from .keeper import Keeper
 from .keys import Key
-from .lifecycle import Draw, Presented, Verdict, idle_of, issue, judge, new_record, present
+from .lifecycle import Draw, Presented, Verdict, idle_of, issue, judge, new_record, present, present_at_once
 from .options import SessionOptions
 from .policy import CookiePolicy
-from .record import HOOKED, REUSED, Record, SessionId
+from .record import HOOKED, LOCATOR_BYTES, REUSED, Record, SessionId
 from .residents import Residents
 from .sealing import SealingKeys
 from .session import Create, Session, SessionView
@@ -161,8 +161,13 @@ class Core:
             raise
         exchange.address, told = origin
         cookies = exchange.cookies = guard.cookies[https if told is None else told]
+        if cookies.stem not in header or not self.enabled:
+            return None
+        if (at_once := present_at_once(cookies, header)) is not None:
+            raw, tag_digest = at_once
+            return Presented(raw[:LOCATOR_BYTES], raw[LOCATOR_BYTES:], tag_digest)
         key_value, addr_value = cookies.find(header)
-        if key_value is None or not self.enabled:
+        if key_value is None:
             return None
         presented = present(key_value, addr_value)
         if presented is None:

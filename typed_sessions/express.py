@@ -1,40 +1,49 @@
 """The way of nearly every request, in one piece: a session in memory that is in use, and values that nothing but an assignment changes.
 
-Each method does the whole of it or nothing, and says which: a request for which it has done nothing goes the way of all others, through the
+Each way does the whole of it or nothing, and says which: a request for which it has done nothing goes the way of all others, through the
 layers, as if it had not been here. So a condition in here only has to be enough for both ways to come to the same. Whatever is to be done
 where it does not hold is decided in one place, and that is not here.
 """
 
 from __future__ import annotations
 
-from binascii import a2b_base64
-from hashlib import sha256
 from hmac import compare_digest
-from typing import Final, final
+from typing import Final, Protocol, final
 
 from msgspec.structs import replace
 
 from .changes import grown
-from .cookies import MAX_HEADER, MAX_PAIRS
 from .core import Core
 from .exchange import Exchange
-from .lifecycle import ADDR_LENGTH, KEY_LENGTH, TO_STANDARD, first_record, issue
-from .record import FIRST_REVISION, HOOKED, LOCATOR_BYTES, REUSED, REVISION_BYTES, TAG_DIGEST_BYTES, Record
+from .lifecycle import first_record, issue, present_at_once
+from .record import FIRST_REVISION, HOOKED, LOCATOR_BYTES, REUSED, REVISION_BYTES, Record, size_of
 from .session import Session
 from .stores.memory import MemoryStore
+from .stores.sqlite import SQLiteStore
 from .tracking import Tracking
 
-_NEAR: Final = 3 * (MAX_PAIRS - 2)
-"""Characters: a pair and its semicolon are three at least, so of what begins before here two pairs are within the parser's caps."""
-_ADDR_END: Final = ADDR_LENGTH + 2
-_ENDS: Final = ("; ", "")
 _FEW: Final = 15
 """How many fields have a packed form in which their number takes one byte."""
 
 
+class Swaps(Protocol):
+    """A store that holds records as they are, and takes one at once."""
+
+    def begin(self, record: Record, now: float, /) -> bool:
+        """`create`, if that is nothing but to put it here; else False, and nothing is done. Raises what `create` raises."""
+        ...
+
+    def swap(self, record: Record, after: Record, /) -> bool:
+        """Put a record in the place of another of the same `due`, if that is what is here; else False, and nothing is done.
+
+        Raises what `commit` raises.
+        """
+        ...
+
+
 @final
-class Express:
-    """The short way of one manager, whose store is a `MemoryStore`. Of a method that has done nothing comes None, or False."""
+class ShortOpening:
+    """The short way to a request's session, where that is a look into memory."""
 
     __slots__ = ("_core", "_store")
 
@@ -59,37 +68,19 @@ class Express:
             return None
         exchange.address = address
         cookies = exchange.cookies = guard.cookies[https if told is None else told]
-        stem = cookies.stem
-        before, _, rest = header.partition(cookies.key_equals)
-        if not rest:
-            if stem in header or (core.options.create if guard.create is None else guard.create) != "on_write":
+        if cookies.stem not in header:
+            if (core.options.create if guard.create is None else guard.create) != "on_write":
                 return None
-            record = None
+            raw, record = b"", None
         else:
-            key, _, rest = rest.partition(cookies.addr_follows)
-            if (
-                # No other cookie has one of these names: it would begin with the stem, and no part of a name can hide its beginning.
-                stem in before
-                or stem in rest
-                # These are two names, and not the ends of others; and what the values begin with is all of them.
-                or (before and before[-2:] != "; ")
-                or len(key) != KEY_LENGTH
-                or rest[ADDR_LENGTH:_ADDR_END] not in _ENDS
-                # Nothing of this is beyond the caps of the parser.
-                or len(header) > MAX_HEADER
-                or (len(before) > _NEAR and header.count(";") >= MAX_PAIRS)
-            ):
+            at_once = present_at_once(cookies, header)
+            if at_once is None:
                 return None
-            try:
-                raw = a2b_base64(key.encode().translate(TO_STANDARD))
-                digest = sha256(raw[LOCATOR_BYTES:] + rest[:ADDR_LENGTH].encode()).digest()
-            except ValueError:  # no base64, or text that cannot be encoded
-                return None
+            raw, tag_digest = at_once
             record = self._store.in_use(raw[:LOCATOR_BYTES])
             if (
                 record is None
-                # Also where the decoder has skipped what is illegal: then there is less to be hashed than of any session.
-                or not compare_digest(digest[:TAG_DIGEST_BYTES], record.tag_digest)
+                or not compare_digest(tag_digest, record.tag_digest)
                 or address != record.address
                 or not record.flags & REUSED
                 or not 0 <= now - record.used < record.granularity
@@ -98,14 +89,24 @@ class Express:
                 return None
             exchange.verdict = "live"
         if guard.lasting or guard.has_clients or exchange.failing:
-            header = before = rest = key = ""  # as above
-            raw = digest = b""
+            header, raw, at_once = "", b"", None  # as above
             return core.hand_out(exchange, record, now)
         tracking = exchange.tracking = Tracking(core, record, address, now, exchange, exchange.headers_sent)
         if record is not None:
             core.came(record, address, now)
         session = exchange.session = Session(tracking)
         return session
+
+
+@final
+class ShortCommit:
+    """The short way of what a request has done into a store."""
+
+    __slots__ = ("_core", "_store")
+
+    def __init__(self, core: Core, store: Swaps) -> None:
+        self._core = core
+        self._store = store
 
     def commit(self, exchange: Exchange) -> bool:
         """Commit values that were assigned and that nothing else can have changed, where no other request has written to the session."""
@@ -118,8 +119,7 @@ class Express:
         if record is None:
             written = self._begin(exchange, tracking, now)
         elif (
-            not record.unpacked
-            or record.flags & HOOKED
+            record.flags & HOOKED
             or not 0 <= now - record.used < record.granularity
             or (record.deadline is not None and now >= record.deadline)
         ):
@@ -136,8 +136,9 @@ class Express:
         return True
 
     def _write(self, record: Record, tracking: Tracking) -> Record | None:
-        revision, size = record.revision + 1, record.size
-        head, fields = revision.to_bytes(REVISION_BYTES, "little"), {**record.fields}
+        stored, revision = record.fields, record.revision + 1
+        size = record.size or size_of(stored)
+        head, fields = revision.to_bytes(REVISION_BYTES, "little"), {**stored}
         for name, slot in tracking.slots.items():
             key, payload = slot.key, slot.encoded
             if slot.mode != "assigned" or payload is None or not key.direct or key.has_hooks:
@@ -171,6 +172,11 @@ class Express:
         return record
 
 
-def express_of(core: Core) -> Express | None:
-    """The short way of a manager, if there is one: for what is sealed there is none."""
-    return Express(core, core.store) if type(core.store) is MemoryStore and core.plain else None
+def short_opening_of(core: Core, store: object) -> ShortOpening | None:
+    """The short way to the sessions in a store that nobody waits for, if there is one: for what is sealed there is none."""
+    return ShortOpening(core, store) if type(store) is MemoryStore and core.plain else None
+
+
+def short_commit_of(core: Core, store: object) -> ShortCommit | None:
+    """The short way of commits into a store that is called as it is, if there is one; as above."""
+    return ShortCommit(core, store) if isinstance(store, (MemoryStore, SQLiteStore)) and core.plain else None

@@ -40,7 +40,9 @@ import msgspec
 
 from .address import AddressPolicy
 from .changes import Changes, Idle, Renewal, apply
+from .cookies import MAX_HEADER, MAX_PAIRS
 from .options import SessionOptions
+from .policy import SessionCookies
 from .record import LOCATOR_BYTES, SECRET_BYTES, TAG_DIGEST_BYTES, EndReason, Record, SessionId
 from .session import Create
 
@@ -51,8 +53,11 @@ _VALUES_LENGTH = KEY_LENGTH + ADDR_LENGTH
 RAW_BYTES = LOCATOR_BYTES + SECRET_BYTES
 STRAGGLE = 10
 """Seconds after a secret was replaced in which a request may still come with it that had left its browser before."""
-TO_STANDARD = bytes.maketrans(b"-_+/", b"+/!!")  # '+' and '/' are no base64url: made illegal, so that an id has one spelling
+_TO_STANDARD = bytes.maketrans(b"-_+/", b"+/!!")  # '+' and '/' are no base64url: made illegal, so that an id has one spelling
 _TO_URL = bytes.maketrans(b"+/", b"-_")
+_NEAR = 3 * (MAX_PAIRS - 2)
+"""Characters: a pair and its semicolon are three at least, so of what begins before here two pairs are within the parser's caps."""
+_ADDR_END = ADDR_LENGTH + 2
 
 Draw: TypeAlias = Callable[[int], bytes]
 
@@ -97,6 +102,39 @@ ANSWERS: dict[Verdict, dict[Create, Answer]] = {
 }  # fmt: skip
 
 
+def present_at_once(cookies: SessionCookies, header: str) -> tuple[bytes, bytes] | None:
+    """What `present` would say of a header in which the two cookies stand side by side, as browsers send back what came in one answer.
+
+    Locator and secret, and the tag digest; None if it cannot be seen without parsing, whatever is in it. Nearly every request comes here:
+    a condition only has to be enough for both ways to come to the same.
+    """
+    before, _, rest = header.partition(cookies.key_equals)
+    key, _, rest = rest.partition(cookies.addr_follows)
+    stem = cookies.stem
+    if len(key) != KEY_LENGTH:
+        key, dot, route = key[:KEY_LENGTH], key[KEY_LENGTH : KEY_LENGTH + 1], key[KEY_LENGTH + 1 :]
+        if dot != "." or ";" in route:
+            return None
+    if (
+        # No other cookie has one of these names: it would begin with the stem, and no part of a name can hide its beginning.
+        stem in before
+        or stem in rest
+        # These are two names, and not the ends of others; and what the values begin with is all of them.
+        or (before and before[-2:] != "; ")
+        or (len(rest) != ADDR_LENGTH and rest[ADDR_LENGTH:_ADDR_END] != "; ")
+        # Nothing of this is beyond the caps of the parser.
+        or len(header) > MAX_HEADER
+        or (len(before) > _NEAR and header.count(";") >= MAX_PAIRS)
+    ):
+        return None
+    try:
+        raw = a2b_base64(key.encode().translate(_TO_STANDARD))
+        tag_digest = sha256(raw[LOCATOR_BYTES:] + rest[:ADDR_LENGTH].encode()).digest()[:TAG_DIGEST_BYTES]
+    except ValueError:  # no base64, or text that cannot be encoded
+        return None
+    return (raw, tag_digest) if len(raw) == RAW_BYTES else None
+
+
 def present(key_value: str, addr_value: str | None) -> Presented | None:
     """What the two cookie values say, or None if SESSION_KEY is not of the form that is issued here."""
     if len(key_value) != KEY_LENGTH:
@@ -104,7 +142,7 @@ def present(key_value: str, addr_value: str | None) -> Presented | None:
         if len(key_value) != KEY_LENGTH or not dot:
             return None
     try:
-        raw = a2b_base64(key_value.encode().translate(TO_STANDARD))
+        raw = a2b_base64(key_value.encode().translate(_TO_STANDARD))
         if len(raw) != RAW_BYTES:  # the decoder skips what is illegal
             return None
         secret = raw[LOCATOR_BYTES:]

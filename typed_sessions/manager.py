@@ -24,7 +24,7 @@ from .durations import check_seconds
 from .errors import SessionEnded, SessionError
 from .events import Event
 from .exchange import BAD_REQUEST, Exchange, Guard, Request
-from .express import Express, express_of
+from .express import short_commit_of, short_opening_of
 from .finish import Finish, close_exchange
 from .keeper import absolute, is_cuttable
 from .lifecycle import judge
@@ -94,7 +94,8 @@ class SessionManager(Configured[Store]):
             raise TypeError(f"SessionManager({store!r}): that store is for AsyncSessionManager; use its synchronous sibling")
         self._store = store
         self._blocking = store.blocking
-        self._express: Express | None = express_of(self._core)
+        self._short_opening = short_opening_of(self._core, store)
+        self._short_commit = short_commit_of(self._core, store)
         core = self._core
 
         def forked() -> None:
@@ -156,7 +157,7 @@ class SessionManager(Configured[Store]):
     def open_exchange(self, exchange: Exchange) -> Session:
         """For filters: open the request's session."""
         core = self._core
-        if self._express is not None and (session := self._express.open(exchange)) is not None:
+        if self._short_opening is not None and (session := self._short_opening.open(exchange)) is not None:
             return session
         if self._blocking:
             _refuse_running_loop()
@@ -192,11 +193,11 @@ class SessionManager(Configured[Store]):
         tracking = exchange.tracking
         if tracking is None or not (tracking.touched or (strict and tracking.over)):
             return
-        if self._express is not None and not strict and self._express.commit(exchange):
-            return
-        core = self._core
         if self._blocking:
             _refuse_running_loop()
+        if self._short_commit is not None and not strict and self._short_commit.commit(exchange):
+            return
+        core = self._core
         now = core.clock()
         outcome = None
         if core.is_plain(tracking) and not strict:

@@ -13,9 +13,7 @@ from typing import Final, Literal, TypeAlias, final
 
 from .cookies import (
     MAX_COOKIE,
-    MAX_HEADER,
     MAX_MAX_AGE,
-    MAX_PAIRS,
     SameSite,
     SetCookie,
     check_domain,
@@ -118,7 +116,6 @@ class SessionCookies:
         "_key",
         "_lasting",
         "_max_age",
-        "_near",
         "_told",
         "_until_closed",
         "addr_follows",
@@ -151,8 +148,6 @@ class SessionCookies:
         self.key_equals: str = f"{self.key_name}="
         self._addr_equals = f"{self.addr_name}="
         self.addr_follows: str = f"; {self._addr_equals}"
-        # A pair and its semicolon are three characters at least: what begins before this position is within the first MAX_PAIRS pairs.
-        self._near = 3 * MAX_PAIRS - len(self.key_equals)
         self._until_closed = self._key.header()[len(self.key_equals) :]
         self._lasting = replace(self._key, max_age=self._max_age).header()[len(self.key_equals) :]
         self._expiry = (self._key.expired().header(), self._addr.expired().header())
@@ -164,37 +159,8 @@ class SessionCookies:
         None: there is no such cookie. The empty text: it is malformed, or there more than once with different values (RFC 6265bis 4.2.2
         gives no order to rely on). Names are compared as they stand: neither case, nor quotes, nor percent-encoding is folded.
         """
-        if not header:
+        if self.stem not in header:
             return None, None
-        # Every request comes here. A header is answered without parsing if each name stands in it once, KEY before ADDR as browsers send
-        # them back; all else goes the long way. The conditions are those under which both ways agree:
-        before, _, rest = header.partition(self.key_equals)
-        between, _, after = rest.partition(self._addr_equals)
-        key, _, gap = between.partition(";")
-        addr = after.partition(";")[0]
-        stem = self.stem
-        if (
-            # each name begins a pair,
-            (gap == " " or gap[-2:] == "; ")
-            and (not before or before[-2:] == "; ")
-            # the second name was found, and neither value is one that the parser would trim,
-            and addr
-            and key.strip(' \t"') == key
-            and addr.strip(' \t"') == addr
-            # no pair of these names is elsewhere: it would begin with the stem, and no part of a name can hide its beginning,
-            and stem not in before
-            and stem not in between
-            and stem not in after
-            # and both pairs are within the caps.
-            and len(header) <= MAX_HEADER
-            and (len(before) + len(between) < self._near or header.count(";") < MAX_PAIRS)
-        ):
-            return key, addr
-        if stem not in header:
-            return None, None
-        return self._find_by_parsing(header)
-
-    def _find_by_parsing(self, header: str) -> tuple[str | None, str | None]:
         key: str | None = None
         addr: str | None = None
         for name, value in parse_cookies(header):

@@ -303,6 +303,12 @@ class Record(msgspec.Struct, eq=False):
         )
         return head + address + tail + fields
 
+    def pack_once(self) -> bytes:
+        """`pack`, of a record that is not changed any more: it keeps its packed form."""
+        if not self.packed:
+            self.unpacked, self.packed = self.fields, self.pack()
+        return self.packed
+
     @classmethod
     def unpack(cls, locator: bytes, packed: bytes) -> Record:
         """The record of a packed form written by this version or an earlier one. ValueError for anything else."""

@@ -111,14 +111,10 @@ class SQLiteStore:
     # -------------------------------------------------------------- the verbs
 
     def create(self, record: Record, now: float) -> Created:
-        until = self._file.until()
-        packed = record.pack()
-        self._limits.check_new(record, len(packed))
-        locator = record.locator
-        row = (locator, packed, _checksum(locator, packed), _real(record.due), None if record.flags & REUSED else record.created)
         bound = self._max_sessions
         if bound is None:
-            return "created" if self._file.change(until, _CREATE, row) else "taken"
+            return "created" if self._insert(record) else "taken"
+        until, row = self._file.until(), self._new_row(record)
 
         def work(cursor: Cursor) -> Created | None:
             crowded = False
@@ -179,7 +175,7 @@ class SQLiteStore:
             record = outcome.record
             # What it says is true only if this record is still the one that is stored.
             if outcome.status == "committed" and record is not None and self._limits.allows(opened, record) and not _moves(opened, record):
-                packed = record.pack()
+                packed = record.pack_once()
                 if self._file.change(until, _KEEP_IF, (packed, _checksum(locator, packed), locator, opened.packed)):
                     return outcome
 
@@ -257,11 +253,36 @@ class SQLiteStore:
         """Close the connections of this process. The sessions stay; a later call opens the file again."""
         self._file.close()
 
+    # -------------------------------------------------------------- for `express`
+
+    def begin(self, record: Record, now: float) -> bool:
+        """`create`, where there is no bound; else False, and nothing is done."""
+        return self._max_sessions is None and self._insert(record)
+
+    def swap(self, record: Record, after: Record) -> bool:
+        """Put a record in the place of another of the same `due`, if that is what is here; else False, and nothing is done."""
+        if not record.packed or after.size > self._limits.max_bytes or len(after.fields) > self._limits.max_keys:
+            return False
+        locator = record.locator
+        self._opened[locator[0] & _MASK] = None
+        packed = after.pack_once()
+        return self._file.change(self._file.until(), _KEEP_IF, (packed, _checksum(locator, packed), locator, record.packed))
+
     # -------------------------------------------------------------- inside
+
+    def _new_row(self, record: Record) -> _Row:
+        packed = record.pack_once()
+        self._limits.check_new(record, len(packed))
+        fresh = None if record.flags & REUSED else record.created
+        return record.locator, packed, _checksum(record.locator, packed), _real(record.due), fresh
+
+    def _insert(self, record: Record) -> bool:
+        return self._file.change(self._file.until(), _CREATE, self._new_row(record))
 
     def _look_up(self, until: float, locator: bytes, use: Use | None, idle: Idle, now: float) -> tuple[Record | None, bool]:
         """The record, and whether that is all: False if its use has to be written."""
-        record = _only(locator, self._file.read(until, _READ, (locator,)))
+        rows = self._file.read(until, _READ, (locator,))
+        record = _unpack(locator, *rows[0]) if rows else None
         if record is None or record.ending is not None:
             return None, True
         if use is None:
@@ -297,7 +318,7 @@ def _real(seconds: float) -> float | None:
 def _unpack(locator: Any, packed: Any, checksum: Any) -> Record | None:
     """The record of a row, or None if the row is damaged, which is reported. Any: see `_Row`."""
     try:
-        if _checksum(locator, packed) != checksum:
+        if crc32(packed, crc32(locator)) != checksum:
             raise ValueError("the checksum is wrong")
         return Record.unpack(locator, packed)
     except (ValueError, TypeError) as problem:
@@ -317,7 +338,7 @@ def _live(cursor: Cursor, locator: bytes) -> Record | None:
 
 
 def _keep(cursor: Cursor, record: Record) -> None:
-    packed = record.pack()
+    packed = record.pack_once()
     cursor.execute(_KEEP, (packed, _checksum(record.locator, packed), record.locator))
 
 
@@ -329,7 +350,7 @@ def _moves(before: Record, after: Record) -> bool:
 def _write(cursor: Cursor, before: Record, after: Record) -> None:
     """Put a live record in the place of another."""
     if _moves(before, after):
-        packed = after.pack()
+        packed = after.pack_once()
         fresh = None if after.flags & REUSED else after.created
         cursor.execute(_MOVE, (packed, _checksum(after.locator, packed), _real(after.due), fresh, 0, after.locator))
     else:
