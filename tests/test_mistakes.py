@@ -40,6 +40,7 @@ from typed_sessions import (
     Rejected,
     Session,
     SessionClosed,
+    SessionEnded,
     SessionError,
     SessionManager,
     current_session,
@@ -231,6 +232,16 @@ USES: dict[str, Case] = {
         used(lambda s: (s[facts()].append("one"), s[facts()].remove_where(coroutine_function))),
         TypeError,
         ["remove_where", "it gave an awaitable"],
+    ),
+    "a message after the end": (
+        used(lambda s: (s.end(), s[facts()].append("goodbye"))),
+        SessionEnded,
+        ["<ListKey 'facts'", "cannot be written: the session has ended", "session.renew(clear=True), in the place of session.end()"],
+    ),
+    "a new id after the end": (
+        used(lambda s: (s.end(), s.renew())),
+        SessionEnded,
+        ["cannot be renewed: it has ended", "session.renew(clear=True), in the place of session.end()"],
     ),
     "a timeout of 0": (used(lambda s: setattr(s, "timeout", 0)), PolicyError, ["session.timeout = 0", "None is never"]),
     "a cookie that cannot last": (

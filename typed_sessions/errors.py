@@ -55,7 +55,7 @@ class SessionClosed(SessionError):
 class SessionEnded(SessionError):
     """The session has ended, or was renewed by another request: what `commit`, `refresh` and the end of an `edit` block raise.
 
-    Also for a write to a session, or a `renew`, after its end has been committed.
+    Also for a write to a session, or a `renew`, after its end, in the request that asked for that too.
     """
 
 

@@ -251,7 +251,7 @@ class View(msgspec.Struct, eq=False):
         if self.committing:
             self._refuse_meanwhile(f"{what!r} cannot be written")
         if self.over or self.end_asked:
-            raise SessionEnded(f"{what!r} cannot be written: the session has ended")
+            raise SessionEnded(f"{what!r} cannot be written: the session has ended{self._instead_of_end()}")
         if self.headers_sent and self.record is None and not self.discarding and self.replaced is None:
             raise HeadersSent(
                 f"{what!r} cannot be written any more: the response's headers have left, so the cookie of a new session could not be sent; "
@@ -435,7 +435,11 @@ class View(msgspec.Struct, eq=False):
         if self.committing:
             self._refuse_meanwhile(f"the session cannot be {verb}")
         if self.over or self.end_asked:
-            raise SessionEnded(f"the session cannot be {verb}: it has ended")
+            raise SessionEnded(f"the session cannot be {verb}: it has ended{self._instead_of_end()}")
+
+    def _instead_of_end(self) -> str:
+        # Once the end is stored, or was another request's, there is nothing to be written in its place.
+        return "" if self.over else "; session.renew(clear=True), in the place of session.end(), goes on with an empty one"
 
     def _refuse_meanwhile(self, what: str) -> NoReturn:
         raise SessionError(

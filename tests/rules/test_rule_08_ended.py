@@ -203,6 +203,18 @@ def test_rule_08_commit_raises_session_ended(face: Face, user: Key[str], work: C
     assert_over(face, handle, browser)
 
 
+def test_rule_08_who_ends_it_reads_on_and_writes_nothing(face: Face, user: Key[str]) -> None:
+    """The data is there until the response; what is written would have nowhere to stay."""
+    browser, handle = signed_in(face, user)
+    with browser.visit() as session:
+        session.end()
+        assert session[user] == "ann"
+        assert user in session
+        with pytest.raises(SessionEnded):
+            session[user] = "bob"
+    assert_over(face, handle, browser)
+
+
 def test_rule_08_refresh_raises_session_ended(face: Face, user: Key[str]) -> None:
     """So does reading again."""
     browser, handle = signed_in(face, user)
