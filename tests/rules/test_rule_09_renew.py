@@ -324,6 +324,20 @@ def test_rule_09_outside_of_a_request_there_is_no_cookie_to_renew(face: Face, us
     assert opens(browser, handle)
 
 
+def test_rule_09_a_renewal_is_no_end_to_an_edit(face: Face, user: Key[str]) -> None:
+    """`edit` goes by the handle, which stays: what it writes is there for whoever has the new cookie."""
+    browser, handle = known(face, user)
+
+    def work(session: Session) -> None:
+        with browser.visit() as its_own:
+            its_own.renew()
+        session[user] = "bob"
+
+    face.edit(handle, work)
+    with browser.visit() as session:
+        assert (session.handle, session[user]) == (handle, "bob")
+
+
 @pytest.mark.parametrize("learn", ["commit", "refresh", "finish"])
 @pytest.mark.parametrize("overlap", [0, 60])
 def test_rule_09_who_learns_of_a_renewal_does_not_send_the_old_cookie_again(
