@@ -9,10 +9,10 @@ from typing import Any, cast
 
 import pytest
 
-from tests.filters.asgi_site import App, Site, hello, streams
-from tests.filters.servers import ASGIRequest, Jar, in_loop, scope
+from tests.filters.asgi_site import App, Site, hello, says, streams
+from tests.filters.servers import ASGIRequest, Jar, asgi, in_loop, scope
 from tests.watched import Watched
-from typed_sessions import AsyncSessionManager, StoreUnavailable
+from typed_sessions import AsyncSessionManager, SessionEnded, StoreUnavailable
 from typed_sessions.filters.asgi import Receive, Scope, Send, open_session
 
 
@@ -41,6 +41,30 @@ async def test_what_the_body_changes_is_committed_before_its_end_leaves(site: Si
     await site.app(app)(scope(jar), ASGIRequest().receive, send)
     assert seen == [(1, True), (1, True), (2, False)]
     assert (await site.stored(jar), site.store.calls["commit"]) == (3, 2)
+
+
+@in_loop
+async def test_a_body_that_lasts_learns_by_refresh_what_others_did(site: Site) -> None:
+    """Server-sent events: no end of the session breaks them off, so they ask; whoever is told of the end may give the body its own."""
+    jar = await site.jar()
+
+    async def news(scope: Scope) -> str:
+        session = await open_session(scope)
+        await asgi(site.app(says(lambda scope: site.set(scope, 2))), jar.copy())
+        before = session[site.visits]
+        await site.sessions.refresh(session)
+        return f"{before}, then {session[site.visits]}; "
+
+    async def end(scope: Scope) -> str:
+        session = await open_session(scope)
+        await site.sessions.end(session.handle)
+        assert session[site.visits] == 2, "what it has read stays with it"
+        with pytest.raises(SessionEnded):
+            await site.sessions.refresh(session)
+        return "over"
+
+    answer = await asgi(site.app(streams(hello, news, end)), jar.copy())
+    assert answer.text == "hello1, then 2; over"
 
 
 @pytest.mark.parametrize("waits", [False, True])
