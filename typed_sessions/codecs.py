@@ -16,7 +16,7 @@ import inspect
 from collections.abc import Callable, Collection
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar, cast, final, get_origin
+from typing import Any, Final, Generic, NoReturn, Protocol, TypeAlias, TypeVar, cast, final, get_origin
 from uuid import UUID
 
 import msgspec
@@ -78,7 +78,14 @@ class Codec(Protocol[T]):
 
 # -- typed values --------------------------------------------------------------------------------------------------------------------------
 
-_encoder: Final = msgspec.msgpack.Encoder()
+
+def _refuse(value: object) -> NoReturn:
+    """What msgspec cannot encode. Some texts of frameworks, such as Django's, are what they were when `str` has been called on them."""
+    plain = "; str.__str__(value) is the text alone" if issubclass(type(value), str) else ""
+    raise TypeError(f"Encoding objects of type {describe(type(value))} is unsupported{plain}")
+
+
+_encoder: Final = msgspec.msgpack.Encoder(enc_hook=_refuse)
 _untyped: Final = msgspec.msgpack.Decoder()
 
 
