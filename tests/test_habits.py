@@ -31,6 +31,11 @@ HABITS: dict[str, Case] = {
     "a list's extend": (used(lambda s: s[notes()].extend(["a"])), AttributeError, ["a session's list has no extend: ", ".append(value)"]),
     "a list's remove": (used(lambda s: s[notes()].remove("a")), AttributeError, ["remove_where(lambda element: ", "first=True"]),
     "a list's sort": (used(lambda s: s[notes()].sort()), AttributeError, ["sorted(session[key])"]),
+    "a token against forgery": (
+        used(lambda s: s.get_csrf_token()),
+        AttributeError,
+        ['csrf = Key("csrf", str)', "hmac.compare_digest(token.encode(), sent.encode())"],
+    ),
     "whether it is empty": (used(lambda s: s.is_empty()), AttributeError, ["user in session", "not any(session)"]),
 }
 

@@ -32,7 +32,10 @@ _LASTING: Final = (
     "session.timeout = seconds is how long it may be idle"
 )
 _USED: Final = "session.idle is how long ago the last use was, session.created when the session began"
-_TOKEN: Final = 'keep a random token under a key of your own, csrf = Key("csrf", str), and compare it with hmac.compare_digest'
+_TOKEN: Final = (
+    'keep a random token under a key of your own, csrf = Key("csrf", str), and compare it with what was sent: '
+    "hmac.compare_digest(token.encode(), sent.encode())"
+)
 _FLASH: Final = 'messages = ListKey("messages", str) keeps them: session[messages].append(...), and clear() when they are shown'
 
 INSTEAD: Final[Mapping[str, str]] = {
