@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.endpoints import HTTPEndpoint
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
@@ -104,6 +105,21 @@ def test_without_a_value_the_request_is_refused(shop: Shop, mounted: bool) -> No
     assert asyncio.run(asgi(app, path="/in/greet")).status == 403
     answer = asyncio.run(asgi(app, path="/in/page"))
     assert (answer.status, answer.all("Location")) == (303, ["/login"])
+
+
+@in_loop
+async def test_a_middleware_around_the_filter_sees_what_it_refuses(shop: Shop) -> None:
+    """A page of another origin is told of the 401 by the CORS headers, which those inside of the filter do not add."""
+    cors = Middleware(CORSMiddleware, allow_origins=["https://spa.example"], allow_credentials=True)
+
+    @inject
+    async def private(request: Request, name: Annotated[str, FromSession(shop.site.name, error=(401, []))]) -> PlainTextResponse:
+        return PlainTextResponse(name)
+
+    app = Starlette(routes=[Route("/", private)], middleware=[cors, Middleware(SessionMiddleware, shop.site.sessions)])
+    answer = await asgi(app, headers=[("Origin", "https://spa.example")])
+    assert answer.status == 401
+    assert answer.all("Access-Control-Allow-Origin") == ["https://spa.example"]
 
 
 @in_loop
