@@ -312,6 +312,47 @@ def test_usual_commits_into_a_file_take_the_short_way(tmp_path: Path, monkeypatc
         assert text not in sessions.start_check(request)[0]
 
 
+@pytest.mark.parametrize("make", [lambda _: MemoryStore(), SQLiteStore], ids=["memory", "sqlite"])
+def test_a_short_commit_that_was_given_up_is_not_repeated_by_finish(
+    make: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A time limit by signal, after it is stored: what another request has written since stays, as by the layers (rule 28)."""
+    text = Key("text", str)
+    store = make(str(tmp_path / "sessions.db"))
+
+    def too_late(verb: Callable[..., bool]) -> Callable[..., bool]:
+        def done(*args: Any) -> bool:
+            assert verb(*args)
+            raise TimeoutError("the job's time is over")
+
+        return done
+
+    with SessionManager(store) as sessions:
+
+        def begin(cookie: str, value: str) -> Any:
+            session, finish = sessions.start_check(Request(headers=[("Cookie", cookie)] if cookie else [], peer=PEER))
+            session[text] = value
+            return finish
+
+        def given_up(finish: Any, verb: str) -> None:
+            with monkeypatch.context() as within:
+                within.setattr(type(store), verb, too_late(getattr(type(store), verb)))
+                with pytest.raises(TimeoutError):
+                    finish.start()
+
+        cookie = "; ".join(value.partition(";")[0] for name, value in begin("", "first")() if name == "Set-Cookie")
+        sessions.start_check(Request(headers=[("Cookie", cookie)], peer=PEER))[1]()
+        finish = begin(cookie, "mine")
+        given_up(finish, "swap")
+        begin(cookie, "theirs")()
+        finish()
+        assert sessions.start_check(Request(headers=[("Cookie", cookie)], peer=PEER))[0][text] == "theirs"
+        finish = begin("", "new")
+        given_up(finish, "begin")
+        assert finish() == [("Vary", "Cookie")]
+        assert len(list(sessions.all())) == 2
+
+
 def the_layers(*_: object, **__: object) -> None:
     raise AssertionError("the layers")
 

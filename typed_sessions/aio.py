@@ -18,7 +18,7 @@ from .carrying import Carrying
 from .changes import Outcome, Use
 from .clients import Client, Close
 from .durations import check_seconds
-from .errors import SessionEnded, SessionError, StoreUnavailable
+from .errors import SessionEnded, StoreUnavailable
 from .events import Event
 from .exchange import BAD_REQUEST, Exchange, Guard, Request
 from .finish import AsyncFinish, close_exchange
@@ -245,12 +245,8 @@ class AsyncSessionManager(Carrying):
         tracking.committing = True
         try:
             return await self._ask(verb, *args)
-        except SessionError as problem:
-            if isinstance(problem, StoreUnavailable) and problem.unknown:
-                tracking.forget_told()  # it may have been done: it is not to be done once more (rule 28)
-            raise
-        except BaseException:  # cancelled in the middle of the call
-            tracking.forget_told()
+        except BaseException as problem:
+            tracking.unanswered(problem)
             raise
         finally:
             tracking.committing = False

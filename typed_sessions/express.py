@@ -149,7 +149,11 @@ class ShortCommit:
         if len(fields) > _FEW:
             return None
         after = replace(record, unpacked=fields, packed=b"", revision=revision, size=size)
-        return after if self._store.swap(record, after) else None
+        try:
+            return after if self._store.swap(record, after) else None
+        except BaseException as problem:
+            tracking.unanswered(problem)
+            raise
 
     def _begin(self, exchange: Exchange, tracking: Tracking, now: float) -> Record | None:
         core, address = self._core, exchange.address
@@ -163,7 +167,12 @@ class ShortCommit:
             return None
         session_id = issue(core.draw)
         record = first_record(session_id, address, fields, core.options, core.idle, now)
-        if not self._store.begin(record, now):
+        try:
+            begun = self._store.begin(record, now)
+        except BaseException as problem:
+            tracking.unanswered(problem)
+            raise
+        if not begun:
             return None
         exchange.issued = core.issued(session_id)
         exchange.verdict = "live"

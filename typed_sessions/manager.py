@@ -208,7 +208,11 @@ class SessionManager(Configured[Store]):
                 if draft.residents:
                     run(plans.create(core, exchange, now))
                     return
-                created = self._store.create(draft.record, now)
+                try:
+                    created = self._store.create(draft.record, now)
+                except BaseException as problem:
+                    tracking.unanswered(problem)
+                    raise
                 if created == "created" and not core.has_listeners:
                     core.born(exchange, draft, {}, now)
                 else:
@@ -218,7 +222,11 @@ class SessionManager(Configured[Store]):
             if changes is None and not exchange.resend_due:
                 return
             if changes is not None and core.is_simple(changes):
-                outcome = self._store.commit(tracking.record.locator, changes, core.idle, now)
+                try:
+                    outcome = self._store.commit(tracking.record.locator, changes, core.idle, now)
+                except BaseException as problem:
+                    tracking.unanswered(problem)
+                    raise
                 if core.settled(exchange, tracking, outcome):
                     return
         run(plans.commit(core, exchange, now, strict=strict, outcome=outcome))

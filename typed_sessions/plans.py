@@ -10,7 +10,7 @@ from typing import Any, Literal
 from .changes import Outcome
 from .core import Core, Draft
 from .endings import LEASE, clean_late, close_client, end, sweep_step
-from .errors import COMMIT_FAILURES, Conflict, HeadersSent, Rejected, RejectedReason, SessionEnded, SessionError, StoreUnavailable
+from .errors import COMMIT_FAILURES, Conflict, HeadersSent, Rejected, RejectedReason, SessionEnded, StoreUnavailable
 from .events import AddressMismatch, Begin, CommitRefused, LostUpdate, ReusedOldId, ValueRefused
 from .exchange import Exchange, Guard
 from .finish import forget_changes
@@ -202,18 +202,14 @@ def _create_with_residents(core: Core, exchange: Exchange, draft: Draft, now: fl
 
 
 def _told(exchange: Exchange, step: Ask) -> Plan[Any]:
-    """Tell the store. If nobody knows whether it has done it, what was to be committed is not committed again (rule 28)."""
+    """Tell the store."""
     tracking = exchange.tracking
     assert tracking is not None
     tracking.committing = True
     try:
         return (yield step)
-    except SessionError as problem:
-        if isinstance(problem, StoreUnavailable) and problem.unknown:
-            tracking.forget_told()
-        raise
-    except BaseException:  # cancelled, interrupted, or out of time by a signal: in the middle of the call
-        tracking.forget_told()
+    except BaseException as problem:
+        tracking.unanswered(problem)
         raise
     finally:
         tracking.committing = False

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from .changes import Changes, ListChange, Write
 from .codecs import TypedCodec
-from .errors import KeyTypeError
+from .errors import KeyTypeError, SessionError, StoreUnavailable
 from .keys import Key, ListKey
 from .record import FIELD_COPY, FIELD_HOOKED, FIELD_SEALED, FIELD_TWIN, Record, field_revision, unpack_field
 from .residents import ABSENT, ResidentChange
@@ -335,6 +335,12 @@ class Tracking(View, eq=False):
                 if changed:
                     names.append(name)
         return names
+
+    def unanswered(self, problem: BaseException) -> None:
+        """The store was told, and this is what it raised. If nobody knows whether it has done it, that is not said again (rule 28)."""
+        # What is no error of ours has come in the middle of the call: cancelled, interrupted, out of time by a signal, or of a driver.
+        if not isinstance(problem, SessionError) or (isinstance(problem, StoreUnavailable) and problem.unknown):
+            self.forget_told()
 
     def forget_told(self) -> None:
         """Drop what the store may have been told; but an end that another task has asked for meanwhile was not among it."""

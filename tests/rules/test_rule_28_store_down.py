@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.faces import Browser, Face
+from tests.faces import Browser, Face, Turn
 from tests.watched import Watched
 from typed_sessions import (
     COMMIT_FAILURES,
@@ -132,17 +132,31 @@ def test_rule_28_an_answer_that_was_lost_is_asked_for_by_nobody(
             assert not session.exists
 
 
+def by_manager(face: Face, turn: Turn) -> None:
+    face.call(face.manager.commit(turn.session))
+
+
+def by_start(face: Face, turn: Turn) -> None:
+    face.call(turn.finisher.start())
+
+
+commits = pytest.mark.parametrize("commit", [by_manager, by_start])
+
+
+@commits
 def test_rule_28_what_may_have_been_applied_is_not_committed_again_by_finish(
-    face: Face, watched: Watched, browser: Browser, name: Key[str]
+    face: Face, watched: Watched, browser: Browser, name: Key[str], commit: Callable[[Face, Turn], None]
 ) -> None:
-    """The manager's `commit` lost its answer, and the handler went on: what it had done is there once, and so is what it does then."""
+    """The manager's `commit`, or the one with the headers, lost its answer, and the handler went on: what it had done is there once, and so
+    is what it does then.
+    """
     words, visits = ListKey("words", str), Key("visits", int)
     watched.lost["commit"] = StoreUnavailable("the answer was lost: it may have been applied", unknown=True)
     turn = browser.open()
     turn.session.update(name, lambda text: text + "!")
     turn.session[words].append("one")
     with pytest.raises(StoreUnavailable):
-        face.call(face.manager.commit(turn.session))
+        commit(face, turn)
     watched.lost.clear()
     turn.session[visits] = 1
     turn.finish()
@@ -159,15 +173,22 @@ def test_rule_28_what_may_have_been_applied_is_not_committed_again_by_finish(
     ],
     ids=["unknown", "an error of the driver", "nothing was done"],
 )
+@commits
 def test_rule_28_what_a_store_raises_says_whether_it_is_asked_again(
-    face: Face, watched: Watched, browser: Browser, name: Key[str], failure: Exception, times: int
+    face: Face,
+    watched: Watched,
+    browser: Browser,
+    name: Key[str],
+    failure: Exception,
+    times: int,
+    commit: Callable[[Face, Turn], None],
 ) -> None:
     """Only what says that nothing was done is done again. The error of a driver says nothing, and arrives as it is."""
     watched.lost["commit"] = failure
     turn = browser.open()
     turn.session.update(name, lambda text: text + "!")
     with pytest.raises(type(failure), match=str(failure)):
-        face.call(face.manager.commit(turn.session))
+        commit(face, turn)
     watched.lost.clear()
     turn.finish()
     with browser.visit() as session:
@@ -175,8 +196,9 @@ def test_rule_28_what_a_store_raises_says_whether_it_is_asked_again(
 
 
 @pytest.mark.parametrize("stopped", [asyncio.CancelledError(), TimeoutError("the job's time is over")], ids=["cancelled", "by a signal"])
+@commits
 def test_rule_28_a_commit_that_was_given_up_is_not_repeated_by_finish(
-    face: Face, watched: Watched, browser: Browser, name: Key[str], stopped: BaseException
+    face: Face, watched: Watched, browser: Browser, name: Key[str], stopped: BaseException, commit: Callable[[Face, Turn], None]
 ) -> None:
     """`asyncio.timeout` around the manager's `commit`, or a time limit by signal, and the handler goes on: it may be stored."""
     words, visits = ListKey("words", str), Key("visits", int)
@@ -187,7 +209,7 @@ def test_rule_28_a_commit_that_was_given_up_is_not_repeated_by_finish(
         turn.session.update(name, lambda text: text + "!", default="new")
         turn.session[words].append("one")
         with pytest.raises(type(stopped)):
-            face.call(face.manager.commit(turn.session))
+            commit(face, turn)
         watched.lost.clear()
         turn.session[visits] = 1
         turn.finish()
