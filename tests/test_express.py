@@ -312,13 +312,13 @@ def test_usual_commits_into_a_file_take_the_short_way(tmp_path: Path, monkeypatc
         assert text not in sessions.start_check(request)[0]
 
 
-@pytest.mark.parametrize("make", [lambda _: MemoryStore(), SQLiteStore], ids=["memory", "sqlite"])
+@pytest.mark.parametrize("kind", [MemoryStore, SQLiteStore])
 def test_a_short_commit_that_was_given_up_is_not_repeated_by_finish(
-    make: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: type[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A time limit by signal, after it is stored: what another request has written since stays, as by the layers (rule 28)."""
     text = Key("text", str)
-    store = make(str(tmp_path / "sessions.db"))
+    store = kind() if kind is MemoryStore else kind(tmp_path / "sessions.db")
 
     def too_late(verb: Callable[..., bool]) -> Callable[..., bool]:
         def done(*args: Any) -> bool:
@@ -336,7 +336,7 @@ def test_a_short_commit_that_was_given_up_is_not_repeated_by_finish(
 
         def given_up(finish: Any, verb: str) -> None:
             with monkeypatch.context() as within:
-                within.setattr(type(store), verb, too_late(getattr(type(store), verb)))
+                within.setattr(kind, verb, too_late(getattr(kind, verb)))
                 with pytest.raises(TimeoutError):
                     finish.start()
 

@@ -28,7 +28,9 @@ from tests.filters.servers import serving
 from tests.mistakes import REQUEST, Case, cases, check, coroutine_function, used
 from tests.watched import Watched
 from typed_sessions import (
+    AddressPolicy,
     AsyncSessionManager,
+    CookiePolicy,
     HeadersSent,
     Key,
     KeyTypeError,
@@ -248,6 +250,21 @@ USES: dict[str, Case] = {
         used(lambda s: setattr(s, "persistent", True)),
         PolicyError,
         ["the cookie policy has no max_age", "CookiePolicy(max_age=...)"],
+    ),
+    "another library's option of a cookie": (
+        lambda: cast("Any", CookiePolicy)(https_only=True),
+        PolicyError,
+        ["CookiePolicy(https_only=...) declared at", __file__, "no option 'https_only': secure=\"auto\""],
+    ),
+    "a misspelt option of a cookie": (
+        lambda: cast("Any", CookiePolicy)(max_agee=1),
+        PolicyError,
+        ["no option 'max_agee'; did you mean 'max_age'?", "the options are path, name"],
+    ),
+    "a misspelt option of addresses": (
+        lambda: cast("Any", AddressPolicy)(proxies=["10.0.0.1"]),
+        PolicyError,
+        ["AddressPolicy(proxies=...) declared at", "did you mean 'trusted_proxies'?"],
     ),
     "an overlap that is no time": (
         used(lambda s: s.renew(overlap=-1)),

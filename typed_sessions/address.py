@@ -16,6 +16,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Literal, NamedTuple, cast, final
 
+from .declared import options_of_policy
 from .errors import NoPeerAddress, PolicyError
 
 logger: logging.Logger = logging.getLogger("typed_sessions")
@@ -107,6 +108,7 @@ def _number(address: str) -> tuple[int, int]:
 
 
 @final
+@options_of_policy({})
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddressPolicy:
     """Which address a request has, and whether a session may be used from it.

@@ -6,13 +6,13 @@ import difflib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import wraps
 from typing import Any, TypeVar, cast
 
-from .errors import KeyTypeError
-from .habits import INSTEAD_OF_OPTIONS
+from .errors import PolicyError
 
+C = TypeVar("C")
 F = TypeVar("F", bound=Callable[..., None])
 
 
@@ -25,25 +25,40 @@ def caller() -> tuple[str, str]:
     return f"{frame.f_code.co_filename}:{frame.f_lineno}", str(frame.f_globals.get("__name__", ""))
 
 
-def only_options(init: F) -> F:
-    """Decorates the `__init__` of a declaration: `KeyTypeError` for an option that does not exist, with what to write instead.
+def only_options(problem: type[Exception], instead_of: Mapping[str, str]) -> Callable[[F], F]:
+    """Decorates the `__init__` of a declaration: raises `problem` for an option that does not exist, with what to write instead of it.
 
     An argument of its own that takes what is unknown would do the same, but type checkers know the options by the signature.
     """
-    known = [parameter.name for parameter in inspect.signature(init).parameters.values() if parameter.kind is parameter.KEYWORD_ONLY]
 
-    @wraps(init)
-    def checked(self: object, *arguments: Any, **options: Any) -> None:  # Any: as the method itself says
-        for option in options:
-            if option not in known:
-                where, _ = caller()
-                instead = INSTEAD_OF_OPTIONS.get(option)
-                why = f"{nearest(option, known)}; the options are {', '.join(known)}" if instead is None else f": {instead}"
-                what = f"{type(self).__name__}({', '.join([*map(repr, arguments[:1]), f'{option}=...'])})"
-                raise KeyTypeError(f"{what} declared at {where}: there is no option {option!r}{why}")
-        init(self, *arguments, **options)
+    def decorate(init: F) -> F:
+        known = [parameter.name for parameter in inspect.signature(init).parameters.values() if parameter.kind is parameter.KEYWORD_ONLY]
 
-    return cast("F", checked)
+        @wraps(init)
+        def checked(self: object, *arguments: Any, **options: Any) -> None:  # Any: as the method itself says
+            for option in options:
+                if option not in known:
+                    where, _ = caller()
+                    instead = instead_of.get(option)
+                    why = f"{nearest(option, known)}; the options are {', '.join(known)}" if instead is None else f": {instead}"
+                    what = f"{type(self).__name__}({', '.join([*map(repr, arguments[:1]), f'{option}=...'])})"
+                    raise problem(f"{what} declared at {where}: there is no option {option!r}{why}")
+            init(self, *arguments, **options)
+
+        return cast("F", checked)
+
+    return decorate
+
+
+def options_of_policy(instead_of: Mapping[str, str]) -> Callable[[type[C]], type[C]]:
+    """Decorates a dataclass: `PolicyError` for an option that does not exist, with what to write instead of it."""
+
+    def decorate(cls: type[C]) -> type[C]:
+        init: Callable[..., None] = vars(cls)["__init__"]
+        type.__setattr__(cls, "__init__", only_options(PolicyError, instead_of)(init))
+        return cls
+
+    return decorate
 
 
 def nearest(word: object, among: Collection[str]) -> str:

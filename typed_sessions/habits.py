@@ -89,6 +89,17 @@ INSTEAD_OF_OPTIONS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("encode", "decode", "dump", "dumps", "loads", "serialize", "deserialize", "serializer", "codec"), _HOOKS),
 }
 
+_LIVES: Final = "max_age= is how long the cookies live; how long a session does are the manager's timeout= and lifetime="
+_SECURE: Final = 'secure="auto" goes by the scheme of the request, secure=True is for https alone'
+
+INSTEAD_OF_COOKIE_OPTIONS: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("samesite", "cookie_samesite"), 'it is same_site, "strict", "lax" or "none"'),
+    **dict.fromkeys(("httponly", "cookie_httponly"), "it is http_only"),
+    **dict.fromkeys(("https_only", "cookie_https_only", "cookie_secure"), _SECURE),
+    **dict.fromkeys(("expires", "lifetime", "timeout", "ttl", "permanent"), _LIVES),
+    **dict.fromkeys(("cookie_name", "session_cookie", "key"), 'it is name; "SESSION" is for cookies named SESSION_KEY and SESSION_ADDR'),
+}
+
 
 @final
 class _Elsewhere:

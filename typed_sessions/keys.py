@@ -19,6 +19,7 @@ from .codecs import DecodeRefused, HookedCodec, TypedCodec
 from .declared import caller, hook_name, in_module, misfit, only_options, type_name
 from .errors import DuplicateKeyError, KeyTypeError
 from .forks import tell_of_forks
+from .habits import INSTEAD_OF_OPTIONS
 from .record import FIELD_HOOKED, field_head
 from .upgrades import Downgrade, Upgrades
 
@@ -172,7 +173,7 @@ class Key(_Declared, KeyView[T]):
         cleanup_delete: Delete[T] | None = None,
         cleanup_no_client: NoClient[T] | None = None,
     ) -> None: ...
-    @only_options
+    @only_options(KeyTypeError, INSTEAD_OF_OPTIONS)
     def __init__(
         self,
         name: str,
@@ -312,7 +313,7 @@ class ListKey(_Declared, Generic[T]):
     where: str
     signature: tuple[object, ...]
 
-    @only_options
+    @only_options(KeyTypeError, INSTEAD_OF_OPTIONS)
     def __init__(
         self,
         name: str,

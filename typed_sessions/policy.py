@@ -26,7 +26,9 @@ from .cookies import (
     parse_cookies,
     shown,
 )
+from .declared import options_of_policy
 from .errors import PolicyError
+from .habits import INSTEAD_OF_COOKIE_OPTIONS
 
 CookieFilter: TypeAlias = Callable[[SetCookie], SetCookie | None]
 
@@ -42,6 +44,7 @@ def leave_alone(cookie: SetCookie, /) -> SetCookie:
 
 
 @final
+@options_of_policy(INSTEAD_OF_COOKIE_OPTIONS)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CookiePolicy:
     """How the session's two cookies, `<prefix><name>_KEY` and `<prefix><name>_ADDR`, are named and written.

@@ -172,6 +172,19 @@ class SessionView(msgspec.Struct, eq=False):
         return 0.0 if record is None else max(0.0, self._tracking.now - record.used)
 
     @property
+    def timeout(self) -> float | None:
+        """The idle timeout in seconds; None is never. If nobody comes, `timeout - idle` are left, and a `granularity` more at most."""
+        tracking = self._tracking
+        if tracking.timeout_set:
+            return tracking.timeout
+        return tracking.around.default_timeout if tracking.record is None else tracking.record.timeout
+
+    @property
+    def persistent(self) -> bool:
+        """Whether the cookie outlives the browser session (Max-Age)."""
+        return self._tracking.persistent
+
+    @property
     def address(self) -> str | None:
         """The address the session is bound to, or that of this request while the session is not stored."""
         record = self._tracking.record
@@ -299,21 +312,21 @@ class Session(SessionView, Habits, eq=False):
         self._tracking.ask_end()
 
     @property
+    @override
     def timeout(self) -> float | None:
         """The idle timeout in seconds; None is never. Setting it is for this session only.
 
         Raises `PolicyError` for anything but None and a positive number.
         """
-        tracking = self._open()
-        if tracking.timeout_set:
-            return tracking.timeout
-        return tracking.around.default_timeout if tracking.record is None else tracking.record.timeout
+        self._open()
+        return super().timeout
 
     @timeout.setter
     def timeout(self, seconds: float | None) -> None:
         self._tracking.set_timeout(seconds)
 
     @property
+    @override
     def persistent(self) -> bool:
         """Whether the cookie outlives the browser session (Max-Age). Setting it is for this session only ("remember me").
 

@@ -145,6 +145,23 @@ def test_rule_12_idle_is_counted_from_the_use_that_was_written(face: Face) -> No
     assert [view.idle for view in face.call(face.manager.all())] == [0]
 
 
+def test_rule_12_who_goes_through_the_sessions_sees_when_they_are_over(make_face: Make) -> None:
+    """`view.timeout` is the session's own, or the manager's; with `view.idle` it says how long is left. A view changes neither."""
+    face = make_face(timeout=HOUR, cookie_policy=CookiePolicy(max_age=DAY, persistent=False))
+    browser = signed_in(face)
+    [view] = face.call(face.manager.all())
+    assert (view.timeout, view.persistent) == (HOUR, False)
+    with browser.visit() as session:
+        session.timeout, session.persistent = DAY, True
+    face.clock.advance(600)
+    [view] = face.call(face.manager.all())
+    assert (view.timeout, view.idle, view.persistent) == (DAY, 600, True)
+    assert face.call(face.manager.get_session(browser.request())).timeout == DAY
+    for name in ("timeout", "persistent"):
+        with pytest.raises(AttributeError):
+            setattr(view, name, False)
+
+
 # ------------------------------------------------------------------ Max-Age
 
 
