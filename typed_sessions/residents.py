@@ -162,8 +162,6 @@ class Residents:
         while True:
             before = self.of(locator).get(change.name, ABSENT)
             value = made.value if made is not None and made.of is before else _made(change, before)
-            if value is ABSENT:
-                return ABSENT
             with self._lock:
                 applied = self.of(locator).get(change.name, ABSENT) is before
                 dropped = self._put(locator, change.name, value) if applied else None
