@@ -70,6 +70,33 @@ def test_rule_26_the_headers_leave_once(face: Face, name: Key[str]) -> None:
         assert session[name] == "ann"
 
 
+def test_rule_26_a_start_commits_before_the_headers_leave_and_at_no_other_time(face: Face, name: Key[str]) -> None:
+    """A second one commits nothing of the body's, whose end is for the call; nor does one that comes when the request is over."""
+    watched = Watched(face.store)
+    face.manager = face.another(store=watched)
+    browser = face.browser()
+    with browser.visit() as session:
+        session[name] = "ann"
+    turn = browser.open()
+    start(face, turn)
+    turn.session[name] = "bob"
+    assert start(face, turn) == []
+    with browser.copy().visit() as session:
+        assert session[name] == "ann"
+    watched.faults["commit"] = StoreUnavailable("it is down")
+    with pytest.raises(StoreUnavailable):
+        turn.finish()
+    failed = browser.open()
+    failed.session[name] = "eve"
+    with pytest.raises(StoreUnavailable):
+        failed.finish()
+    watched.faults.clear()
+    for over in (turn, failed):
+        start(face, over)
+    with browser.visit() as session:
+        assert session[name] == "ann"
+
+
 def test_rule_28_a_start_that_fails_lets_no_header_leave(face: Face, name: Key[str]) -> None:
     """The store is down: the handler's answer does not leave, and the one that says so has the headers that belong to it."""
     watched = Watched(face.store)

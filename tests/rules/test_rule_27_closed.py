@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import warnings
 from collections.abc import Callable
@@ -85,6 +86,29 @@ def test_rule_27_finishing_twice_is_finishing_once(face: Face) -> None:
     assert len(face.call(face.manager.all())) == 1
 
 
+@pytest.mark.parametrize("how", ["finish", "discard"])
+def test_rule_27_a_request_leaves_nothing_for_the_garbage_collector(how: str) -> None:
+    """Its memory is free when it is over: a server need not stop for it now and then."""
+    manager, name, tags = SessionManager(MemoryStore()), Key("name", str), Key("tags", list[str])
+
+    def request() -> None:
+        session, finish = manager.start_check(Request(headers=[], peer=PEER))
+        session[name], session[tags] = "ann", ["a"]
+        if how == "finish":
+            finish()
+        else:
+            finish.discard()
+
+    request()
+    gc.collect()
+    gc.disable()
+    try:
+        request()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+
+
 def dropped(face: Face, work: Callable[[Session], object], browser: Any = None) -> list[str]:
     """What is said when a request does its work and forgets `finish()`."""
     turn: Turn | None = (face.browser() if browser is None else browser).open()
@@ -115,6 +139,7 @@ def test_rule_27_a_dirty_session_that_is_dropped_warns(face: Face) -> None:
         (lambda s: s.renew(), []),
         (lambda s: s.end(), []),
         (lambda s: setattr(s, "timeout", 60), []),
+        (lambda s: setattr(s, "persistent", False), []),
     ]
     for step, names in work:
         [said] = dropped(face, step, browser)
