@@ -74,6 +74,36 @@ def test_a_value_is_read_again_after_a_commit_in_the_middle(face: Face) -> None:
             assert session[count] == number
 
 
+def test_what_was_only_read_keeps_nothing_from_being_stored(face: Face) -> None:
+    """One value is assigned, and then another one looked at, which changes nothing."""
+    key, other = Key("key", int, resident=True), Key("other", int, resident=True)
+    browser = face.browser()
+    with browser.visit() as session:
+        session[key], session[other] = 1, 1
+    with browser.visit() as session:
+        session[key] = 2
+        assert session[other] == 1
+    with browser.visit() as session:
+        assert (session[key], session[other]) == (2, 1)
+
+
+def test_a_commit_in_the_middle_shows_what_came_of_an_update(face: Face) -> None:
+    """Another request has added meanwhile: from then on this one sees both, as the next request does."""
+    count = Key("count", int, resident=True)
+    browser = face.browser()
+    with browser.visit() as session:
+        session[count] = 0
+    turn = browser.open()
+    assert turn.session.update(count, lambda before: before + 1) == 1
+    with browser.copy().visit() as session:
+        session.update(count, lambda before: before + 10)
+    face.call(face.manager.commit(turn.session))
+    assert turn.session[count] == 11
+    turn.finish()
+    with browser.visit() as session:
+        assert session[count] == 11
+
+
 def test_what_is_cleared_first_is_not_what_an_update_begins_with(face: Face) -> None:
     """`renew(clear=True)`, and then an update in the same request: the function meets its default, and that once."""
     key, add = Key("key", int, resident=True), Adding()

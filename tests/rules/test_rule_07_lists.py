@@ -110,3 +110,22 @@ def test_rule_07_a_view_has_its_lists_for_reading(face: Face) -> None:
     assert view[facts] == ["old"] == list(view[facts])
     assert repr(view[facts]).startswith("<SessionListView of <ListKey 'facts'")
     assert {"append", "prepend", "clear", "remove_where"}.isdisjoint(dir(view[facts]))
+
+
+def test_rule_07_a_refresh_keeps_what_is_not_committed_in_its_place(face: Face) -> None:
+    """What this request has put before the list stays before what others have stored meanwhile, and what it has appended after it."""
+    facts = ListKey("facts", str)
+    browser = face.browser()
+    with browser.visit() as session:
+        session[facts].append("stored")
+    turn = browser.open()
+    turn.session[facts].prepend("mine first")
+    turn.session[facts].append("mine last")
+    with browser.copy().visit() as session:
+        session[facts].append("theirs")
+        session[facts].prepend("before")
+    face.call(face.manager.refresh(turn.session))
+    assert list(turn.session[facts]) == ["mine first", "before", "stored", "theirs", "mine last"]
+    turn.finish()
+    with browser.visit() as session:
+        assert list(session[facts]) == ["mine first", "before", "stored", "theirs", "mine last"]
