@@ -126,3 +126,23 @@ def test_an_id_that_is_taken_while_room_is_made_counts_once(monkeypatch: pytest.
     monkeypatch.setattr(MemoryStore, "_admit", lambda _, now: overtaken(now))
     assert store.create(record, NOW) == "taken"
     assert len(store) == len(store.scan(None, 10)[0]) == 2
+
+
+def test_sessions_at_rest_are_packed() -> None:
+    """Of many that were used one after the other a few are kept as they are, the latest; by whichever verb they were used."""
+    store = MemoryStore(shards=1)
+    records = [started(store) for _ in range(200)]
+    for number, record in enumerate(records):
+        later = NOW + 100 * (number % 3 == 0)
+        if number % 2:
+            assert store.open(record.locator, use(record), IDLE, later) is not None
+        else:
+            write(store, record, b"1", now=later)
+        store.open(record.locator, use(record), IDLE, later)
+    unpacked = [record for record in records if store.in_use(record.locator) is not None]
+    assert unpacked == records[-len(unpacked) :]
+    assert 0 < len(unpacked) < 20
+    for record in records:
+        assert store.touch(record.locator, record.digest, IDLE, NOW + 200)
+        assert write(store, record, b"2", now=NOW + 200).status == "committed"
+    assert 0 < sum(store.in_use(record.locator) is not None for record in records) < 20
