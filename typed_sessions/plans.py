@@ -287,6 +287,7 @@ def _commit_changes(
     session_id = None
     seen: Record | None = None
     made: Mapping[str, Made] = {}
+    replaced: set[str] = set()
     attempt, slept = 0, 0.0
     while True:
         if outcome is None:
@@ -317,7 +318,7 @@ def _commit_changes(
         if attempt >= AT_ONCE and (attempt - AT_ONCE) % 2 == 0:
             slept += yield from _pause(core, tracking, (attempt - AT_ONCE) // 2)
         seen = outcome.record
-        lost += tracking.rebase(seen, in_hand=attempt == 1)
+        lost += tracking.rebase(seen, replaced)
         outcome = None
     if outcome is None:  # Nothing was written; or others have stored just that, or removed what was to be updated.
         if exchange.resend_due and not (strict or exchange.headers_sent):

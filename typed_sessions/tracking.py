@@ -171,11 +171,11 @@ class Tracking(View, eq=False):
                 found.append(ResidentChange(name, slot.value if slot.present else ABSENT))
         return found
 
-    def rebase(self, current: Record, *, in_hand: bool = True) -> list[str]:
+    def rebase(self, current: Record, replaced: set[str]) -> list[str]:
         """Make every conditional change fit what is stored now. The names of those of which one change is lost (`LostUpdate`).
 
-        Runs `update` functions and `merge` again; what they raise goes to the caller, and nothing has been applied. `in_hand` says that
-        the handler may have the values that are replaced, and not only the rebase before.
+        Runs `update` functions and `merge` again; what they raise goes to the caller, and nothing has been applied. `replaced` are
+        the names of the values that an earlier rebase of this commit has put in the place of the handler's, which nobody has in hand.
         """
         lost: list[str] = []
         for slot in self.slots.values():
@@ -208,7 +208,8 @@ class Tracking(View, eq=False):
                 lost.append(key.name)
             slot.base, slot.older, slot.stored, slot.version = theirs.base, theirs.older, theirs.stored, theirs.version
             slot.seen = theirs.seen
-            if in_hand and slot.value is not mine:
+            if slot.value is not mine and key.name not in replaced:
+                replaced.add(key.name)
                 self._let_go(key, mine, encoding)
         return lost
 

@@ -213,3 +213,30 @@ def test_rule_05_refreshing_without_end_holds_on_to_little(face: Face) -> None:
         face.call(face.manager.commit(turn.session))
     assert len(tracking_of(turn.session).let_go or ()) == 1
     turn.finish()
+
+
+def test_rule_05_each_value_that_one_commit_replaces_is_told(face: Face) -> None:
+    """Two others come between, one after the other: the value that only the second attempt has merged is in the handler's hand too."""
+
+    def merge(base: list[str], mine: list[str], theirs: list[str]) -> list[str]:
+        if theirs == ["first"]:
+            plant(face, handle, "notes", pack(["second"]))
+        return both(base, mine, theirs)
+
+    chat, notes = Key("chat", list[str], merge=merge), Key("notes", list[str], merge=both)
+    browser, handle = begun(face, chat)
+    with browser.visit() as session:
+        session[notes] = []
+    lost = heard(face, LostUpdate)
+    turn = browser.open()
+    in_hand = turn.session[chat], turn.session[notes]
+    for value in in_hand:
+        value.append("mine")
+    plant(face, handle, "chat", pack(["first"]))
+    commit(face, turn.session)
+    assert (turn.session[chat], turn.session[notes]) == (["first", "mine"], ["second", "mine"])
+    assert lost == []
+    for value in in_hand:
+        value.append("late")
+    turn.finish()
+    assert [event.name for event in lost] == ["chat", "notes"]
