@@ -226,10 +226,11 @@ class Tracking(View, eq=False):
         for number, (key, value, before) in enumerate(held):
             slot = self.slots.get(key.name)
             settled = slot is not None and (slot.value is value or slot.mode in ("assigned", "deleted"))
-            now = None if key.codec is None or settled else encoded(key.codec, value)
+            now = None if key.codec is None else encoded(key.codec, value)
             if now is not None and now != before:
-                held[number] = key, value, now
-                names.append(key.name)
+                held[number] = key, value, now  # also if it is settled: a later commit does not know that any more
+                if not settled:
+                    names.append(key.name)
         return names
 
     @staticmethod

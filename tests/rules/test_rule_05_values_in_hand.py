@@ -76,6 +76,37 @@ def test_rule_05_what_is_read_again_after_a_commit_is_saved(face: Face) -> None:
         assert session[chat] == [f"message {n}" for n in range(6)]
 
 
+@pytest.mark.parametrize("how", ["assigned", "removed", "assigned itself", "returned by update"])
+def test_rule_05_a_change_that_was_settled_is_not_told_later(face: Face, how: str) -> None:
+    """A handler that assigns what it makes of the replaced value has lost nothing: not at that commit, and not at the next ones."""
+    chat = Key("chat", list[str], merge=both)
+    browser, handle = begun(face, chat)
+    lost = heard(face, LostUpdate)
+    turn = browser.open()
+    log = turn.session[chat]
+    log.append("first")
+    plant(face, handle, "chat", pack(["theirs"]))
+    commit(face, turn.session)
+    log.append("second")
+    if how == "assigned":
+        turn.session[chat] = ["theirs", *log]
+    elif how == "assigned itself":
+        turn.session[chat] = log
+    elif how == "removed":
+        del turn.session[chat]
+    else:
+        turn.session.update(chat, lambda _: log)
+    commit(face, turn.session)
+    if how in ("assigned itself", "returned by update"):
+        log.append("third")  # it is the session's again
+    commit(face, turn.session)
+    turn.finish()
+    assert lost == []
+    expected = {"assigned": ["theirs", "first", "second"], "removed": None}
+    with browser.visit() as session:
+        assert session.get(chat) == expected.get(how, ["first", "second", "third"])
+
+
 @pytest.mark.parametrize("was", [None, "before"])
 def test_rule_05_what_others_wrote_is_read_after_a_commit_of_something_else(face: Face, was: str | None) -> None:
     """A value that was read before, of a key that this request does not write: the next change in place begins from what is stored."""
