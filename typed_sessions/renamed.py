@@ -7,7 +7,7 @@ code that knows one name writes and removes that one, and leaves no such mark:
     new name   old name    the value
     twin       copy        the new one's: both were written together
     twin       other       the old one's: written since, by code that knows the old name alone
-    other      copy        the new one's: written since, by code that knows the new name alone
+    other      copy        the new one's: written since, by code that knows the new name alone, or both, but whose `downgrade` failed
     twin       -           none: removed by code that knows the old name alone
     -          copy        none: removed by code that knows the new name alone
     other      other       that of the later revision; the new one's of two equal ones

@@ -361,8 +361,11 @@ class Tracking(View, eq=False):
 
 
 def _as_it_is(packed: bytes | None, base: int) -> Write:
-    """A write of what is stored already, so that a change meanwhile is noticed; without the mark of a twin, for it is none any more."""
+    """A write of what is stored already, so that a change meanwhile is noticed.
+
+    It is the copy of a value that it does not follow: until older code writes again it counts for nothing, whatever becomes of the other.
+    """
     if packed is None:
         return Write(None, base=base)
     field = unpack_field(packed)
-    return Write(field.payload, field.version, field.flags & ~(FIELD_TWIN | FIELD_COPY), base)
+    return Write(field.payload, field.version, field.flags & ~FIELD_TWIN | FIELD_COPY, base)

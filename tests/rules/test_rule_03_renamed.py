@@ -15,9 +15,21 @@ from tests.faces import Browser, Face
 from tests.planting import heard, pack, plant, record_of, stored
 from tests.rules.scene import Connection
 from tests.watched import Watched
-from typed_sessions import Client, Downgrade, DuplicateKeyError, Key, KeyTypeError, LostUpdate, Upgrades, ValueRefused
+from typed_sessions import (
+    Client,
+    Downgrade,
+    DuplicateKeyError,
+    Key,
+    KeyTypeError,
+    LostUpdate,
+    MemoryStore,
+    SealingKeys,
+    Upgrades,
+    ValueRefused,
+)
 from typed_sessions.record import FIELD_COPY, FIELD_TWIN, pack_field
 from typed_sessions.renamed import holder
+from typed_sessions.reseal import reseal
 from typed_sessions.testing import isolated_keys
 
 T = TypeVar("T")
@@ -300,6 +312,52 @@ def test_rule_03_a_downgrade_that_fails_leaves_older_code_what_it_had(
         session[cart] = ["ink"]
     with browser.visit() as session:
         assert session[basket] == Basket({"ink": 1})
+
+
+def begin_with_a_pen(browser: Browser, release: str) -> None:
+    with browser.visit() as session:
+        if release == "older":
+            session[cart_of_older_code()] = ["pen"]
+        else:
+            session[basket_of_newer_code(to_cart)] = Basket({"pen": 1})
+
+
+@pytest.mark.parametrize("begun_by", ["older", "newer"])
+def test_rule_03_what_the_newest_code_removes_stays_removed_after_a_downgrade_that_failed(browser: Browser, begun_by: str) -> None:
+    """What older code had comes back in no release that knows the new name: neither in the newest, nor in the one that knows both."""
+    begin_with_a_pen(browser, begun_by)
+    cart, basket = cart_of_older_code(), basket_of_newer_code(fails)
+    with browser.visit() as session:
+        session[basket].voucher = "ten"
+    newest = apart(lambda: Key("basket", Basket, version=2))
+    with browser.visit() as session:
+        assert session[newest] == session[basket] == Basket({"pen": 1}, "ten")
+        assert session[cart] == ["pen"]
+        del session[newest]
+    assert look(browser, newest) is None
+    assert look(browser, basket) is None
+
+
+@pytest.mark.parametrize("begun_by", ["older", "newer"])
+def test_rule_03_sealing_anew_brings_nothing_back_after_a_downgrade_that_failed(begun_by: str) -> None:
+    """What older code had may be the only field that is rewritten, and so the later one: it is still not the value."""
+    former, latter = bytes(32), bytes([1]) * 32
+    face = Face("sync", MemoryStore(), seal=SealingKeys([former]))
+    try:
+        browser = face.browser()
+        cart, basket = cart_of_older_code(), basket_of_newer_code(fails)
+        begin_with_a_pen(browser, begun_by)
+        both = SealingKeys([latter, former])
+        face.renew(seal=both)
+        with browser.visit() as session:
+            session[basket].voucher = "ten"
+        *_, done = reseal(face.store, both, face.clock)
+        assert done.rewritten == 1
+        face.renew(seal=SealingKeys([latter]))
+        assert look(browser, basket) == Basket({"pen": 1}, "ten")
+        assert look(browser, cart) == ["pen"]
+    finally:
+        face.close()
 
 
 @pytest.mark.parametrize("there", [True, False])
