@@ -36,6 +36,17 @@ def test_a_client_that_goes_in_the_middle_commits_nothing_more(site: Site, caplo
         assert text in record.getMessage()
 
 
+def test_a_client_that_goes_in_the_middle_and_loses_nothing_is_not_logged(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """What was only looked at, or committed with the headers, or no session at all: that clients go is usual."""
+    jar = site.jar()
+    for look in (lambda: str(current_session()[site.visits]), lambda: str(list(current_session())), lambda: "no session"):
+        request = WSGIRequest(site.app(streams(lambda: "begun", look)), environ(jar))
+        request.step()
+        request.step()
+        request.close()
+    assert caplog.records == []
+
+
 def test_start_response_again_with_exc_info(site: Site) -> None:
     """PEP 3333: until the headers have left, an application may replace its answer; a 500 is not committed (rule 28)."""
     jar = site.jar()
@@ -114,6 +125,17 @@ def test_a_response_of_500_and_above_is_not_committed(site: Site, status: str, c
     jar = site.jar()
     answer = wsgi(site.app(says(lambda: site.set(9), status)), jar)
     assert (answer.status, site.stored(jar), answer.all("Vary")) == (int(status[:3]), committed, ["Cookie"])
+
+
+@pytest.mark.parametrize("looks", ["before the headers", "in the body"])
+def test_a_body_after_a_500_reads_the_session_and_stores_nothing(site: Site, looks: str) -> None:
+    """Rule 28, also if it is the first to look at the session: an error page may greet the visitor, and what it writes is dropped."""
+    jar = site.jar()
+    steps = [lambda: f"{current_session()[site.visits]} visits", lambda: site.set(9)]
+    if looks == "in the body":
+        steps.insert(0, lambda: "Sorry: ")
+    answer = wsgi(site.app(streams(*steps, status="500 Broken")), jar)
+    assert (answer.status, "1 visits" in answer.text, site.stored(jar)) == (500, True, 1)
 
 
 @pytest.mark.parametrize("where", ["call", "body"])

@@ -360,6 +360,22 @@ def test_rule_03_sealing_anew_brings_nothing_back_after_a_downgrade_that_failed(
         face.close()
 
 
+@pytest.mark.parametrize("read", [True, False])
+def test_rule_03_an_assignment_whose_downgrade_fails_leaves_what_older_code_writes(browser: Browser, read: bool) -> None:
+    """As it is by then: what the newer code has seen of it, or that it has seen nothing, is not put in its place."""
+    cart, basket = cart_of_older_code(), basket_of_newer_code(fails)
+    begin_with_a_pen(browser, "older")
+    turn = browser.open()
+    if read:
+        assert turn.session[basket] == Basket({"pen": 1})
+    turn.session[basket] = Basket({"pad": 1})
+    with browser.visit() as session:
+        session[cart] = ["ink"]
+    turn.finish()
+    assert look(browser, cart) == ["ink"]
+    assert look(browser, basket) == Basket({"pad": 1})
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_rule_03_what_older_code_writes_beside_a_downgrade_that_fails_is_not_lost(browser: Browser, there: bool) -> None:
     """The newer code's `update` is applied to it, though the newer code itself writes nothing for the older."""

@@ -271,3 +271,26 @@ def test_rule_05_each_value_that_one_commit_replaces_is_told(face: Face) -> None
         value.append("late")
     turn.finish()
     assert [event.name for event in lost] == ["chat", "notes"]
+
+
+@pytest.mark.parametrize("by", ["refresh", "commit"])
+def test_rule_05_every_value_that_was_only_read_and_replaced_is_told(face: Face, by: str) -> None:
+    """A handler that goes on to change what another request has replaced hears of each: after a `refresh`, or a commit of another key."""
+    chat, notes, other = Key("chat", list[str]), Key("notes", list[str]), Key("other", int)
+    browser, handle = begun(face, chat)
+    with browser.visit() as session:
+        session[notes] = []
+    lost = heard(face, LostUpdate)
+    turn = browser.open()
+    in_hand = turn.session[chat], turn.session[notes]
+    for key in ("chat", "notes"):
+        plant(face, handle, key, pack(["theirs"]))
+    turn.session[other] = 1
+    face.call(face.manager.refresh(turn.session) if by == "refresh" else face.manager.commit(turn.session))
+    assert lost == []
+    for value in in_hand:
+        value.append("mine")
+    turn.finish()
+    assert [event.name for event in lost] == ["chat", "notes"]
+    with browser.visit() as session:
+        assert session[chat] == session[notes] == ["theirs"]

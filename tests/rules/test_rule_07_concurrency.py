@@ -299,6 +299,49 @@ def test_rule_07_a_change_in_place_meets_a_removal(face: Face) -> None:
         assert session[cart] == Cart(["pen", "cup"])
 
 
+@pytest.mark.parametrize("merges", [False, True])
+def test_rule_07_of_a_value_that_two_begin_there_is_nothing_to_merge_from(face: Face, merges: bool) -> None:
+    """Two `update`s of nothing, of which one's value was then changed in place: that one is stored, and the other's loss is told."""
+    tags = Key("tags", list[str], merge=(lambda base, mine, theirs: [*mine, *theirs]) if merges else None)
+    user = Key("user", str)
+    browser = begin(face, lambda session: session.__setitem__(user, "ann"))
+    lost = heard(face, LostUpdate)
+    first, second = browser.open(), browser.open()
+    first.session.update(tags, lambda items: [*items, "a"], default=[]).append("b")
+    second.session.update(tags, lambda items: [*items, "theirs"], default=[])
+    second.finish()
+    first.finish()
+    assert [event.name for event in lost] == ["tags"]
+    with browser.visit() as session:
+        assert session[tags] == ["a", "b"]
+
+
+def test_rule_07_a_merge_that_leaves_theirs_writes_nothing(face: Face) -> None:
+    """Not even the same bytes again: a third request that changes the value has nobody to collide with."""
+    tags = Key("tags", list[str], merge=lambda base, mine, theirs: theirs)
+    browser = begin(face, lambda session: session.__setitem__(tags, ["a"]))
+    turn = browser.open()
+    turn.session[tags].append("mine")
+    handle = turn.session.handle
+    theirs = plant(face, handle, "tags", pack(["theirs"]))
+    turn.finish()
+    assert stored(face, handle, "tags") == theirs
+
+
+def test_rule_07_what_is_left_removed_is_not_there_for_this_request_either(face: Face) -> None:
+    """An `update` without a default met a removal: after the commit the key is absent, as for everybody."""
+    tags = Key("tags", list[str])
+    browser = begin(face, lambda session: session.__setitem__(tags, ["a"]))
+    first, second = browser.open(), browser.open()
+    first.session.update(tags, lambda items: [*items, "b"])
+    del second.session[tags]
+    second.finish()
+    face.call(face.manager.commit(first.session))
+    assert tags not in first.session
+    assert first.session.get(tags) is None
+    first.finish()
+
+
 def test_rule_07_a_change_in_place_of_an_updated_value_is_merged_too(face: Face) -> None:
     """`update` and then a change in place is a change in place: the functions alone would not repeat it."""
     cart = Key("cart", Cart, merge=union)

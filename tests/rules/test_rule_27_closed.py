@@ -12,8 +12,20 @@ from typing import Any, cast
 import pytest
 
 from tests.faces import PEER, Face, Turn
+from tests.planting import pack, plant
 from tests.watched import Watched
-from typed_sessions import AsyncSessionManager, Key, ListKey, MemoryStore, Request, Session, SessionClosed, SessionError, SessionManager
+from typed_sessions import (
+    AsyncSessionManager,
+    Key,
+    ListKey,
+    MemoryStore,
+    Request,
+    Session,
+    SessionClosed,
+    SessionError,
+    SessionManager,
+    Upgrades,
+)
 
 
 def accessors(name: Key[str], facts: ListKey[str]) -> list[Callable[[Session], object]]:
@@ -145,6 +157,20 @@ def test_rule_27_a_dirty_session_that_is_dropped_warns(face: Face) -> None:
         [said] = dropped(face, step, browser)
         assert str(names) in said
         assert "finish()" in said
+
+
+def test_rule_27_a_changed_value_that_was_brought_forward_warns(face: Face) -> None:
+    """One that an older version stored: changed in place it is named, and read alone it is not."""
+    up = Upgrades(str, lambda old: [old])
+    tags, user = Key("tags", list[str], version=2, upgrade=up), Key("user", str)
+    browser = face.browser()
+    with browser.visit() as session:
+        session[user] = "ann"
+    with browser.visit() as session:
+        plant(face, session.handle, "tags", pack("a"))
+    assert dropped(face, lambda s: s[tags], browser) == []
+    [said] = dropped(face, lambda s: s[tags].append("b"), browser)
+    assert "['tags']" in said
 
 
 def test_rule_27_a_clean_session_that_is_dropped_does_not_warn(face: Face) -> None:
