@@ -116,14 +116,14 @@ def test_an_id_that_is_taken_while_room_is_made_counts_once(monkeypatch: pytest.
     stay(store)
     admit: Any = getattr(store, "_admit")  # noqa: B009  # between it and what follows another thread comes
 
-    def overtaken(now: float) -> bool:
+    def overtaken(_: object, now: float) -> bool:
         crowded: bool = admit(now)
         monkeypatch.undo()
         theirs = record.copy()
         assert store.restore([theirs], now) == 1
         return crowded
 
-    monkeypatch.setattr(MemoryStore, "_admit", lambda _, now: overtaken(now))
+    monkeypatch.setattr(MemoryStore, "_admit", overtaken)
     assert store.create(record, NOW) == "taken"
     assert len(store) == len(store.scan(None, 10)[0]) == 2
 
