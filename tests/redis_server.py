@@ -12,6 +12,9 @@ from typing import Any
 
 import redis
 
+ATTEMPTS = 5
+"""How many ports are tried for a server."""
+
 PATIENCE = 20.0
 """Seconds for a server to be ready, or gone; a busy machine needs a few tenths."""
 
@@ -28,10 +31,16 @@ class RedisServer:
         self._program = program
         self._options = options
         self.folder = tempfile.mkdtemp(prefix="redis-")
-        # Below 55,536, since a node of a cluster takes the port 10,000 above it as well.
-        self.port = next(port for port in iter(free_port, None) if port < 55_536)
-        self.url = f"redis://127.0.0.1:{self.port}"
-        self.start()
+        for left in reversed(range(ATTEMPTS)):
+            # Below 55,536, since a node of a cluster takes the port 10,000 above it as well.
+            self.port = next(port for port in iter(free_port, None) if port < 55_536)
+            self.url = f"redis://127.0.0.1:{self.port}"
+            try:
+                self.start()
+                break
+            except AssertionError:  # somebody else has been given one of the two ports meanwhile
+                if not left or self._process.poll() is None:
+                    raise
 
     def launch(self, *options: str) -> None:
         """Start it, again on the same port and in the same folder, with these options too this time. It may not answer yet."""
