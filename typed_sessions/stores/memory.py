@@ -228,7 +228,7 @@ class MemoryStore:
     def close(self) -> None:
         """Nothing to let go of: the sessions stay for as long as the store does."""
 
-    # -------------------------------------------------------------- for `Express`
+    # -------------------------------------------------------------- for `express`
 
     def in_use(self, locator: bytes) -> Record | None:
         """The record of a session that is in use, so that it is here unpacked. To look at it is no use."""
