@@ -487,4 +487,7 @@ def test_a_late_renew() -> None:
         connection.close()
     [error] = server.errors
     assert isinstance(error, HeadersSent)
-    assert str(error) == "the session cannot be renewed any more: the response's headers have left without the new cookie; renew earlier"
+    assert str(error) == (
+        "the session cannot be renewed any more: the response's headers have left without the new cookie; renew earlier "
+        "(in a block of `edit`, no cookie can be sent at all)"
+    )

@@ -9,7 +9,7 @@ import pytest
 
 from tests.faces import PEER, Face
 from typed_sessions import AsyncSessionManager, Key, KeyTypeError, SessionError, SessionManager
-from typed_sessions.testing import FakeClock, alogin, login
+from typed_sessions.testing import FakeClock, alogin, frozen_clock, login
 
 
 def cookies_of(face: Face, values: dict[Key[Any], object], **where: Any) -> dict[str, str]:
@@ -57,3 +57,48 @@ def test_a_clock_moves_by_finite_times(seconds: float) -> None:
     assert clock() == 990.0
     with pytest.raises(ValueError, match="finite"):
         clock.advance(seconds)
+
+
+def test_time_stands_still_for_a_manager_that_is_there_already(face: Face) -> None:
+    """As that of an application, which is imported; and it goes on after the block, with what is over."""
+    user = Key("user", str)
+    face.manager.set_options(timeout=600, granularity=0)
+    anns, bobs = face.browser(), face.browser()
+    anns.jar, bobs.jar = (cookies_of(face, {user: name}, address=PEER) for name in ("ann", "bob"))
+    before = face.clock()
+    with frozen_clock(face.manager) as clock:
+        assert clock() == before
+        clock.advance(500)
+        with anns.visit() as session:
+            assert session[user] == "ann"
+        clock.advance(500)
+        with bobs.visit() as session:
+            assert user not in session
+        with anns.visit() as session:
+            assert session[user] == "ann"
+        with frozen_clock(face.manager) as later:
+            later.advance(1)
+            assert (later(), clock()) == (before + 1001, before + 1000)
+    assert face.manager.core.clock is face.clock
+    with bobs.visit() as session:
+        assert user not in session
+    with anns.visit() as session:
+        assert session[user] == "ann"
+    face.clock.advance(601)
+    with anns.visit() as session:
+        assert user not in session
+
+
+def test_a_clock_runs_on_after_a_test_that_fails() -> None:
+    """The next test has the time of day again."""
+    sessions = SessionManager()
+    running = sessions.core.clock
+    with pytest.raises(AssertionError), frozen_clock(sessions):
+        raise AssertionError
+    assert sessions.core.clock is running
+
+
+def test_what_has_no_clock_is_told() -> None:
+    """A store, or the application, in the place of the manager."""
+    with pytest.raises(TypeError, match=r"frozen_clock\(dict\): expected a SessionManager"), frozen_clock({}):  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        pass

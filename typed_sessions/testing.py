@@ -1,13 +1,15 @@
 """For tests of programs that use sessions, and of stores. No pytest in here.
 
-`FakeClock` is a clock that is set by hand, `login` and `alogin` give signed-in cookies, `isolated_keys` forgets the keys that a test has
-declared. `check_store` and `check_async_store` run the conformance kit: every promise of `stores/base.py` as a named check (`CHECK_NAMES`).
+`FakeClock` is a clock that is set by hand, and `frozen_clock` gives one to a manager that is there already; `login` and `alogin` give
+signed-in cookies, `isolated_keys` forgets the keys that a test has declared. `check_store` and `check_async_store` run the conformance kit:
+every promise of `stores/base.py` as a named check (`CHECK_NAMES`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast, final
 
 from .aio import AsyncSessionManager
@@ -28,6 +30,7 @@ __all__ = [
     "alogin",
     "check_async_store",
     "check_store",
+    "frozen_clock",
     "isolated_keys",
     "login",
 ]
@@ -48,6 +51,25 @@ class FakeClock:
         if not math.isfinite(seconds):
             raise ValueError(f"advance({seconds!r}): expected a finite number of seconds")
         self.now += seconds
+
+
+@contextmanager
+def frozen_clock(manager: SessionManager | AsyncSessionManager) -> Generator[FakeClock]:
+    """Within the block the manager's time stands still, from now on, until it is moved: `clock.advance(700)`.
+
+    For the manager of a whole application, which is made where it is imported. What replaces the functions of `time`, as freezegun and
+    time-machine do, does not move it: a session's time is a steady one, which follows a wall clock that jumps by 3 s a minute. What is
+    over by then is over, and stays so after the block.
+    """
+    if not isinstance(cast("object", manager), (SessionManager, AsyncSessionManager)):
+        raise TypeError(f"frozen_clock({type(manager).__name__}): expected a SessionManager or an AsyncSessionManager")
+    core = manager.core
+    running = core.clock
+    core.clock = clock = FakeClock(running())
+    try:
+        yield clock
+    finally:
+        core.clock = running
 
 
 def login(manager: SessionManager, values: Mapping[Key[Any], object], *, address: str = "127.0.0.1", https: bool = False) -> dict[str, str]:

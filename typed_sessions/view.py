@@ -26,6 +26,8 @@ from .slots import Item, ListSlot, Slot, Updater
 
 logger: logging.Logger = logging.getLogger("typed_sessions")
 
+_NEVER_IN_EDIT = "(in a block of `edit`, no cookie can be sent at all)"
+
 
 class Surroundings(Protocol):
     """What a session's view needs of the manager that made it, without I/O."""
@@ -386,7 +388,8 @@ class View(msgspec.Struct, eq=False):
             check_seconds("renew(overlap=...)", overlap)
         if self.headers_sent:
             raise HeadersSent(
-                "the session cannot be renewed any more: the response's headers have left without the new cookie; renew earlier"
+                "the session cannot be renewed any more: the response's headers have left without the new cookie; renew earlier "
+                + _NEVER_IN_EDIT
             )
         seconds = self.around.default_overlap if overlap is None else overlap
         if self.old_secret:
@@ -425,7 +428,9 @@ class View(msgspec.Struct, eq=False):
                 "session.persistent = True: the cookie policy has no max_age to give the cookie; use CookiePolicy(max_age=...)"
             )
         if self.headers_sent:
-            raise HeadersSent("session.persistent cannot be set any more: the response's headers have left with the cookie as it was")
+            raise HeadersSent(
+                "session.persistent cannot be set any more: the response's headers have left with the cookie as it was " + _NEVER_IN_EDIT
+            )
         self.persistent = persistent
         self.persistent_set = self.flagged = self.touched = True
 
