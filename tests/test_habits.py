@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
 from typing import Any
 
@@ -27,6 +29,13 @@ HABITS: dict[str, Case] = {
     "a dictionary's items": (used(lambda s: s.items()), AttributeError, ["for key in session"]),
     "setting by name": (used(lambda s: s.set("visits", 1)), AttributeError, ['Key("visits", int)', "session[visits] = 1"]),
     "whether it is new": (used(lambda s: s.is_new), AttributeError, ["not session.exists"]),
+    "a task's argument": (used(pickle.dumps), TypeError, ["<Session (not saved)> cannot be pickled", "session.handle", "edit(handle)"]),
+    "a deep copy": (used(copy.deepcopy), TypeError, ["<Session (not saved)> cannot be pickled or copied"]),
+    "that of a list": (
+        used(lambda s: copy.deepcopy(s[notes()])),
+        TypeError,
+        ["SessionList of <ListKey 'notes'", "list(...) makes a list"],
+    ),
     "a look at what others did": (used(lambda s: s.refresh()), AttributeError, ["sessions.refresh(session)"]),
     "a list's extend": (used(lambda s: s[notes()].extend(["a"])), AttributeError, ["a session's list has no extend: ", ".append(value)"]),
     "a list's remove": (used(lambda s: s[notes()].remove("a")), AttributeError, ["remove_where(lambda element: ", "first=True"]),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import pickle
 import tracemalloc
 from collections.abc import Callable
 from functools import partial
@@ -294,6 +295,11 @@ MANAGERS: dict[str, Case] = {
     "a listener to nothing": (lambda: sync().on("End", print), PolicyError, ["on('End', ...)", "such as typed_sessions.End"]),
     "a session for a handle": (used(lambda s: sync().end(s)), TypeError, ["a handle is text, such as session.handle gives"]),
     "bytes for a handle": (lambda: sync().end(bytes(16)), TypeError, ["a handle is text"]),
+    "a manager for another process": (
+        lambda: pickle.dumps(sync()),
+        TypeError,
+        ["SessionManager cannot be pickled", "each process makes its own"],
+    ),
     "a session to edit": (used(lambda s: sync().edit(s).__enter__()), TypeError, ["a handle is text"]),
     "a handle of nothing": (lambda: sync().edit("0" * 32).__enter__(), NoSession, ["no session with the handle '000", "or it has ended"]),
     "a request of another kind": (

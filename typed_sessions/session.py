@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeAlias, TypeVar, cast, final, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NoReturn, Protocol, TypeAlias, TypeVar, cast, final, overload
 
 import msgspec
 from typing_extensions import override
@@ -68,6 +68,10 @@ class SessionListView(Sequence[T], Generic[T]):
     def __repr__(self) -> str:
         # For logs and debuggers, so also when the session can no longer be read.
         return f"<{type(self).__name__} of {self._key!r}, {'closed' if self._tracking.closed else f'{len(self)} values'}>"
+
+    @override
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{self!r} cannot be pickled or copied: list(...) makes a list of its values")
 
 
 @final
@@ -205,6 +209,13 @@ class SessionView(msgspec.Struct, eq=False):
     def __repr__(self) -> str:
         record = self._tracking.record
         return f"<{type(self).__name__} {record.locator.hex() if record is not None else '(not saved)'}>"
+
+    @override
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{self!r} cannot be pickled or copied: give another process, or a later task, the values that it needs, or session.handle, "
+            "which opens the session in manager.edit(handle)"
+        )
 
 
 @final

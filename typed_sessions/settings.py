@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import wraps
-from typing import Any, ClassVar, Final, Generic, Literal, TypeVar, cast, final
+from typing import Any, ClassVar, Final, Generic, Literal, NoReturn, TypeVar, cast, final
 
 from typing_extensions import override
 
@@ -176,6 +176,10 @@ class Configured(Generic[S]):
         """The keeper of the store's files, which this manager uses from now on. Raises `PolicyError` if the store needs none."""
         keeper = self._core.keeper = keeper_of(self._core.store, self._core.options.timeout, self)
         return keeper
+
+    @override
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{type(self).__name__} cannot be pickled or copied: each process makes its own, on a store that they share")
 
     @property
     def options(self) -> SessionOptions:
