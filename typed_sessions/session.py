@@ -301,9 +301,9 @@ class Session(SessionView, Habits, eq=False):
     def renew(self, *, overlap: float | None = None, clear: bool = False) -> None:
         """Replace the secret: the old cookie opens nothing from the commit on. Do this at sign-in (ASVS 7.2.4, session fixation).
 
-        The data stays, unless `clear`; so do locator and absolute lifetime. With `overlap` the previous secret opens the session
-        for so many seconds more (routine rotation); the default is the manager's, 0. Raises `HeadersSent` when the response's headers
-        have left, and `Rejected` (409) in a request that came with a previous secret and asks for no overlap.
+        The data, `timeout` and `persistent` stay, unless `clear`; locator and absolute lifetime stay always. With `overlap` the previous
+        secret opens the session for so many seconds more (routine rotation); the default is the manager's, 0. Raises `HeadersSent` when
+        the response's headers have left, and `Rejected` (409) in a request that came with a previous secret and asks for no overlap.
         """
         self._tracking.ask_renew(overlap, clear)
 

@@ -18,7 +18,7 @@ from .codecs import Codec, DecodeRefused
 from .durations import check_seconds, check_timeout
 from .errors import HeadersSent, KeyTypeError, PolicyError, Rejected, SessionClosed, SessionEnded, SessionError
 from .keys import AnyKey, Key, ListKey, key_of, known_key
-from .record import FIELD_HEAD, FIELD_LIST, FIELD_SEALED, FIELD_VERSION, Record, field_revision, unpack_elements, unpack_field
+from .record import FIELD_HEAD, FIELD_LIST, FIELD_SEALED, FIELD_VERSION, OWN_TIMEOUT, Record, field_revision, unpack_elements, unpack_field
 from .renamed import holder
 from .residents import ABSENT
 from .sealing import SealingKeys, unsealed
@@ -401,10 +401,14 @@ class View(msgspec.Struct, eq=False):
         self.renew_asked = self.flagged = self.touched = True
         self.renew_overlap = seconds
         if clear:
-            self.clear = True
+            self.clear, self.lists = True, None
             self.slots.clear()
             self.values.clear()
-            self.lists = None
+            record = self.record  # what it says of itself, "remember me", was its visitor's of before, as its data was
+            if record is not None and record.flags & OWN_TIMEOUT and not self.timeout_set:
+                self.timeout, self.timeout_set = self.around.default_timeout, True
+            if record is not None and record.persistent is not None and not self.persistent_set:
+                self.persistent, self.persistent_set = self.unasked, True
 
     def ask_end(self) -> None:
         if self.closed:
@@ -420,9 +424,7 @@ class View(msgspec.Struct, eq=False):
     def set_persistent(self, persistent: bool) -> None:
         self._before_lifecycle("changed")
         if type(persistent) is not bool:
-            raise PolicyError(
-                f"session.persistent = {persistent!r}: expected True (a cookie with Max-Age) or False (until the browser closes)"
-            )
+            raise PolicyError(f"session.persistent = {persistent!r}: expected True (with a Max-Age) or False (until the browser closes)")
         if persistent and not self.lasting:
             raise PolicyError(
                 "session.persistent = True: the cookie policy has no max_age to give the cookie; use CookiePolicy(max_age=...)"

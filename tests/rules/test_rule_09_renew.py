@@ -91,6 +91,28 @@ def test_rule_09_clear_drops_the_data(face: Face, user: Key[str]) -> None:
         assert session[name] == "kept"
 
 
+def test_rule_09_clear_drops_what_the_session_has_chosen(make_face: Callable[..., Face], user: Key[str]) -> None:
+    """Whoever signs in where somebody else was "remembered" is not, unless this sign-in says so; a plain `renew()` keeps both."""
+    face = make_face(timeout=600, cookie_policy=CookiePolicy(max_age=9_000, persistent=False))
+    browser, _ = known(face, user)
+    with browser.visit() as session:
+        session.timeout, session.persistent = 9_000, True
+        session.renew()
+    turn = browser.open()
+    assert (turn.session.timeout, turn.session.persistent) == (9_000, True)
+    turn.session.renew(clear=True)
+    turn.session[user] = "bob"
+    assert (turn.session.timeout, turn.session.persistent) == (600, False)
+    assert ["Max-Age" in cookie for cookie in values(turn.finish(), "Set-Cookie")] == [False, False]
+    turn.arrive()
+    with browser.visit() as session:
+        assert (session[user], session.timeout, session.persistent) == ("bob", 600, False)
+        session.timeout, session.persistent = 7_000, True  # before, or after: it is the same request's
+        session.renew(clear=True)
+    with browser.visit() as session:
+        assert (session.timeout, session.persistent) == (7_000, True)
+
+
 def test_rule_09_nothing_of_before_a_clear_comes_back(face: Face, user: Key[str]) -> None:
     """Not by an `update`, which begins from its default, not by a change in place, nor as an object of this process."""
     visits, cart, facts = Key("visits", int), Key("cart", list[str]), ListKey("facts", str)
