@@ -176,7 +176,8 @@ class SessionCookies:
             logger.warning(
                 "a request has %s or %s without a value, or more than once with different ones, and gets no session (the first such "
                 "request; no other is told of). If many do: a policy whose path, domain or partitioned has changed needs another name too, "
-                "for browsers send the cookies of both",
+                "for browsers send the cookies of both. In a test, give the client those of login() with the domain that its answers have, "
+                "such as client.cookies.set(name, value, domain='testserver.local')",
                 self.key_name,
                 self.addr_name,
             )

@@ -75,8 +75,10 @@ def frozen_clock(manager: SessionManager | AsyncSessionManager) -> Generator[Fak
 def login(manager: SessionManager, values: Mapping[Key[Any], object], *, address: str = "127.0.0.1", https: bool = False) -> dict[str, str]:
     """The cookies of a new session that holds `values`: give them to a test client, coming from `address`.
 
-    `https` is for a client whose URLs are https: there the cookies have other names. Raises `KeyTypeError` for a value that is not of its
-    key's type, and `SessionError` if the manager has `enabled=False`.
+    To one that is made of httpx, such as Starlette's `TestClient`, by `client.cookies.set(name, value, domain="testserver.local")`: those
+    without a domain would be sent beside those that `renew()` sets, and a request with both has no session. `https` is for a client whose
+    URLs are https: there the cookies have other names. Raises `KeyTypeError` for a value that is not of its key's type, and `SessionError`
+    if the manager has `enabled=False`.
     """
     # Any: keys of every type in one mapping
     if isinstance(cast("object", manager), AsyncSessionManager):
