@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,18 @@ def test_a_file_that_was_replaced_is_taken_over(path: Path, tmp_path: Path, stor
     until_noticed(store, record)
     assert value_of(found(store, kept)) == b"0"
     assert found(store, record) is None
+
+
+def test_a_backup_of_a_file_in_use_is_a_store(path: Path, tmp_path: Path, store: SQLiteStore) -> None:
+    """SQLite's own, as `.backup` makes it; what ended later is open in it."""
+    record = started(store)
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(tmp_path / "backup.db")) as target:
+        source.backup(target)
+    (tmp_path / "backup.db").chmod(0o600)
+    store.end(record.locator, "ended", NOW, 60)
+    assert found(store, record) is None
+    with closing(SQLiteStore(tmp_path / "backup.db")) as backup:
+        assert value_of(found(backup, record)) == b"0"
 
 
 @pytest.mark.parametrize("names", [["-wal"], ["-shm"], ["-wal", "-shm"]], ids=" ".join)

@@ -73,7 +73,8 @@ class SQLiteStore:
 
     What was committed survives a killed process. An end and a renewal also survive a loss of power, which may undo the last other
     commits. Neither the file nor the `-wal` and `-shm` files beside it may be deleted or replaced while it is in use; a call that comes
-    a quarter of a second later notices. To restore a copy of it, stop the program, and remove `-wal` and `-shm`. Raises
+    a quarter of a second later notices. Copy it with `sqlite3 sessions.db ".backup copy.db"`, as much of it is in `-wal`; to restore the
+    copy, stop the program, and remove `-wal` and `-shm`. What ended after the copy was made is open again then. Raises
     `StoreUnavailable` if the file cannot be used, and `PolicyError` for a wrong option.
     """
 
