@@ -290,7 +290,7 @@ class SessionManager(Configured[Store]):
         self.commit_exchange(exchange_of(self._core, session), strict=True)
 
     def refresh(self, session: Session, /) -> None:
-        """Read what others have committed since; own uncommitted changes stay. Raises `SessionEnded`, also after a renew elsewhere."""
+        """Read what others have committed, which is no use; own uncommitted changes stay. `SessionEnded` also after a renew elsewhere."""
         tracking = own_tracking(self._core, session)
         if tracking.closed:
             tracking.refuse_closed()

@@ -184,6 +184,25 @@ def test_rule_12_an_edit_is_no_use(make_face: Make) -> None:
     assert not is_open(browser)
 
 
+@pytest.mark.parametrize(("each", "lives"), [("refresh", False), ("commit", False), ("write", True)])
+def test_rule_12_of_a_request_that_lasts_a_write_is_a_use(make_face: Make, each: str, lives: bool) -> None:
+    """To look for what is new is none, nor is a `commit` of nothing: a WebSocket that is served by hand writes to stay."""
+    face = make_face(timeout=600)
+    seen = Key("seen", float)
+    browser = face.browser()
+    with browser.visit() as session:
+        session[seen] = 0.0
+    turn = browser.open()
+    for _ in range(2):
+        face.clock.advance(250)
+        if each == "write":
+            turn.session[seen] = face.clock()
+        face.call(face.manager.refresh(turn.session) if each == "refresh" else face.manager.commit(turn.session))
+    face.clock.advance(250)
+    assert is_open(browser) == lives
+    turn.discard()
+
+
 @pytest.mark.parametrize("how", ["renews", "refreshes"])
 def test_rule_19_another_requests_choice_of_cookie_is_kept(make_face: Make, how: str) -> None:
     """A request that was open when another chose a cookie without Max-Age ("do not remember me") sends none with it any more."""
