@@ -190,7 +190,7 @@ class SessionView(msgspec.Struct, eq=False):
 
     @property
     def address(self) -> str | None:
-        """The address the session is bound to, or that of this request while the session is not stored."""
+        """The address the session is bound to: that of the request that began or last renewed it, whatever others it is used from."""
         record = self._tracking.record
         return self._tracking.address if record is None else record.address
 
