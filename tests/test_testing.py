@@ -89,6 +89,21 @@ def test_time_stands_still_for_a_manager_that_is_there_already(face: Face) -> No
         assert user not in session
 
 
+def test_a_deadline_in_a_value_goes_by_the_same_clock(face: Face) -> None:
+    """Ten minutes of more trust in a session of a day: a test has them pass as it has the session's own time pass."""
+    trusted_until = Key("trusted_until", float)
+    face.manager.set_options(timeout=86_400)
+    assert face.manager.now() == face.clock()
+    browser = face.browser()
+    with browser.visit() as session:
+        session[trusted_until] = face.manager.now() + 600
+    with frozen_clock(face.manager) as clock:
+        for passed, trusted in ((599, True), (1, False)):
+            clock.advance(passed)
+            with browser.visit() as session:
+                assert (session[trusted_until] > face.manager.now()) == trusted
+
+
 def test_a_clock_runs_on_after_a_test_that_fails() -> None:
     """The next test has the time of day again."""
     sessions = SessionManager()

@@ -191,6 +191,10 @@ class Configured(Generic[S]):
         """The cookies of filters that have no policy of their own."""
         return self._core.cookie_policy
 
+    def now(self) -> float:
+        """The time by the manager's clock, in seconds since 1970: for deadlines that values keep themselves, in tests too."""
+        return self._core.clock()
+
     @property
     def core(self) -> Core:
         """For the filters of this package."""
