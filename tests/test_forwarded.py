@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.addresses import BEHIND_PROXY, BEHIND_TWO, CLIENT, OUTER, PROXY, Headers, addresses, almost_addresses, not_asked, sent
+from tests.faces import Face
+from typed_sessions import Key
 from typed_sessions.address import MOST_HOPS, AddressPolicy, Origin, canonical
 from typed_sessions.errors import NoPeerAddress
 
@@ -90,6 +92,53 @@ def test_where_the_headers_arrive_nothing_is_reported(caplog: pytest.LogCaptureF
     policy.origin(CLIENT, not_asked)
     policy.origin(PROXY, headers)
     policy.origin(PROXY, sent())
+    assert warnings_of(caplog) == []
+
+
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded"])
+@pytest.mark.parametrize("trusted", [(), ("10.9.9.9",)])
+def test_a_proxy_that_is_not_named_is_reported_once(
+    make_face: Callable[..., Face], caplog: pytest.LogCaptureFixture, trusted: Sequence[str], header: str
+) -> None:
+    """Rule 21: everybody comes from its address then, which nothing else would tell; the text says what to write."""
+    face = make_face(address_policy=AddressPolicy(trusted_proxies=trusted))
+    for _ in range(3):
+        turn = face.browser("10.0.0.1").open(headers=[(header, f"for={CLIENT}")])
+        turn.session[Key("name", str)] = "ann"
+        turn.finish()
+    [said] = warnings_of(caplog)
+    for text in ("a session begins for 10.0.0.1", "AddressPolicy(trusted_proxies=['10.0.0.1'])", "the cookies of http"):
+        assert text in said
+
+
+@pytest.mark.parametrize(
+    ("peer", "header"),
+    [
+        ("10.0.0.1", None),
+        (CLIENT.replace("203.0.113", "8.8.8"), "1.1.1.1"),
+        ("10.0.0.1", "10.0.0.1"),
+        ("10.9.9.9", "1.1.1.1"),
+    ],
+    ids=["nothing forwarded", "a stranger's own header", "the server has put the visitor in the proxy's place", "it is named"],
+)
+def test_who_is_no_unnamed_proxy_is_not_reported(
+    make_face: Callable[..., Face], caplog: pytest.LogCaptureFixture, peer: str, header: str | None
+) -> None:
+    """Rule 21: only one of a private network, that forwards for others, may be a proxy of one's own."""
+    face = make_face(address_policy=AddressPolicy(trusted_proxies=["10.9.9.9"]))
+    turn = face.browser(peer).open(headers=[] if header is None else [("X-Forwarded-For", header)])
+    turn.session[Key("name", str)] = "ann"
+    turn.finish()
+    assert [text for text in warnings_of(caplog) if "a session begins" in text] == []
+
+
+def test_only_the_first_sessions_are_asked_for_a_proxy(make_face: Callable[..., Face], caplog: pytest.LogCaptureFixture) -> None:
+    """Rule 21: behind one all requests come through it, so no session of later pays for the question."""
+    face = make_face()
+    for number in range(101):
+        turn = face.browser("10.0.0.1").open(headers=[("X-Forwarded-For", CLIENT)] if number == 100 else [])
+        turn.session[Key("name", str)] = "ann"
+        turn.finish()
     assert warnings_of(caplog) == []
 
 

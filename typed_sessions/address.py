@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Literal, NamedTuple, cast, final
+from typing import Final, Literal, NamedTuple, cast, final
 
 from .declared import options_of_policy
 from .errors import NoPeerAddress, PolicyError
@@ -48,6 +48,10 @@ _NOT_FORWARDED = (
     "come like this, all visitors have the proxy's own address, or none, and its scheme: over https they get the cookies of http. Either "
     "the proxy is not told to set these headers, or the server removes them (waitress does, without clear_untrusted_proxy_headers=False). "
     "A health check of the proxy's own needs none. This is said once"
+)
+NOT_TRUSTED: Final = (
+    "a session begins for %s, which forwards for somebody else and is no trusted proxy. If it is a proxy of yours, all visitors have its "
+    "address, and over https they get the cookies of http: name it, AddressPolicy(trusted_proxies=[%r]). This is said once"
 )
 
 
@@ -184,6 +188,18 @@ class AddressPolicy:
         """True if the socket's other end is a trusted proxy: its connection carries requests of many clients."""
         address = canonical(peer) if peer else None
         return self._unix if address is None else self._trusts(address)
+
+    def unnamed_proxy(self, peer: str | None, headers: Callable[[str], Sequence[str]]) -> str | None:
+        """The canonical address of a peer that seems to be a proxy of one's own and is not trusted; None of any other.
+
+        It is on this machine or in a private network, and forwards for others. Where the server, or what is around the filter, puts the
+        visitor's address into the proxy's place, the headers tell of that one.
+        """
+        address = canonical(peer) if peer else None
+        if address is None or not ip_address(address).is_private or self._trusts(address):
+            return None
+        told = ",".join((*headers("x-forwarded-for"), *headers("forwarded")))
+        return address if told and address not in told else None
 
     def same(self, bound: str | None, address: str | None) -> bool:
         """True if a session bound to the address `bound` may be used from `address`; both are as `origin` gave them.

@@ -9,6 +9,7 @@ the call is none, the store being in memory, what takes the least has a shorter 
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 import secrets
 import threading
@@ -20,7 +21,7 @@ from typing import Any, TypeVar, final
 
 import msgspec
 
-from .address import AddressPolicy, Origin
+from .address import NOT_TRUSTED, AddressPolicy, Origin
 from .changes import Changes, Idle, Outcome
 from .clients import Client, Clients
 from .errors import KeyTypeError, NoPeerAddress, NoSession, PolicyError, Rejected
@@ -39,6 +40,8 @@ from .session import Create, Session, SessionView
 from .tracking import Tracking
 from .view import View
 
+logger: logging.Logger = logging.getLogger("typed_sessions")
+
 E = TypeVar("E", bound=Event)
 
 SWEEP_STEP = 32
@@ -47,6 +50,8 @@ FIRST_SHARE = 4
 """With how much of it requests begin where there are hooks, of which nobody knows how long they take."""
 QUICK = 0.05
 """Seconds: what a request may well wait for the hooks of others."""
+_LOOKS = 100
+"""Behind a proxy all requests come through it: whether there is one the first sessions tell, and no later one pays for the question."""
 
 
 @final
@@ -107,6 +112,8 @@ class Core:
         self.origin_of: Callable[[str | None], Origin] = lru_cache(4096)(origin_of)
         self.trusts: bool = bool(address_policy.trusted_proxies)
         self.any_address: bool = address_policy.match == "off"
+        self.looks: int = _LOOKS
+        """At how many sessions that begin it is still looked whether they come through a proxy that has not been named."""
         # A request sweeps in passing unless it comes between these: a clock that was ahead and is set right must not keep all of them.
         self.calm_since: float = -math.inf
         self.next_sweep: float = math.inf
@@ -281,6 +288,16 @@ class Core:
         # The proxy is trusted and has named nothing that can be believed: the client's doing, not the server's.
         raise Rejected("other_address", exchange.guard.error[0], exchange.guard.error[1])
 
+    def look_for_proxy(self, exchange: Exchange) -> None:
+        """Log, once, that a session begins behind a proxy that the policy does not know of."""
+        self.looks -= 1
+        source, guard = exchange.source, exchange.guard
+        if source is not None:
+            proxy = self.address_policy.unnamed_proxy(guard.basics(source)[0], lambda name: guard.reader.headers(source, name))
+            if proxy is not None:
+                self.looks = 0
+                logger.warning(NOT_TRUSTED, proxy, proxy)
+
     def creates(self, exchange: Exchange) -> Create:
         """The request's `create`. With a path in the cookie policy, nothing is created unasked outside of it (whole segments)."""
         create: Create | None = exchange.guard.create
@@ -304,6 +321,8 @@ class Core:
             return None
         if exchange.address is None:
             self.require_address(exchange)
+        if self.looks > 0:
+            self.look_for_proxy(exchange)
         if changes is not None and changes.set_timeout and changes.timeout is not None:
             changes.granularity = idle_of(changes.timeout, options).granularity
         record = new_record(session_id, exchange.address, changes, options, self.idle, now)

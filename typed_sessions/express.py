@@ -165,6 +165,8 @@ class ShortCommit:
             fields[name] = FIRST_REVISION + key.head + payload
         if address is None or core.has_listeners:
             return None
+        if core.looks > 0:
+            core.look_for_proxy(exchange)
         session_id = issue(core.draw)
         record = first_record(session_id, address, fields, core.options, core.idle, now)
         try:
