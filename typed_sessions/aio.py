@@ -33,6 +33,7 @@ from .stores.base import Created
 from .tracking import Tracking
 
 E = TypeVar("E", bound=Event)
+R = TypeVar("R")
 
 logger: logging.Logger = logging.getLogger("typed_sessions")
 
@@ -178,7 +179,7 @@ class AsyncSessionManager(Carrying):
                 return None
             if draft.residents:
                 return partial(self._run_alone, exchange, plans.create(core, exchange, now))
-            created = direct.create(draft.record, now)
+            created = _told_at_once(tracking, direct.create, draft.record, now)
             if created != "created" or core.has_listeners:
                 return partial(self._run_alone, exchange, plans.create(core, exchange, now, draft, created))
             core.born(exchange, draft, {}, now)
@@ -188,7 +189,7 @@ class AsyncSessionManager(Carrying):
             return None
         if changes is None or not core.is_simple(changes):
             return partial(self.commit_exchange, exchange)
-        outcome = direct.commit(tracking.record.locator, changes, core.idle, now)
+        outcome = _told_at_once(tracking, direct.commit, tracking.record.locator, changes, core.idle, now)
         if core.settled(exchange, tracking, outcome):
             return None
         return partial(self._run_alone, exchange, plans.commit(core, exchange, now, strict=False, outcome=outcome))
@@ -474,3 +475,11 @@ class AsyncSessionManager(Carrying):
 
     async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
+
+
+def _told_at_once(tracking: Tracking, verb: Callable[..., R], *args: Any) -> R:  # Any: as in `_ask`
+    try:
+        return verb(*args)
+    except BaseException as problem:
+        tracking.unanswered(problem)
+        raise

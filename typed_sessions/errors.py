@@ -6,8 +6,11 @@ A docstring says when the error is raised. Errors that a server answers with car
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal, TypeAlias, cast
+
+from typing_extensions import override
 
 Headers: TypeAlias = Sequence[tuple[str, str]]
 RejectedReason: TypeAlias = Literal["no_session", "bad_cookie", "other_address", "check", "require", "renewed", "clients", "origin"]
@@ -15,6 +18,7 @@ RejectedReason: TypeAlias = Literal["no_session", "bad_cookie", "other_address",
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NO_STORE: Headers = (("Cache-Control", "no-store"),)
+_NAMED = 3  # a session has hundreds of keys at most, and one of them is what is too much, as a rule
 
 
 class SessionError(Exception):
@@ -100,10 +104,21 @@ class StoreFull(StoreUnavailable):
 
 
 class TooLarge(SessionError, ValueError):
-    """A commit would make the session larger than the store allows (keys, or bytes), and larger than it is; nothing of it was applied."""
+    """A commit would make the session larger than the store allows (keys, or bytes), and larger than it is; nothing of it was applied.
+
+    `written` is what the request wants to write: the bytes of each key's value.
+    """
 
     status: int = 500
     headers: Headers = _NO_STORE
+    written: Mapping[str, int] = MappingProxyType({})
+
+    @override
+    def __str__(self) -> str:
+        largest = sorted(self.written.items(), key=lambda entry: -entry[1])
+        named = ", ".join(f"{name!r} {size}" for name, size in largest[:_NAMED])
+        more = f" and {len(largest) - _NAMED} more" if len(largest) > _NAMED else ""
+        return f"{super().__str__()}{'. The request writes, in bytes: ' if named else ''}{named}{more}"
 
 
 class SnapshotDamaged(SessionError):

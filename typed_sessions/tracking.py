@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from .changes import Changes, ListChange, Write
 from .codecs import TypedCodec
-from .errors import KeyTypeError, SessionError, StoreUnavailable
+from .errors import KeyTypeError, SessionError, StoreUnavailable, TooLarge
 from .keys import Key, ListKey
 from .record import FIELD_COPY, FIELD_HOOKED, FIELD_SEALED, FIELD_TWIN, Record, field_revision, unpack_field
 from .residents import ABSENT, ResidentChange
@@ -340,9 +340,18 @@ class Tracking(View, eq=False):
 
     def unanswered(self, problem: BaseException) -> None:
         """The store was told, and this is what it raised. If nobody knows whether it has done it, that is not said again (rule 28)."""
+        if isinstance(problem, TooLarge):
+            problem.written = self._written()
         # What is no error of ours has come in the middle of the call: cancelled, interrupted, out of time by a signal, or of a driver.
         if not isinstance(problem, SessionError) or (isinstance(problem, StoreUnavailable) and problem.unknown):
             self.forget_told()
+
+    def _written(self) -> dict[str, int]:
+        """The bytes of the values that are to be written, by key name: of those that are encoded already."""
+        sizes = {name: len(slot.encoded) for name, slot in self.slots.items() if slot.encoded is not None}
+        for name, items in (self.lists or {}).items():
+            sizes[name] = sum(len(item.payload) for item in items.items if item.sequence is None)
+        return {name: size for name, size in sizes.items() if size}
 
     def forget_told(self) -> None:
         """Drop what the store may have been told; but an end that another task has asked for meanwhile was not among it."""

@@ -300,7 +300,7 @@ async def _create(manager: Any, request: Request, name: Key[str]) -> None:
 
 @pytest.mark.parametrize("how", ["create", "commit"])
 def test_rule_30_keys_and_bytes_per_session(make_face: Make, how: str) -> None:
-    """TooLarge says which option, nothing of the commit is applied, and one byte less fits."""
+    """TooLarge says which option, and what the request writes; nothing of the commit is applied, and one byte less fits."""
     face = make_face(store_options={"max_keys": 3, "max_bytes": 1_000})
     keys = [Key(f"key{number}", str) for number in range(4)]
     facts = ListKey("facts", str)
@@ -312,14 +312,16 @@ def test_rule_30_keys_and_bytes_per_session(make_face: Make, how: str) -> None:
     turn = browser.open()
     for key in keys:
         turn.session[key] = "x"
-    with pytest.raises(TooLarge, match=r"4 keys; \w+Store\(max_keys=3\)"):
+    with pytest.raises(TooLarge, match=r"4 keys; \w+Store\(max_keys=3\).* writes, in bytes: 'key0' 2, 'key1' 2, 'key2' 2 and 1 more$"):
         turn.finish()
     turn = browser.open()
     turn.session[facts].append("x" * 600)
     turn.session[facts].append("x" * 400)
+    turn.session.update(keys[1], lambda text: text + "x", default="x")
     with pytest.raises(TooLarge, match=r"max_bytes=1000") as caught:
         turn.finish()
-    assert caught.value.status == 500
+    assert (caught.value.status, caught.value.written) == (500, {"facts": 1_006, "key1": 3})
+    assert str(caught.value).endswith("allows no more. The request writes, in bytes: 'facts' 1006, 'key1' 3")
     assert live(face) == before
     turn = browser.open()
     for key in keys[:3]:
