@@ -91,6 +91,47 @@ sessions.close()
 assert SessionManager().load_sessions(path) == 1
 """
 
+UNTOLD = """
+# As uWSGI forks: Python does not know of it.
+import ctypes
+
+os.fork = ctypes.PyDLL(None).fork
+cleaned = []
+user = Key("user in the background", str, cleanup_delete=cleaned.append)
+sessions = SessionManager(timeout=0.1, granularity=0.01, gc="active")
+saving = SessionManager()
+saving.autosave(path, every=3600)
+
+def serve():
+    login(saving, {user: "child"})
+    saving.close()
+    assert not os.path.exists(path)
+    login(sessions, {user: "ann"})
+    until = time.monotonic() + 20
+    while not cleaned and time.monotonic() < until:
+        time.sleep(0.01)
+    assert cleaned == ["ann"]
+    sessions.close()
+
+def close_only():
+    saving.close()
+    sessions.close()
+
+def save_elsewhere():
+    saving.autosave(f"{path}.child", every=3600)
+    login(saving, {user: "child"})
+    saving.close()
+    assert os.path.exists(f"{path}.child")
+
+child(serve)
+child(close_only)
+child(save_elsewhere)
+assert not os.path.exists(path)
+sessions.close()
+saving.close()
+assert os.path.exists(path)
+"""
+
 ASYNC_AUTOSAVE = """
 import asyncio
 from typed_sessions import AsyncSessionManager
@@ -220,6 +261,15 @@ def test_autosave_does_not_begin_in_a_child_and_says_so(tmp_path: Path, program:
     for line in said:
         assert f"forked after autosave('{tmp_path / 'sessions'}'), so its sessions are not saved" in line
         assert "calls load_sessions and autosave itself, after the fork" in line
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the C library is asked for the fork")
+def test_a_fork_that_python_is_not_told_of(tmp_path: Path) -> None:
+    """As of uWSGI: the child sweeps, closes without waiting for its parent's threads, and says that it saves nothing."""
+    said = run(UNTOLD, tmp_path / "sessions").splitlines()
+    assert len(said) == 2
+    for line in said:
+        assert f"forked after autosave('{tmp_path / 'sessions'}'), so its sessions are not saved" in line
 
 
 def test_a_fork_while_a_thread_saves(tmp_path: Path) -> None:

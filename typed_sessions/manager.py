@@ -99,7 +99,7 @@ class SessionManager(Configured[Store]):
         core = self._core
 
         def forked() -> None:
-            core.next_sweep = -math.inf  # the child's first request has to look after the background
+            core.next_sweep = -math.inf  # the next request, which may be a child's first, has to look after the background
 
         self._background = Background(forked)
 
@@ -180,7 +180,7 @@ class SessionManager(Configured[Store]):
     def _clear_up(self, exchange: Exchange, now: float) -> None:
         self._background.revive()
         if self._core.options.gc == "active":
-            self._core.next_sweep = math.inf  # this process has just been forked; its own thread sweeps now
+            self._core.next_sweep = math.inf  # a thread of this process sweeps
         else:
             run(endings.in_passing(self._core, exchange, now))
 
@@ -413,10 +413,10 @@ class SessionManager(Configured[Store]):
         Raises `PolicyError` as `save_sessions` does, and for less than a thousandth of a second.
         """
         check_seconds("autosave(every=...)", every, 0.001)
-        keeper = self._keeper()
-        place = self._background.path = absolute(path)
+        keeper, place = self._keeper(), absolute(path)
         keeper.saves_to(self, place)
         self._background.start("autosave", every, lambda: self.save_sessions(place))
+        self._background.path = place
 
     @override
     def _tend(self) -> None:
