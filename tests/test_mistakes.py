@@ -466,7 +466,8 @@ def test_the_sync_manager_in_async_code() -> None:
     with pytest.raises(SessionError) as caught:
         asyncio.run(handler())
     assert str(caught.value) == (
-        "SessionManager was used inside a running event loop, which its store's I/O would hold up: use AsyncSessionManager, and await it"
+        "SessionManager was used inside a running event loop, which its store's I/O would hold up: use AsyncSessionManager, and await it; "
+        "in a coroutine under WSGI, such as an async view of Flask, give the filter eager=True, and the rest to asyncio.to_thread"
     )
 
 

@@ -56,7 +56,8 @@ def run(plan: steps.Plan[R]) -> R:
             if type(step) is steps.Tell:
                 result = step.function(*step.args)
                 if inspect.isawaitable(result):
-                    _drop(result)
+                    if inspect.iscoroutine(result):
+                        result.close()
                     raise TypeError(f"{step.function!r} gave an awaitable, which SessionManager cannot await; use AsyncSessionManager")
             elif type(step) is steps.Whole or type(step) is steps.Aside:
                 result = run(step.plan)
@@ -64,11 +65,6 @@ def run(plan: steps.Plan[R]) -> R:
                 result = step[0](*step[1])
         except BaseException as raised:
             problem = raised
-
-
-def _drop(awaitable: object) -> None:
-    if inspect.iscoroutine(awaitable):
-        awaitable.close()
 
 
 @final
@@ -496,5 +492,6 @@ def _refuse_running_loop() -> None:
     except RuntimeError:
         return
     raise SessionError(
-        "SessionManager was used inside a running event loop, which its store's I/O would hold up: use AsyncSessionManager, and await it"
+        "SessionManager was used inside a running event loop, which its store's I/O would hold up: use AsyncSessionManager, and await it; "
+        "in a coroutine under WSGI, such as an async view of Flask, give the filter eager=True, and the rest to asyncio.to_thread"
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import contextvars
 import http.client
 import io
 import threading
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 from wsgiref.util import FileWrapper
 from wsgiref.validate import validator
@@ -17,7 +18,18 @@ import pytest
 
 from tests.filters.servers import Answer, Jar, WSGIRequest, environ, wsgi
 from tests.filters.wsgi_site import Site, Start, says, streams
-from typed_sessions import CookiePolicy, HeadersSent, NoSession, SessionClosed, current_session
+from tests.watched import Watched
+from typed_sessions import (
+    CookiePolicy,
+    HeadersSent,
+    Key,
+    MemoryStore,
+    NoSession,
+    SessionClosed,
+    SessionError,
+    SessionManager,
+    current_session,
+)
 from typed_sessions.filters.wsgi import SessionMiddleware, open_session
 
 
@@ -46,6 +58,26 @@ def test_looking_is_one_trip_and_brings_vary(site: Site) -> None:
     answer = wsgi(site.app(says(lambda: current_session().exists)), anonymous)
     assert (answer.text, answer.all("Vary"), answer.all("Set-Cookie")) == ("False", ["Cookie"], [])
     assert len(site.store.store) == 1
+
+
+def test_a_coroutine_under_wsgi() -> None:
+    """Rule 27: as an async view of Flask. Without `eager=True` the store would hold up its loop, and the error says what to do."""
+    store = Watched(MemoryStore(), blocking=True)
+    visits = Key("visits in a coroutine", int)
+    jar = Jar()
+
+    async def view() -> int:
+        session = current_session()
+        session.update(visits, lambda n: n + 1, default=0)
+        await asyncio.to_thread(sessions.commit, session)
+        return session.update(visits, lambda n: n + 1)
+
+    with SessionManager(cast("Any", store)) as sessions:
+        app = says(lambda: asyncio.run(view()))
+        with pytest.raises(SessionError, match=r"in a coroutine under WSGI, .* give the filter eager=True"):
+            wsgi(SessionMiddleware(app, sessions), jar)
+        eager = SessionMiddleware(app, sessions, eager=True)
+        assert [wsgi(eager, jar).text for _ in range(3)] == ["2", "4", "6"]
 
 
 def test_a_filter_that_creates_nothing_leaves_it_to_the_default(site: Site) -> None:
