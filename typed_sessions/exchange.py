@@ -191,6 +191,9 @@ class Exchange(msgspec.Struct, eq=False, weakref=True):
     def __repr__(self) -> str:
         return f"<Exchange {self.verdict}>"  # the cookies' values must not reach a log or a traceback (I4)
 
+    def __rich_repr__(self) -> list[tuple[str, str]]:
+        return [("verdict", self.verdict)]  # as in Record
+
     def refusal(self, handled: BaseException | None) -> BaseException | None:
         """What was refused here, where the application's framework is about to answer that with an error of its own.
 

@@ -80,6 +80,9 @@ class Presented(msgspec.Struct, frozen=True, gc=False):
     def __repr__(self) -> str:
         return f"<Presented {self.locator.hex()}>"  # the secret must not reach a log or a traceback (I4)
 
+    def __rich_repr__(self) -> list[tuple[str, str]]:
+        return [("handle", self.locator.hex())]  # as in Record
+
 
 class Answer(NamedTuple):
     """What a request gets, and whether the cookies it came with are expired (unless new ones replace them)."""

@@ -345,6 +345,10 @@ class Record(msgspec.Struct, eq=False):
     def __repr__(self) -> str:
         return f"<Record {self.locator.hex()} revision {self.revision}, {len(self.fields)} fields>"
 
+    def __rich_repr__(self) -> list[tuple[str, str]]:
+        # What rich shows, and whoever formats tracebacks with it, in the place of `__repr__`: msgspec's own gives every field (I4).
+        return [("handle", self.locator.hex())]
+
 
 @final
 class SessionId(msgspec.Struct, frozen=True, gc=False):
@@ -359,3 +363,6 @@ class SessionId(msgspec.Struct, frozen=True, gc=False):
     def __repr__(self) -> str:
         # The cookie values are secrets: they must not reach a log or a traceback (I4).
         return f"<SessionId {self.locator.hex()}>"
+
+    def __rich_repr__(self) -> list[tuple[str, str]]:
+        return [("handle", self.locator.hex())]

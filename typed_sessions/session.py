@@ -211,6 +211,10 @@ class SessionView(msgspec.Struct, eq=False):
         return f"<{type(self).__name__} {record.locator.hex() if record is not None else '(not saved)'}>"
 
     @override
+    def __rich_repr__(self) -> list[tuple[str, str]]:
+        return [("handle", self.handle)]  # as in Record
+
+    @override
     def __reduce__(self) -> NoReturn:
         raise TypeError(
             f"{self!r} cannot be pickled or copied: give another process, or a later task, the values that it needs, or session.handle, "

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, final
 
+from typing_extensions import override
+
 from .changes import Changes, ListChange, Write
 from .codecs import TypedCodec
 from .errors import KeyTypeError, SessionError, StoreUnavailable, TooLarge
@@ -40,6 +42,14 @@ class Tracking(View, eq=False):
         committing: bool = False
         forgotten: int = 0
         persistent: bool = False
+
+    @override
+    def __repr__(self) -> str:
+        return f"<Tracking of {self.record}>"  # an `update` that fails has the one value in its traceback: this would show all others
+
+    @override
+    def __rich_repr__(self) -> list[tuple[str, str]]:
+        return [("record", repr(self.record))]  # as in Record
 
     def is_persistent(self, record: Record | None) -> bool:
         """Whether a session's cookie outlives the browser session, under a policy with a Max-Age."""

@@ -9,6 +9,7 @@ import traceback
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import fields, is_dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from typed_sessions import (
     StoreUnavailable,
 )
 from typed_sessions.changes import Idle, Use, apply_use
+from typed_sessions.exchange import Exchange
 from typed_sessions.lifecycle import Presented, issue, judge
 from typed_sessions.record import Previous, Record
 from typed_sessions.session import tracking_of
@@ -257,6 +259,16 @@ def a_whole_life(face: Face, path: Path, seen: Secrets) -> Iterator[Any]:
     yield events
 
 
+def as_rich(thing: Any) -> str:
+    """What rich shows of an object, and structlog and all that formats tracebacks with it: `__rich_repr__` goes before `__repr__`."""
+    if type(thing) in (list, tuple):
+        return f"[{', '.join(map(as_rich, thing))}]"
+    if is_dataclass(thing) and not isinstance(thing, type):
+        return as_rich([getattr(thing, field.name) for field in fields(thing) if field.repr])
+    own = getattr(thing, "__rich_repr__", None)
+    return repr(thing) if own is None or isinstance(thing, type) else f"{type(thing).__name__}{as_rich(own())}"
+
+
 @pytest.fixture(params=FACES)
 def memory_face(request: pytest.FixtureRequest) -> Iterator[Face]:
     """A face on the one store that snapshots are for."""
@@ -275,11 +287,11 @@ def test_rule_17_no_secret_in_store_snapshot_journal_log_or_repr(
     handles: set[str] = set()
     with caplog.at_level(logging.DEBUG):
         for thing in a_whole_life(memory_face, tmp_path / "sessions", seen):
-            print(repr(thing), str(thing), f"{thing}", file=shown)
+            print(repr(thing), str(thing), f"{thing}", as_rich(thing), file=shown)
             for locator, packed in memory_face.store.cut():
                 handles.add(locator.hex())
                 assert not seen.values or not seen.are_in(packed)
-                print(repr(Record.unpack(locator, packed)), file=shown)
+                print(repr(Record.unpack(locator, packed)), as_rich(Record.unpack(locator, packed)), file=shown)
             for file in tmp_path.iterdir():
                 files[file.name] = files.get(file.name, b"") + file.read_bytes()
     assert len(seen.values) >= 6
@@ -301,6 +313,30 @@ def test_rule_17_the_check_above_can_fail(memory_face: Face) -> None:
     for text in (value, f"x{value[22:]}x", parts(value)[1], parts(value)[1].hex(), repr(parts(value)), browser.jar["SESSION_ADDR"]):
         assert seen.are_in(text)
     assert not seen.are_in(value[:22])
+
+
+def test_rule_17_who_shows_an_object_by_its_fields_gets_no_cookie_and_no_value(memory_face: Face) -> None:
+    """A session in the frame of a handler that fails is in the report with its handle; not its data, nor the request that it is of (I4)."""
+    user = Key("user", str)
+    browser = memory_face.browser()
+    with browser.visit() as session:
+        session[user] = "the value"
+    headers = [("Cookie", "; ".join(f"{name}={value}" for name, value in browser.jar.items()))]
+    turn = browser.open()
+    turn.session.update(user, str.upper)
+    tracking = tracking_of(turn.session)
+    exchange = tracking.owner
+    assert isinstance(exchange, Exchange)
+    exchange.source = headers  # as a server's own request object shows it
+    new = issue(secrets.token_bytes)
+    presented = Presented(new.locator, b"the value", b"")
+    for thing in (turn.session, SessionView(tracking), tracking, exchange, tracking.record, new, presented):
+        for text in (repr(thing), as_rich(thing)):
+            assert "the value" not in text.lower()
+            for secret in (*browser.jar.values(), new.key_value, new.addr_value):
+                assert secret not in text
+    assert turn.session.handle in as_rich(turn.session)
+    turn.discard()
 
 
 class Broken(Exception):
