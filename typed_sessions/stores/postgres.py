@@ -33,7 +33,7 @@ from .base import Created
 from .postgres_schema import VERSION, schema_sql
 from .postgres_verbs import Row, Statement, Verbs
 from .postgres_wire import AsyncConnection, Connection, connecting, is_full, is_refusal, may_go_on, may_repeat
-from .turns import Links, Turns, left_of, made_in_thread, stirs
+from .turns import Links, Turns, frameless, left_of, made_in_thread, stirs
 
 R = TypeVar("R")
 
@@ -297,7 +297,7 @@ class PostgresStore(_Store):
         try:
             return made_in_thread(lambda: Connection.connect(self._url, **self._connecting), Connection.close, until, "PostgreSQL")
         except (psycopg.Error, OSError) as problem:
-            raise self._unreached(problem) from problem
+            raise self._unreached(problem) from frameless(problem)
 
 
 # ------------------------------------------------------------------ for asyncio
@@ -450,6 +450,6 @@ class AsyncPostgresStore(_Store):
             left = left_of(until)
             return await asyncio.wait_for(AsyncConnection.connect(self._url, **self._connecting), left)
         except asyncio.TimeoutError as problem:  # another class than TimeoutError before Python 3.11
-            raise self._unreached(TimeoutError()) from problem
+            raise self._unreached(TimeoutError()) from frameless(problem)
         except (psycopg.Error, OSError) as problem:
-            raise self._unreached(problem) from problem
+            raise self._unreached(problem) from frameless(problem)

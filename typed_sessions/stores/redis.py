@@ -32,7 +32,7 @@ from .redis_cluster import Cluster, Node, Pause, is_elsewhere
 from .redis_connect import Connecting, until_of
 from .redis_verbs import Command, Reply, Trips
 from .redis_wire import AsyncLink, Link, abort, missing, pack, plain, refused, texts
-from .turns import Links, Turns, left_of, made_in_thread
+from .turns import Links, Turns, frameless, left_of, made_in_thread
 
 R = TypeVar("R")
 
@@ -224,7 +224,7 @@ class RedisStore(Connecting):
         try:
             link = made_in_thread(connect, Link.close, until, "Redis")
         except (redis.RedisError, OSError) as problem:
-            raise self._unreached(plain(problem), node) from problem
+            raise self._unreached(plain(problem), node) from frameless(problem)
         self._was_reached = True
         return link
 
@@ -459,7 +459,7 @@ class AsyncRedisStore(Connecting):
             self._was_reached = True
             return AsyncLink(connection)
         except (redis.RedisError, OSError) as problem:
-            raise self._unreached(plain(problem), node) from problem
+            raise self._unreached(plain(problem), node) from frameless(problem)
         finally:
             connecting.cancel()
             self._connecting.add(connecting)  # the loop keeps tasks weakly

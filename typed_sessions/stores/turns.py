@@ -32,6 +32,17 @@ def left_of(until: float) -> float:
     return left
 
 
+def frameless(problem: BaseException) -> BaseException:
+    """What a driver has raised while it connected, to be told as a cause: without its frames, in whose locals is the password."""
+    seen: list[BaseException] = []
+    step: BaseException | None = problem
+    while step is not None and step not in seen:
+        step.__traceback__ = None
+        seen.append(step)
+        step = step.__cause__ or step.__context__
+    return problem
+
+
 def stirs(descriptor: int) -> bool:
     """Whether a connection on which nothing is expected has something to say: that it was closed."""
     if not hasattr(select, "poll"):
