@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -20,6 +21,15 @@ def check(case: Case) -> None:
         mistake()
     for text in says:
         assert text in str(caught.value)
+    if " bits" not in str(caught.value):  # a number that Python itself refuses to show
+        check_report(caught.value)
+
+
+def check_report(problem: BaseException) -> None:
+    """A report that shows the locals of every frame can be made: what was refused stands in one of them, half made."""
+    report = "".join(traceback.TracebackException.from_exception(problem, capture_locals=True).format())
+    assert str(problem) in report
+    assert "repr() failed" not in report  # as Python says it from 3.13 on; before, it raised what the `repr` did
 
 
 def cases(table: dict[str, Case]) -> pytest.MarkDecorator:

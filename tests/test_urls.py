@@ -12,6 +12,7 @@ import pytest
 
 import typed_sessions
 from tests.demo_process import ROOT
+from tests.mistakes import check_report
 from tests.postgres_server import PostgresServer
 from tests.stores.records import found, started, value_of
 from typed_sessions import AsyncSessionManager, MemoryStore, PolicyError, SessionManager, SQLiteStore, open_async_store, open_store
@@ -74,6 +75,10 @@ def test_a_path_may_be_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ("sqlite:///a#b.db", "'#' has to be percent-encoded, as %23"),
         ("sqlite:///a.db?deadline=soon", "deadline='soon': expected a number"),
         ("sqlite:///a.db?deadlin=1", "no option 'deadlin' here .did you mean 'deadline'"),
+        ("sqlite:///a.db?deadline=-1", "deadline=-1.0"),
+        ("redis://localhost/0?deadline=-1", "deadline=-1.0"),
+        ("redis://localhost/0?socket_keepalives=1", "an option of the connection is wrong"),
+        ("postgresql://localhost/app?deadline=-1", "deadline=-1.0"),
         ("sqlite:///a.db?mode=ro", "no option 'mode' here; expected deadline, max_bytes"),
         ("memory:?prefix=a", "no option 'prefix' here"),
         ("redis://localhost?prefx=shop", "did you mean 'prefix'"),
@@ -104,6 +109,7 @@ def test_what_a_wrong_url_is_told(url: str, words: str) -> None:
         with pytest.raises(PolicyError, match=words) as caught:
             opening(url)
         assert "sesame" not in str(caught.value)
+        check_report(caught.value)
 
 
 def test_how_many_connections_to_redis() -> None:

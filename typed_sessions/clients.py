@@ -14,6 +14,7 @@ from typing import TypeAlias, cast, final
 
 from typing_extensions import override
 
+from .declared import unfinished_too
 from .errors import Rejected
 from .forks import tell_of_forks
 from .record import LOCATOR_BYTES
@@ -60,6 +61,7 @@ class Client:
         return close
 
     @override
+    @unfinished_too
     def __repr__(self) -> str:
         return f"<Client {self._address or '(no address)'}>"
 

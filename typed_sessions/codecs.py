@@ -188,10 +188,10 @@ class HookedCodec(Generic[T]):
     __slots__ = ("_load", "_save", "comparable", "exact", "mutable", "repeatable")
 
     def __init__(self, save: Callable[[T], bytes], load: Callable[[bytes], T], deterministic: bool = False) -> None:
-        _check_hook("save", save, "the value")
-        _check_hook("load", load, "the bytes")
         self._save = save
         self._load = load
+        _check_hook("save", save, "the value")
+        _check_hook("load", load, "the bytes")
         self.comparable: bool = deterministic
         self.repeatable: bool = True
         self.mutable: bool = True

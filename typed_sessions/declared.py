@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 from .errors import PolicyError
 
 C = TypeVar("C")
+S = TypeVar("S")
 F = TypeVar("F", bound=Callable[..., None])
 
 
@@ -56,9 +57,26 @@ def options_of_policy(instead_of: Mapping[str, str]) -> Callable[[type[C]], type
     def decorate(cls: type[C]) -> type[C]:
         init: Callable[..., None] = vars(cls)["__init__"]
         type.__setattr__(cls, "__init__", only_options(PolicyError, instead_of)(init))
+        type.__setattr__(cls, "__repr__", unfinished_too(cls.__repr__))
         return cls
 
     return decorate
+
+
+def unfinished_too(show: Callable[[S], str]) -> Callable[[S], str]:
+    """Decorates a `__repr__` that is asked as well while `__init__` refuses something: by whatever shows the locals of a traceback.
+
+    `TracebackException` with `capture_locals` raised what the `repr` did before Python 3.13, and nobody saw what was refused.
+    """
+
+    @wraps(show)
+    def shown(self: S) -> str:
+        try:
+            return show(self)
+        except AttributeError:
+            return object.__repr__(self)
+
+    return shown
 
 
 def nearest(word: object, among: Collection[str]) -> str:

@@ -16,7 +16,7 @@ from typing_extensions import Self, TypeForm, override
 
 from .carriable import FOR_LIST
 from .codecs import DecodeRefused, HookedCodec, TypedCodec
-from .declared import caller, hook_name, in_module, misfit, only_options, type_name
+from .declared import caller, hook_name, in_module, misfit, only_options, type_name, unfinished_too
 from .errors import DuplicateKeyError, KeyTypeError
 from .forks import tell_of_forks
 from .habits import INSTEAD_OF_OPTIONS
@@ -283,6 +283,7 @@ class Key(_Declared, KeyView[T]):
         _register(self)
 
     @override
+    @unfinished_too
     def __repr__(self) -> str:
         return f"<{self.kind} Key {self.name!r} declared at {self.where}>"
 
@@ -342,6 +343,7 @@ class ListKey(_Declared, Generic[T]):
         _register(self)
 
     @override
+    @unfinished_too
     def __repr__(self) -> str:
         return f"<ListKey {self.name!r} declared at {self.where}>"
 

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from typing_extensions import Self, override
 
 from .codecs import DecodeRefused
+from .declared import unfinished_too
 from .errors import PolicyError
 
 KEY_BYTES = 32
@@ -86,6 +87,7 @@ class SealingKeys:
             raise DecodeRefused("its seal is broken: the bytes, the session or the key's name are not those it was sealed with") from None
 
     @override
+    @unfinished_too
     def __repr__(self) -> str:
         return f"<SealingKeys, {len(self._keys)} keys>"
 

@@ -14,7 +14,7 @@ from typing_extensions import TypeForm, override
 
 from .carriable import FOR_STEP
 from .codecs import DecodeRefused, HookedCodec, TypedCodec
-from .declared import caller, hook_name
+from .declared import caller, hook_name, unfinished_too
 from .errors import KeyTypeError
 
 S = TypeVar("S")
@@ -95,6 +95,7 @@ class Upgrades(Generic[T]):
         return cast("T", value)
 
     @override
+    @unfinished_too
     def __repr__(self) -> str:
         return f"<Upgrades from version {self.first} to {self.version} declared at {self.where}>"
 
@@ -145,6 +146,7 @@ class Downgrade(Generic[T]):
         return self._step.codec.accept(self._step.function(value))
 
     @override
+    @unfinished_too
     def __repr__(self) -> str:
         return f"<Downgrade to version {self.version} declared at {self.where}>"
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Literal, TypeAlias, final
 
 from ..changes import GONE, Changes, Idle, Outcome, Use, apply, apply_touch, apply_use
+from ..declared import unfinished_too
 from ..errors import PolicyError, StoreFull
 from ..forks import tell_of_forks
 from ..locks import Held
@@ -68,6 +69,7 @@ class MemoryStore:
     def __len__(self) -> int:
         return self._count
 
+    @unfinished_too
     def __repr__(self) -> str:
         return f"<MemoryStore with {self._count} of at most {self._max_sessions} sessions>"
 

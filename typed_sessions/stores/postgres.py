@@ -26,6 +26,7 @@ import psycopg
 from psycopg import conninfo
 
 from ..changes import Changes, Idle, Outcome, Use
+from ..declared import unfinished_too
 from ..errors import PolicyError, StoreUnavailable
 from ..forks import tell_of_forks
 from ..record import EndReason, Record
@@ -90,6 +91,7 @@ class _Store:
         self._where = f"PostgreSQL at {host}:{where.get('port') or 5432}/{where.get('dbname') or ''}"
         self._connecting = connecting(where, self._deadline)
 
+    @unfinished_too
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._where}, schema {self._schema}>"
 

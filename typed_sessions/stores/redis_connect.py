@@ -19,9 +19,11 @@ import redis.asyncio
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from ..declared import unfinished_too
 from ..errors import PolicyError, StoreUnavailable
 from .redis_cluster import CLUSTER_ACL, Cluster, Node, Parcel, Pause, is_elsewhere
 from .redis_verbs import DAMAGED, Command, Reply, Verbs
+from .turns import frameless
 
 logger: logging.Logger = logging.getLogger("typed_sessions")
 
@@ -108,7 +110,7 @@ class Connecting:
         try:
             self._is_tls = isinstance(self._connection(), (redis.SSLConnection, redis.asyncio.SSLConnection))
         except (TypeError, ValueError, redis.RedisError) as problem:
-            raise PolicyError(f"{name}: an option of the connection is wrong: {problem}") from None
+            raise PolicyError(f"{name}: an option of the connection is wrong: {frameless(problem)}") from None
         where = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
         self._max_connections: int = pool.max_connections
         self._cluster: Cluster | None = None
@@ -135,6 +137,7 @@ class Connecting:
             why = f"{what}; a password with '[', ']', '/', '#', '?' or '@' in it has to be percent-encoded"
         return PolicyError(f"{type(self).__name__}: that is no Redis URL: {why}")
 
+    @unfinished_too
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.prefix!r} on {self._where}>"  # never the password
 

@@ -25,6 +25,7 @@ from typing import Any, TypeAlias, final
 from zlib import crc32
 
 from ..changes import GONE, Changes, Idle, Outcome, Use, apply, apply_touch, apply_use
+from ..declared import unfinished_too
 from ..errors import PolicyError, StoreFull, StoreUnavailable
 from ..record import FIELD_FLAGS_AT, FIELD_HOOKED, REUSED, Ending, EndReason, Record
 from .base import Created
@@ -101,6 +102,7 @@ class SQLiteStore:
         self._opened: list[Record | None] = [None] * (_MASK + 1)
         self._file = SQLiteFile(path, deadline, bounded=max_sessions is not None)
 
+    @unfinished_too
     def __repr__(self) -> str:
         return f"<SQLiteStore {self._file.path}>"
 
