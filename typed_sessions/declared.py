@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 import re
 import sys
 from collections.abc import Callable, Collection, Mapping
@@ -24,6 +25,13 @@ def caller() -> tuple[str, str]:
     while frame.f_back is not None and frame.f_globals.get("__name__") in ("typing", "typing_extensions", __name__):
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}", str(frame.f_globals.get("__name__", ""))
+
+
+def file_of(where: str, module: str) -> str:
+    """The file of a declaration; or its module, where it was typed in: a shell or a notebook names each input like a file of its own."""
+    path = where.rpartition(":")[0]
+    typed_in = path.startswith("<") or (module == "__main__" and not hasattr(sys.modules[module], "__file__"))
+    return module if typed_in else os.path.abspath(path)
 
 
 def only_options(problem: type[Exception], instead_of: Mapping[str, str]) -> Callable[[F], F]:

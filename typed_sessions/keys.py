@@ -6,7 +6,6 @@ It knows how one value is declared, encoded and brought forward; not sessions, s
 from __future__ import annotations
 
 import inspect
-import os
 import threading
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from typing_extensions import Self, TypeForm, override
 
 from .carriable import FOR_LIST
 from .codecs import DecodeRefused, HookedCodec, TypedCodec
-from .declared import caller, hook_name, in_module, misfit, only_options, type_name, unfinished_too
+from .declared import caller, file_of, hook_name, in_module, misfit, only_options, type_name, unfinished_too
 from .errors import DuplicateKeyError, KeyTypeError
 from .forks import tell_of_forks
 from .habits import INSTEAD_OF_OPTIONS
@@ -279,7 +278,7 @@ class Key(_Declared, KeyView[T]):
         hooks = (*map(hook_name, (save, load, merge, cleanup_delete, cleanup_no_client)), _upgrade_name(upgrade))
         back = None if downgrade is None else downgrade.signature
         parts = (kind, "" if type is _missing else type_name(type), version, was, back, *hooks)
-        set_(self, "signature", (*(in_module(part, module) for part in parts), _file(where)))
+        set_(self, "signature", (*(in_module(part, module) for part in parts), file_of(where, module)))
         _register(self)
 
     @override
@@ -339,7 +338,7 @@ class ListKey(_Declared, Generic[T]):
         set_(self, "upgrade", upgrade)
         set_(self, "where", where)
         parts = ("list", type_name(type), version, _upgrade_name(upgrade))
-        set_(self, "signature", (*(in_module(part, module) for part in parts), _file(where)))
+        set_(self, "signature", (*(in_module(part, module) for part in parts), file_of(where, module)))
         _register(self)
 
     @override
@@ -441,8 +440,8 @@ def _register(key: AnyKey) -> None:
             earlier = None if name is None else key_of(name)
             if earlier is not None and (earlier.name, earlier.signature) != (key.name, key.signature):
                 raise DuplicateKeyError(
-                    f"the name {name!r} is taken: declared at {earlier.where} as {_describe(earlier)}, "
-                    f"and again at {key.where} as {_describe(key)}; two keys of one name could read each other's values, so rename one"
+                    f"the name {name!r} is taken: declared at {earlier.where} as {_describe(earlier)}, and again at {key.where} as "
+                    f"{_describe(key)}; two keys of one name could read each other's values, so rename one"
                 )
         # The same declaration again is a reload: the newer object's hooks are the ones to run.
         _registry[key.name] = key
@@ -494,7 +493,3 @@ def _upgrade_name(upgrade: object) -> str | None:
 
 def _refuse(name: object, where: str, why: str) -> NoReturn:
     raise KeyTypeError(f"Key({name!r}) declared at {where}: {why}")
-
-
-def _file(where: str) -> str:
-    return os.path.abspath(where.rpartition(":")[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import runpy
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -209,6 +210,38 @@ def test_rule_02_a_file_that_is_run_and_imported_declares_its_keys_once(
         session[shop.carts] = {"mine": shop.Cart(["pen"])}
     with browser.visit() as session:
         assert session[shop.carts] == {"mine": shop.Cart(["pen"])}
+
+
+NOTEBOOK = """
+import dataclasses
+from typed_sessions import DuplicateKeyError, Key
+cell = '''
+@dataclasses.dataclass
+class Cart:
+    items: list[str]
+cart = Key("cart", Cart)
+'''
+def run(cell, name):
+    exec(compile(cell, name, "exec"), globals())
+for names in INPUTS:
+    run(cell, names)
+try:
+    run(cell.replace("Cart)", "Cart, version=2)"), INPUTS[0])
+except DuplicateKeyError as problem:
+    print(problem)
+"""
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [("<ipython-input-2-e00e3b16747b>", "<ipython-input-3-e00e3b16747b>"), ("/tmp/ipykernel_7/1.py", "/tmp/ipykernel_7/2.py")],
+    ids=["shell", "notebook"],
+)
+def test_rule_02_a_cell_of_a_notebook_may_be_run_again(inputs: tuple[str, str]) -> None:
+    """Each run of it has a file name of its own, as each input of a shell has; a declaration that has changed is refused as ever."""
+    program = NOTEBOOK.replace("INPUTS", repr(inputs))
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert "the name 'cart' is taken" in said
 
 
 def test_rule_02_a_reload_with_another_type_is_refused(module: Callable[[str], ModuleType]) -> None:
