@@ -439,9 +439,11 @@ def _register(key: AnyKey) -> None:
         for name in (key.name, was):
             earlier = None if name is None else key_of(name)
             if earlier is not None and (earlier.name, earlier.signature) != (key.name, key.signature):
+                in_one_file = earlier.signature[-1] == key.signature[-1]
+                edited = ". If it is one key, edited and reloaded: start the process anew" if in_one_file else ""
                 raise DuplicateKeyError(
                     f"the name {name!r} is taken: declared at {earlier.where} as {_describe(earlier)}, and again at {key.where} as "
-                    f"{_describe(key)}; two keys of one name could read each other's values, so rename one"
+                    f"{_describe(key)}; two keys of one name could read each other's values, so rename one{edited}"
                 )
         # The same declaration again is a reload: the newer object's hooks are the ones to run.
         _registry[key.name] = key

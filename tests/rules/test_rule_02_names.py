@@ -245,9 +245,12 @@ def test_rule_02_a_cell_of_a_notebook_may_be_run_again(inputs: tuple[str, str]) 
 
 
 def test_rule_02_a_reload_with_another_type_is_refused(module: Callable[[str], ModuleType]) -> None:
-    """A reload that changes what a key is needs a new name or a new process."""
+    """A reload that changes what a key is needs a new name or a new process; of two files one has to rename, and a new one is no help."""
     module("from typed_sessions import Key\nvisits = Key('visits', int)\n")
-    with pytest.raises(DuplicateKeyError, match="visits"):
+    with pytest.raises(DuplicateKeyError, match="visits") as elsewhere:
+        Key("visits", int)
+    assert "edited and reloaded" not in str(elsewhere.value)
+    with pytest.raises(DuplicateKeyError, match=r"visits.*If it is one key, edited and reloaded: start the process anew"):
         module("from typed_sessions import Key\nvisits = Key('visits', str)\n")
 
 
