@@ -43,14 +43,17 @@ class SealingKeys:
 
     def __init__(self, keys: Sequence[bytes], *, read_plain: bool = False) -> None:
         if isinstance(keys, (bytes, bytearray, str)) or not keys:
+            del keys  # a report may show the locals of this frame, and it may be a key, in another form
             raise PolicyError("SealingKeys: expected a sequence of one or more keys, [os.urandom(32)], the one that seals first")
         for number, key in enumerate(keys):
             if not isinstance(key, bytes) or len(key) != KEY_BYTES:
                 what = f"{len(key)} bytes" if isinstance(key, bytes) else type(key).__name__
+                del keys, key  # as above
                 raise PolicyError(
                     f"SealingKeys: key {number} is {what}; expected {KEY_BYTES} random bytes, as os.urandom({KEY_BYTES}) gives"
                 )
         if len(set(keys)) != len(keys):
+            keys, key = (), b""
             raise PolicyError("SealingKeys: the same key stands there twice")
         self._keys = tuple(keys)
         self._by_id = {_id(key): AESGCM(key) for key in reversed(self._keys)}

@@ -26,8 +26,10 @@ from typed_sessions import (
     Key,
     MemoryStore,
     NoPeerAddress,
+    PolicyError,
     Rejected,
     Request,
+    SealingKeys,
     SessionView,
     SetCookie,
     StoreUnavailable,
@@ -337,6 +339,20 @@ def test_rule_17_who_shows_an_object_by_its_fields_gets_no_cookie_and_no_value(m
                 assert secret not in text
     assert turn.session.handle in as_rich(turn.session)
     turn.discard()
+
+
+@pytest.mark.parametrize("form", ["a key", "hex", "twice"])
+def test_rule_17_no_sealing_key_in_the_traceback_of_one_that_is_refused(form: str) -> None:
+    """It may be the right one, in another form, and the program is just being set up where it is to run."""
+    key = secrets.token_hex(32)
+    given: dict[str, Any] = {"a key": key, "hex": [key], "twice": [bytes.fromhex(key)] * 2}
+    with pytest.raises(PolicyError) as raised:
+        SealingKeys(given[form])
+    [*_, frame] = traceback.walk_tb(raised.value.__traceback__)
+    assert frame[0].f_code.co_name == "__init__"
+    for value in frame[0].f_locals.values():
+        assert key not in repr(value)
+        assert repr(bytes.fromhex(key)) not in repr(value)
 
 
 class Broken(Exception):
