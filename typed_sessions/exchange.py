@@ -13,6 +13,7 @@ from types import NoneType
 from typing import Any, Protocol, cast, final
 
 import msgspec
+from typing_extensions import override
 
 from .clients import Client
 from .cookies import SetCookie, is_value, parse_cookies
@@ -191,6 +192,7 @@ class Exchange(msgspec.Struct, eq=False, weakref=True):
     def __repr__(self) -> str:
         return f"<Exchange {self.verdict}>"  # the cookies' values must not reach a log or a traceback (I4)
 
+    @override
     def __rich_repr__(self) -> list[tuple[str, str]]:
         return [("verdict", self.verdict)]  # as in Record
 

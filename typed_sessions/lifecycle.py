@@ -37,6 +37,7 @@ from hmac import compare_digest
 from typing import Literal, NamedTuple, TypeAlias, final
 
 import msgspec
+from typing_extensions import override
 
 from .address import AddressPolicy
 from .changes import Changes, Idle, Renewal, apply
@@ -80,6 +81,7 @@ class Presented(msgspec.Struct, frozen=True, gc=False):
     def __repr__(self) -> str:
         return f"<Presented {self.locator.hex()}>"  # the secret must not reach a log or a traceback (I4)
 
+    @override
     def __rich_repr__(self) -> list[tuple[str, str]]:
         return [("handle", self.locator.hex())]  # as in Record
 

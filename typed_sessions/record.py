@@ -36,6 +36,7 @@ from typing import Literal, NamedTuple, TypeAlias, final
 
 import msgspec
 from msgspec.structs import replace
+from typing_extensions import override
 
 FORMAT = 1
 LOCATOR_BYTES = 16
@@ -345,6 +346,7 @@ class Record(msgspec.Struct, eq=False):
     def __repr__(self) -> str:
         return f"<Record {self.locator.hex()} revision {self.revision}, {len(self.fields)} fields>"
 
+    @override
     def __rich_repr__(self) -> list[tuple[str, str]]:
         # What rich shows, and whoever formats tracebacks with it, in the place of `__repr__`: msgspec's own gives every field (I4).
         return [("handle", self.locator.hex())]
@@ -364,5 +366,6 @@ class SessionId(msgspec.Struct, frozen=True, gc=False):
         # The cookie values are secrets: they must not reach a log or a traceback (I4).
         return f"<SessionId {self.locator.hex()}>"
 
+    @override
     def __rich_repr__(self) -> list[tuple[str, str]]:
         return [("handle", self.locator.hex())]
