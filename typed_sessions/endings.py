@@ -216,41 +216,45 @@ def close_client(close: Callable[[], Any] | None) -> Plan[None]:
         logger.exception("closing a client raised; everything else goes on")
 
 
-def clients_left(core: Core, locators: Iterable[bytes], seen: Mapping[bytes, float] | None = None, *, closing: bool = False) -> Plan[None]:
-    """Nobody is connected to these sessions any more. What goes wrong then is logged: there is nobody left to tell.
+def clients_left(core: Core, locators: Iterable[bytes], seen: Mapping[bytes, float] | None = None, *, closing: bool = False) -> Plan[int]:
+    """Nobody is connected to these sessions any more: for how many of them there was a hook to run. What goes wrong then is logged.
 
     `seen` has the moment at which each had somebody here last, where that is only what nobody has come after. Where this process is
     `closing`, visitors have not left, and other processes go on with what is stored.
     """
+    asked = 0
     if not somebody_cleans_up():
-        return  # without a trip for each
+        return asked  # without a trip for each
     for locator in locators:
         if closing and not core.residents.of(locator):
             continue
         try:
-            yield from _last_client_left(core, locator, -math.inf if closing else math.inf if seen is None else seen[locator])
+            asked += yield from _last_client_left(core, locator, -math.inf if closing else math.inf if seen is None else seen[locator])
         except Exception:
             logger.exception("cleaning up after the last client of the session %s failed", locator.hex())
+    return asked
 
 
-def _last_client_left(core: Core, locator: bytes, seen: float) -> Plan[None]:
+def _last_client_left(core: Core, locator: bytes, seen: float) -> Plan[bool]:
     """Run `cleanup_no_client` of a session that nobody is connected to any more, and drop the values for which it says False.
 
-    If it has been used since it was `seen` here, then in another process, which asks about what is stored when nobody is there either.
+    Whether there was one to run. If the session has been used since it was `seen` here, then in another process, which asks about what is
+    stored when nobody is there either.
     """
     now = core.clock()
     record: Record | None = yield Ask(core.store.open, (locator, None, core.idle, now))
     if record is None:
-        return
+        return False
     residents = core.residents.of(locator)
     fields: Mapping[str, bytes] = record.fields if record.used <= seen else {}
     tracking = core.tracking_of(record, record.address, now)
     session = Session(tracking)
     values = core.tracking_of(record, record.address, now)  # what is in `session`, hooks may change
     dropped: list[str] = []
+    asked = False
     for key in _keys_of([*fields, *residents]):
         if isinstance(key, Key) and key.cleanup_no_client is not None and values.slot(key).present:
-            value = values.slot(key).value
+            asked, value = True, values.slot(key).value
             if not (yield from _keeps(session, key, key.cleanup_no_client, value)):
                 dropped += [key.name] if key.was is None else [key.name, key.was]
                 if key.name in residents:
@@ -264,9 +268,10 @@ def _last_client_left(core: Core, locator: bytes, seen: float) -> Plan[None]:
             changes.remove(name, field_revision(packed))
         outcome: Outcome = yield Ask(core.store.commit, (locator, changes, core.idle, now))
         if outcome.status != "conflict" or outcome.record is None:
-            return
+            break
         current = outcome.record.fields
         dropped = [name for name, packed in stored.items() if current.get(name) == packed]
+    return asked
 
 
 # ------------------------------------------------------------------ clearing up, and closing
@@ -305,10 +310,10 @@ def _sweep_step(core: Core, now: float, limit: int, carrier: Client | None) -> P
     if failure is not None:
         raise failure
     gone, more_left = core.clients.lapse(now, limit, SWEEP_STEP)
-    yield from clients_left(core, gone, gone)
+    asked = yield from clients_left(core, gone, gone)
     for locator in core.residents.some(min(LOOKS, limit)) if core.residents.busy else ():
         yield from _look_for(core, locator, now, carrier)
-    return len(ended), more or more_left, hooked + len(gone)
+    return len(ended), more or more_left, hooked + asked
 
 
 def _look_for(core: Core, locator: bytes, now: float, carrier: Client | None) -> Plan[None]:

@@ -226,6 +226,20 @@ def test_rule_16_a_request_waits_for_few_hooks(face: Face, slow: float, shares: 
     assert next(filter(None, (visit() for _ in range(200)))) <= FIRST_SHARE
 
 
+def test_rule_16_who_leaves_without_a_hook_tells_nothing_of_hooks(make_face: Make) -> None:
+    """Visitors of sessions that have none for that, and are seen no more, are no sign that hooks are quick: requests go on with few."""
+    face = make_face(linger=100, timeout=None)
+    kept = Key("kept", str, cleanup_delete=lambda value: None)
+    for _ in range(60):
+        with face.browser().visit() as session:
+            session[kept] = "value"
+    face.clock.advance(200)
+    for _ in range(5):
+        face.clock.advance(61)
+        many(face, 1)
+        assert face.manager.core.share <= FIRST_SHARE
+
+
 def test_rule_16_hooks_at_the_leaving_are_shared_out_too(make_face: Make) -> None:
     """The same for `cleanup_no_client` of those who are seen no more."""
     face = make_face(linger=100, timeout=None)
