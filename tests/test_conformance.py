@@ -21,6 +21,9 @@ from typed_sessions.testing import CHECK_NAMES, ConformanceFailed, Report, check
 
 CHECKS: dict[str, Callable[..., Report]] = {"sync": check_store, "async": check_async_store}
 
+EXAMPLES = {"sync": 200, "async": 50}
+"""How many histories: the asynchronous ones are the same, and each call costs a change of threads."""
+
 BOUNDED: dict[str, Callable[[int], Any]] = {
     "memory": lambda bound: MemoryStore(max_sessions=bound),
     "sqlite": lambda bound: sqlite_store(max_sessions=bound),
@@ -45,8 +48,7 @@ def failed(kind: str, make: Callable[[], Any], **settings: Any) -> tuple[str, ..
 def test_every_store_keeps_every_promise(store: str, kind: str, request: pytest.FixtureRequest) -> None:
     """All checks pass, with the same list of names for each store and face; only the bound is left out where there is none."""
     served = (request.getfixturevalue(f"{store}_server"), kind) if store in SERVED else ()
-    examples = 200 if kind == "sync" else 50  # the asynchronous ones are the same histories, and each call costs a change of threads
-    report = CHECKS[kind](lambda: STORES[store](*served), make_bounded=BOUNDED.get(store), examples=examples)
+    report = CHECKS[kind](lambda: STORES[store](*served), make_bounded=BOUNDED.get(store), examples=EXAMPLES[kind])
     left_out = [] if store in BOUNDED else [check.name for check in bounds.checks]
     assert [name for name, _ in report.skipped] == left_out
     assert list(report.passed) == [name for name in CHECK_NAMES if name not in left_out]
@@ -265,7 +267,7 @@ def test_a_broken_store_fails_for_its_fault(store: type[stores.Sound], kind: str
 @pytest.mark.parametrize("kind", FACES)
 def test_without_a_fault_the_same_store_passes(kind: str) -> None:
     """What the broken stores are made from passes every check: it was the faults, and not something else."""
-    report = CHECKS[kind](make(kind, stores.Sound), make_bounded=None)
+    report = CHECKS[kind](make(kind, stores.Sound), make_bounded=None, examples=EXAMPLES[kind])
     assert len(report.passed) == len(CHECK_NAMES) - len(bounds.checks)
 
 

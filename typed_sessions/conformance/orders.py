@@ -169,26 +169,29 @@ async def play(stand: Stand, names: Sequence[str], choose: Choose, hooked: bool)
     await steps.create(record, stand.now)
     stand.now += 61
     scene = Scene(stand, record)
-    under_way: list[tuple[Asking, Call]] = []
+    under_way: list[tuple[str, Asking, Call]] = []
     for name in names:
         asking = REQUESTS[name](scene)
-        under_way.append((asking, next(asking)))
+        under_way.append((name, asking, next(asking)))
     done: list[str] = []
     try:
         while under_way:
-            number = choose(len(under_way))
-            asking, (verb, args) = under_way[number]
+            # Those that do the same and have not begun are told apart by nothing: only the first of them, or each order comes up twice.
+            waiting = [name for name, _, _ in under_way]
+            choices = [number for number, name in enumerate(waiting) if not name or name not in waiting[:number]]
+            number = choices[choose(len(choices))]
+            _, asking, (verb, args) = under_way[number]
             done.append(verb)
             answer = await getattr(steps, verb)(*args)
             try:
-                under_way[number] = asking, asking.send(answer)
+                under_way[number] = "", asking, asking.send(answer)
             except StopIteration:
                 del under_way[number]
         await steps.open(record.locator, None, IDLE, stand.now)
     except Unexpected as problem:
         raise Unexpected(f"{' + '.join(names)}, in the order {', '.join(done)}: {problem}") from problem
     finally:
-        for asking, _ in under_way:
+        for _, asking, _ in under_way:
             asking.close()
     await steps.wipe()
 
