@@ -95,10 +95,25 @@ UNTOLD = """
 # As uWSGI forks: Python does not know of it.
 import ctypes
 
-os.fork = ctypes.PyDLL(None).fork
+now, swept = [1e9], threading.Event()
+
+def clock():
+    if threading.current_thread() is not threading.main_thread():
+        swept.set()
+    return now[0]
+
+def fork():
+    # A child that Python is not told of hands the interpreter to whoever waited for it here, and nobody is there to take it. So nobody
+    # may wait: the thread that sweeps has just done so.
+    swept.clear()
+    assert swept.wait(20)
+    time.sleep(0.05)
+    return ctypes.PyDLL(None).fork()
+
+os.fork = fork
 cleaned = []
 user = Key("user in the background", str, cleanup_delete=cleaned.append)
-sessions = SessionManager(timeout=0.1, granularity=0.01, gc="active")
+sessions = SessionManager(timeout=600, granularity=0.5, gc="active", clock=clock)
 saving = SessionManager()
 saving.autosave(path, every=3600)
 
@@ -107,6 +122,7 @@ def serve():
     saving.close()
     assert not os.path.exists(path)
     login(sessions, {user: "ann"})
+    now[0] += 700
     until = time.monotonic() + 20
     while not cleaned and time.monotonic() < until:
         time.sleep(0.01)
