@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -449,7 +450,12 @@ def _wait(records: dict[bytes, Record], entry: Entry) -> None:
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
-    """Of a path as it is given: the program may change its folder later."""
+    """Of a path as it is given: the program may change its folder later. Raises `PolicyError` on Windows."""
+    if not hasattr(os, "geteuid"):  # nor is there flock, and what is open cannot be replaced
+        raise PolicyError(
+            f"{os.fspath(path)}: snapshots of a memory store take a POSIX system, which {sys.platform} is not; "
+            "SQLiteStore(path) keeps its sessions here too"
+        )
     return os.path.abspath(os.fspath(path))
 
 

@@ -92,7 +92,7 @@ def test_statements_of_whole_requests(path: Path, connections: list[sqlite3.Conn
 
 
 def test_ends_and_renewals_are_synced(path: Path, connections: list[sqlite3.Connection]) -> None:
-    """`synchronous=FULL` for what a loss of power must not undo, NORMAL before and after."""
+    """`synchronous=FULL` for what a loss of power must not undo, NORMAL before and after; and `fullfsync`, which macOS looks at."""
     store = SQLiteStore(path)
     record, other = started(store), new()
     seen: list[str] = []
@@ -107,6 +107,7 @@ def test_ends_and_renewals_are_synced(path: Path, connections: list[sqlite3.Conn
     )
     connections[0].set_trace_callback(None)
     assert connections[0].execute("PRAGMA synchronous").fetchone() == (1,)
+    assert connections[0].execute("PRAGMA fullfsync").fetchone() == (1,)
     store.close()
 
 

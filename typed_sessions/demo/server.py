@@ -20,7 +20,7 @@ from typing import TextIO
 
 from typing_extensions import override
 
-from .. import End, SessionError, SessionManager, SQLiteStore, Store, open_store
+from .. import End, PolicyError, SessionError, SessionManager, SQLiteStore, Store, open_store
 from ..files import CAREFULLY
 from ..urls import shown_url
 from .connections import Connections
@@ -116,7 +116,8 @@ def serve(host: str, port: int, url: str | None, snapshot: Path | None) -> None:
                 _prepare(opened)
                 count = ""
         except SessionError as problem:
-            raise CannotServe(f"{problem}\nGive another {'file with --snapshot' if in_memory else 'place with --store'}.") from problem
+            another = "file with --snapshot" if in_memory and not isinstance(problem, PolicyError) else "place with --store"
+            raise CannotServe(f"{problem}\nGive another {another}.") from problem
         thread = threading.Thread(target=server.serve_forever, args=(0.2,), name="typed_sessions demo", daemon=True)
         thread.start()
         _say(f"typed_sessions demo: {server.url}", sys.stdout)

@@ -379,6 +379,7 @@ class SQLiteFile:
         else:
             self._set_wal(connection)
         connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA fullfsync=ON")  # on macOS, where a drive would otherwise keep what is synchronized in its own cache
         connection.execute("PRAGMA cache_size=-8000")  # kilobytes, as they are needed: some 15,000 sessions with their index
 
     def _version(self, connection: sqlite3.Connection) -> int:

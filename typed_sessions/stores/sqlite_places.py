@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TypeAlias
@@ -62,7 +63,7 @@ def is_bereft(path: str) -> bool:
 
     As far as Linux tells; elsewhere, and of processes that cannot be seen from here, nobody knows. Raises OSError.
     """
-    if None not in files_at(path):
+    if sys.platform != "linux" or None not in files_at(path):
         return False
     # Not by trying to lock it: closing the descriptor that takes would drop the locks of every connection in this process (see `create`).
     try:
