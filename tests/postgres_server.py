@@ -99,7 +99,7 @@ class PostgresServer:
 
     def processes(self) -> list[int]:
         """The server, and every process that it has started."""
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text(encoding="utf-8").split()
         return [self._process.pid, *map(int, children)]
 
     def speak_tls(self) -> Authority:

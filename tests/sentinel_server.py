@@ -30,7 +30,7 @@ class SentinelServer:
         first = RedisServer(program, *_QUICK)
         self.servers = [first, RedisServer(program, *_QUICK, "--replicaof", "127.0.0.1", str(first.port))]
         file = os.path.join(self._folder, "sentinel.conf")
-        with open(file, "w") as out:
+        with open(file, "w", encoding="utf-8") as out:
             out.write(
                 f"port {self.port}\nbind 127.0.0.1\ndir {self._folder}\n"
                 f"sentinel monitor {SERVICE} 127.0.0.1 {first.port} 1\n"

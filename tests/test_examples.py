@@ -73,7 +73,7 @@ def running(example: str, *arguments: str) -> Generator[Program]:
     command = [sys.executable, "-W", "error", str(ROOT / "examples" / f"{example}.py"), "--port", "0", *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with (
-        tempfile.TemporaryFile("w+") as errors,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as errors,
         subprocess.Popen(command, env=environment, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors) as process,
     ):
         try:

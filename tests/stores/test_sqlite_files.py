@@ -168,7 +168,7 @@ def test_threads_that_open_the_file_at_once_keep_its_lock(path: Path, store: SQL
             thread.start()
         for thread in threads:
             thread.join()
-        held = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+        held = [line.split() for line in Path("/proc/locks").read_text(encoding="utf-8").splitlines()]
         mine = [words for words in held if words[4] == str(os.getpid()) and words[5].endswith(place)]
         assert any(words[6] == str(0x4000_0002) for words in mine)
         for one in opened:

@@ -67,7 +67,7 @@ def is_bereft(path: str) -> bool:
         return False
     # Not by trying to lock it: closing the descriptor that takes would drop the locks of every connection in this process (see `create`).
     try:
-        with open(_LOCKS) as file:
+        with open(_LOCKS, encoding="ascii") as file:
             locks = file.read().splitlines()
     except OSError:
         return False
