@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from io import TextIOWrapper
 from pathlib import Path
 from typing import final
 
@@ -18,6 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit status. Wrong arguments exit with 2 by themselves, as argparse does."""
     parser = _parser()
     arguments = parser.parse_args(argv)
+    if isinstance(sys.stdout, TextIOWrapper):  # what a name is made of may not be in the terminal's encoding: written as in a literal then
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         status = _run(parser, arguments)

@@ -152,6 +152,14 @@ def test_what_would_be_dropped_is_told_with_the_reason(store: Store, store_url: 
     assert "ann" not in run.said
 
 
+def test_a_name_that_the_terminal_has_no_letters_for(store: Store, store_url: str, folder: Path) -> None:
+    """It is written as in a literal; a program with such keys can be checked in a C locale and on a console of Windows too."""
+    session(store, {"имя": Write(pack("ann")), "cart": Write(pack({}), 4)})
+    run = check(folder, "--store", store_url, "--keys", "shop_keys", PYTHONIOENCODING="ascii")
+    assert (run.status, run.errors) == (1, "")
+    assert run.table["\\u0438\\u043c\\u044f", 1] == {"carried through": 1}
+
+
 def test_a_renamed_key_is_told_by_both_names(store: Store, store_url: str, folder: Path) -> None:
     """While a row of the old name has anything but copies, `was=` is needed."""
     session(store, {"visits": Write(pack(1))})
