@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
+import resource
 import sqlite3
 import threading
 import time
@@ -236,6 +238,36 @@ def test_a_full_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         store.end(record.locator, "ended", NOW, LEASE)
     assert store.commit(records[0].locator, big, IDLE, NOW).status == "committed"
     store.close()
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_too_many_files_open(path: Path, exists: bool) -> None:
+    """SQLite says only that it could not open the file: why, and what to do, is added; and it works again when others closed theirs."""
+    if exists:
+        SQLiteStore(path).close()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with open(path.parent / "another", "wb") as file:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (file.fileno() + 1, hard))
+        try:
+            taken = [os.dup(file.fileno()) for _ in gaps(file.fileno())]
+            with pytest.raises(StoreUnavailable, match=r"; this process has too many files open: raise its limit \(ulimit -n\)"):
+                SQLiteStore(path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    for descriptor in taken:
+        os.close(descriptor)
+    SQLiteStore(path).close()
+
+
+def gaps(limit: int) -> list[int]:
+    """The descriptors below this one that are free."""
+    free: list[int] = []
+    for descriptor in range(limit):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            free.append(descriptor)
+    return free
 
 
 def test_a_session_that_grows_too_large(store: SQLiteStore) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import sys
@@ -90,7 +91,14 @@ def may_write(path: str) -> bool:
 
 
 def why_not(path: str) -> str:
-    """What to add to an error if the folder is what this user may not write to, or is not there."""
+    """What to add to an error if no file can be opened at all, or if the folder is what this user may not write to, or is not there."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))  # SQLite does not say why it could not open a file
+    except OSError as problem:
+        if problem.errno == errno.EMFILE:
+            return "; this process has too many files open: raise its limit (ulimit -n), or find who does not close them"
+        if problem.errno == errno.ENFILE:
+            return "; the system has too many files open"
     folder = os.path.dirname(os.path.realpath(path))
     if not os.path.isdir(folder):
         return f"; there is no folder {folder}: create it"
