@@ -108,6 +108,16 @@ OPTIONS: dict[str, Case] = {
     "a wrong SameSite": (lambda: CookiePolicy(same_site=cast("Any", "laxx")), PolicyError, ["'strict', 'lax' or 'none'", "'laxx'"]),
     "a prefix by hand": (lambda: CookiePolicy(name="__Host-APP"), PolicyError, ["without prefix", "added over https"]),
     "a max_age of 0": (lambda: CookiePolicy(max_age=0), PolicyError, ["max_age", "None is until the browser is closed"]),
+    "cookies that are over before they are sent again": (
+        lambda: anything(cookie_policy=CookiePolicy(max_age=60), timeout=3600),
+        PolicyError,
+        ["CookiePolicy(max_age=60)", "granularity=60 seconds", "expected max_age longer than timeout"],
+    ),
+    "the same, later": (
+        lambda: anything(cookie_policy=CookiePolicy(max_age=60), timeout=300).set_options(timeout=3600),
+        PolicyError,
+        ["CookiePolicy(max_age=60)", "granularity=60 seconds"],
+    ),
     "Partitioned in the open": (lambda: CookiePolicy(partitioned=True), PolicyError, ["partitioned=True", "secure=True beside it"]),
     "a wrong word for addresses": (lambda: AddressPolicy(match=cast("Any", "none")), PolicyError, ["'exact', 'network', 'off'"]),
     "a proxy as text": (lambda: AddressPolicy(trusted_proxies="10.0.0.1"), PolicyError, ["write ('10.0.0.1',)"]),

@@ -17,6 +17,7 @@ from .core import Core
 from .errors import PolicyError
 from .exchange import Guard, RequestReader
 from .keeper import Keeper, is_cuttable, keeper_of
+from .lifecycle import idle_of
 from .options import SessionOptions, refuse_unknown
 from .policy import CookiePolicy
 from .record import LOCATOR_BYTES
@@ -145,10 +146,12 @@ class Configured(Generic[S]):
             reap_grace=reap_grace,
             max_clients=max_clients,
         )
+        policy = CookiePolicy() if cookie_policy is None else cookie_policy
+        _check_outlived(policy, options)
         self._core = Core(
             used,
             options,
-            CookiePolicy() if cookie_policy is None else cookie_policy,
+            policy,
             AddressPolicy() if address_policy is None else address_policy,
             seal,
             steady_clock() if clock is None else clock,
@@ -237,8 +240,20 @@ class Configured(Generic[S]):
             "reap_grace": reap_grace,
         }
         changed = {name: value for name, value in given.items() if value is not UNCHANGED}
-        self._core.set_options(replace(self._core.options, **changed))  # type: ignore[arg-type]  # SessionOptions checks each
+        options = replace(self._core.options, **changed)  # type: ignore[arg-type]  # SessionOptions checks each
+        _check_outlived(self._core.cookie_policy, options)
+        self._core.set_options(options)
         self._tend()
+
+
+def _check_outlived(policy: object, options: SessionOptions) -> None:
+    """Raise `PolicyError` if the cookies of a visitor who goes on would be over before they are sent again."""
+    granularity = idle_of(options.timeout, options).granularity
+    if isinstance(policy, CookiePolicy) and policy.max_age is not None and policy.max_age <= granularity:
+        raise PolicyError(
+            f"CookiePolicy(max_age={policy.max_age:g}): cookies are sent again once in granularity={granularity:g} seconds, and visitors who "
+            "go on would lose them before; expected max_age longer than timeout, by which their sessions end anyway, or a shorter granularity"
+        )
 
 
 def refuse(unknown: Sequence[str]) -> None:

@@ -35,10 +35,10 @@ def test_a_first_visit_over_https_sets_host_cookies(face: Face) -> None:
 @case("oc-path-policy", "keep")
 def test_the_prefix_follows_the_path(face: Face) -> None:
     """With another path than / the prefix is __Secure- (RFC 6265bis 4.1.3, C2)."""
-    face.renew(cookie_policy=CookiePolicy(path="/app", name="X", max_age=60, same_site="strict"))
+    face.renew(cookie_policy=CookiePolicy(path="/app", name="X", max_age=61, same_site="strict"))
     headers = follow(face.browser(https=True), path="/app", create=True)
     assert names_set(headers) == ["__Secure-X_KEY", "__Secure-X_ADDR"]
-    assert all(value.endswith("; Path=/app; Max-Age=60; Secure; HttpOnly; SameSite=Strict") for value in cookies_set(headers))
+    assert all(value.endswith("; Path=/app; Max-Age=61; Secure; HttpOnly; SameSite=Strict") for value in cookies_set(headers))
 
 
 @case("oc-valid-cookie-new-conn", "improve", "any visit counts as use; the cookie is sent again only when that is written")
