@@ -6,9 +6,8 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from io import TextIOWrapper
 from pathlib import Path
 from typing import final
 
@@ -19,8 +18,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit status. Wrong arguments exit with 2 by themselves, as argparse does."""
     parser = _parser()
     arguments = parser.parse_args(argv)
-    if isinstance(sys.stdout, TextIOWrapper):  # what a name is made of may not be in the terminal's encoding: written as in a literal then
-        sys.stdout.reconfigure(errors="backslashreplace")
+    change: Callable[..., None] | None = getattr(sys.stdout, "reconfigure", None)
+    if change is not None:  # what a name is made of may not be in the terminal's encoding: written as in a literal then
+        change(errors="backslashreplace")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         status = _run(parser, arguments)

@@ -137,7 +137,10 @@ class Parts:
             if private is not None:
                 why = "of an attrs class, msgspec leaves fields with an underscore out: name it without, or"
                 raise KeyTypeError(f"{self._name} cannot be carried: {cls.__qualname__}.{private}: {why} {self._advice.whatever}")
+        if isinstance(info, shapes.StructType) and info.tag_field is not None:
+            _make_found(info.tag_field)
         for field in info.fields:
+            _make_found(field.name)
             self._visit(field.type, f"{cls.__qualname__}.{field.name}")
             if not _gives_the_same(field.default_factory, self.records):
                 self.repeatable = False
@@ -208,6 +211,16 @@ _OF_MODELS: Final = ("model_dump_json", "model_validate_json")
 
 # The errors of msgspec's that quote the value; what they say of its place stays.
 _QUOTED: Final = re.compile(r"\A(Invalid (?:enum )?value) .*?( - at (?:`key` in )?`\$[^`']*`)?\Z", re.DOTALL)
+
+
+def _make_found(name: str) -> None:
+    """Let msgspec find a field in what it reads (its pull request 1126).
+
+    It compares the name's UTF-8, which a `str` of other letters than ASCII's has only when it was asked for once, as by writing it. Until
+    then the field counts as missing: silently, if it has a default.
+    """
+    if not name.isascii():
+        msgspec.msgpack.encode(name)
 
 
 def _gives_the_same(factory: object, records: Collection[object]) -> bool:

@@ -251,8 +251,8 @@ def _check_outlived(policy: object, options: SessionOptions) -> None:
     granularity = idle_of(options.timeout, options).granularity
     if isinstance(policy, CookiePolicy) and policy.max_age is not None and policy.max_age <= granularity:
         raise PolicyError(
-            f"CookiePolicy(max_age={policy.max_age:g}): cookies are sent again once in granularity={granularity:g} seconds, and visitors who "
-            "go on would lose them before; expected max_age longer than timeout, by which their sessions end anyway, or a shorter granularity"
+            f"CookiePolicy(max_age={policy.max_age:g}): cookies are sent again once in granularity={granularity:g} seconds, and visitors "
+            "who go on would lose them before; expected max_age longer than timeout, by which sessions end anyway, or a shorter granularity"
         )
 
 

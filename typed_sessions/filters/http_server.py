@@ -47,7 +47,7 @@ class HandlerReader:
         self.has_clients = has_clients
 
     def basics(self, source: Any, /) -> tuple[str | None, bool, str]:
-        return self.peer(source), isinstance(source.connection, ssl.SSLSocket), "; ".join(source.headers.get_all("cookie", ()))
+        return self.peer(source), isinstance(source.connection, ssl.SSLSocket), "; ".join(self.headers(source, "cookie"))
 
     def peer(self, source: Any, /) -> str | None:
         address = source.client_address
@@ -57,7 +57,8 @@ class HandlerReader:
         return cast("str", source.path.partition("?")[0])
 
     def headers(self, source: Any, name: str, /) -> Sequence[str]:
-        return cast("Sequence[str]", source.headers.get_all(name, ()))
+        headers = source.headers
+        return cast("Sequence[str]", headers.get_all(name, ())) if headers else ()  # of HTTP/0.9 Python 3.14 makes them an empty dict
 
     def client(self, source: Any, /) -> Client | None:
         return cast("Client | None", source.session_client)
